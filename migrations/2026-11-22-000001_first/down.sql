@@ -1,0 +1,16 @@
+DROP TABLE application_credentials;
+DROP TABLE tokens;
+DROP TABLE assignments;
+DROP TABLE projects;
+DROP TABLE users;
+DROP TABLE volume_types;
+DROP TABLE attachments;
+DROP TABLE snapshots;
+DROP TABLE volumes;
+DROP TABLE jobs;
+DROP TABLE backups;
+DROP TABLE chunks;
+DROP TABLE session_packs;
+DROP TABLE packs;
+DROP TABLE vaults;
+DROP TABLE storages;

@@ -1,0 +1,576 @@
+//! Settings: plain data that a user may write down. Defaults, then one TOML file, then
+//! `EMBERVAULT_<SECTION>__<KEY>` variables, then a few command-line flags.
+
+use crate::model::identity::Role;
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Prefix of the variables that override settings.
+pub const ENVIRONMENT_PREFIX: &str = "EMBERVAULT_";
+
+/// Name of the storage that exists when none is configured.
+pub const DEFAULT_STORAGE: &str = "local";
+
+/// All settings.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where the database, keys, volumes and the default storage live. Default `./embervault-data`.
+    pub data_dir: DataDir,
+    pub api: Api,
+    pub database: Database,
+    pub identity: Identity,
+    pub volumes: Volumes,
+    /// Backup storages by name; without any, a directory `storage` inside the data directory.
+    pub storage: BTreeMap<String, Storage>,
+    pub engine: Engine,
+    pub jobs: Jobs,
+    pub quota: Quota,
+    pub log: Log,
+}
+
+/// A directory with a default.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DataDir(pub PathBuf);
+
+impl Default for DataDir {
+    fn default() -> Self {
+        Self(PathBuf::from("./embervault-data"))
+    }
+}
+
+/// The HTTP server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Api {
+    /// Address and port to listen on. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Base of links and catalogue entries, when a proxy stands in front.
+    pub public_endpoint: Option<String>,
+    /// Largest request body.
+    pub body_bytes_max: ByteSize,
+    /// Largest page of a list, and its default.
+    pub page_items_max: usize,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8776)),
+            public_endpoint: None,
+            body_bytes_max: ByteSize(114_688),
+            page_items_max: 1000,
+        }
+    }
+}
+
+/// The database.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Database {
+    /// `sqlite:PATH` or `postgresql://…`. Default: `embervault.db` in the data directory.
+    pub url: Option<String>,
+}
+
+/// The embedded identity service.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Identity {
+    #[serde(with = "humantime_serde")]
+    pub token_lifetime: Duration,
+    pub region: String,
+    /// Users to create, or whose password and role to set, at every start.
+    pub users: Vec<ConfiguredUser>,
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self {
+            token_lifetime: Duration::from_secs(12 * 3600),
+            region: "RegionOne".to_owned(),
+            users: Vec::new(),
+        }
+    }
+}
+
+/// A user of the embedded identity.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfiguredUser {
+    pub name: String,
+    pub password: Secret,
+    pub project: String,
+    pub role: Role,
+}
+
+/// The standalone volume catalogue.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Volumes {
+    /// Where volumes and snapshots lie as sparse raw files. Default `volumes` in the data directory.
+    pub dir: Option<PathBuf>,
+    pub availability_zone: String,
+}
+
+impl Default for Volumes {
+    fn default() -> Self {
+        Self {
+            dir: None,
+            availability_zone: "nova".to_owned(),
+        }
+    }
+}
+
+/// One backup storage.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Storage {
+    /// `fs:DIRECTORY`.
+    pub url: String,
+    /// New backups go here; needed when several storages are configured.
+    #[serde(default)]
+    pub default: bool,
+}
+
+/// The engine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Engine {
+    /// `zstd:1` to `zstd:19`, or `none`.
+    pub compression: Compression,
+    /// Average plain size of a chunk: a power of two from 16 KiB to 1 MiB. Takes effect in new vaults.
+    pub chunk_bytes_average: ByteSize,
+    /// Size at which a pack is closed: 1 MiB to 256 MiB.
+    pub pack_bytes: ByteSize,
+    /// Packs on their way to the store at once, for each running backup.
+    pub uploads: usize,
+    /// Threads of each running backup or restore. 0: one for each core.
+    pub threads: usize,
+    /// Open and hash again everything that was sealed, before it is trusted.
+    pub paranoid: bool,
+    /// The master key. Default `keys/master.key` in the data directory, made on the first start.
+    pub master_key_file: Option<PathBuf>,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self {
+            compression: Compression::Zstd(3),
+            chunk_bytes_average: ByteSize::kib(128),
+            pack_bytes: ByteSize::mib(32),
+            uploads: 2,
+            threads: 0,
+            paranoid: false,
+            master_key_file: None,
+        }
+    }
+}
+
+/// How chunks are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Compression {
+    None,
+    /// zstd with this level.
+    Zstd(i32),
+}
+
+impl TryFrom<String> for Compression {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let level = text
+            .strip_prefix("zstd:")
+            .and_then(|level| level.parse().ok());
+        match (text.as_str(), level) {
+            ("none", _) => Ok(Self::None),
+            (_, Some(level @ 1..=19)) => Ok(Self::Zstd(level)),
+            _ => Err(format!(
+                "{text:?} is no compression: use \"zstd:1\" to \"zstd:19\", or \"none\""
+            )),
+        }
+    }
+}
+
+impl From<Compression> for String {
+    fn from(compression: Compression) -> String {
+        match compression {
+            Compression::None => "none".to_owned(),
+            Compression::Zstd(level) => format!("zstd:{level}"),
+        }
+    }
+}
+
+/// The job runner.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Jobs {
+    /// Backups and restores at once.
+    pub backups: usize,
+    /// Short jobs (volumes, snapshots, deletions) at once.
+    pub quick: usize,
+    /// How long a job stays with a worker that gives no sign of life.
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
+    /// Longest time between two looks for work; new work in the same process is seen at once.
+    #[serde(with = "humantime_serde")]
+    pub poll: Duration,
+    /// Claims of one job, crashes included, after which it is given up.
+    pub attempts_max: i32,
+}
+
+impl Default for Jobs {
+    fn default() -> Self {
+        Self {
+            backups: 2,
+            quick: 4,
+            lease: Duration::from_secs(15),
+            poll: Duration::from_secs(1),
+            attempts_max: 25,
+        }
+    }
+}
+
+/// Default quotas of a project; -1 is unlimited.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quota {
+    pub volumes: i64,
+    pub snapshots: i64,
+    /// Volumes and snapshots together, GiB.
+    pub gigabytes: i64,
+    pub backups: i64,
+    /// Sum of the sizes of the backed-up volumes, GiB.
+    pub backup_gigabytes: i64,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self {
+            volumes: 10,
+            snapshots: 10,
+            gigabytes: 1000,
+            backups: 10,
+            backup_gigabytes: 1000,
+        }
+    }
+}
+
+/// Logs, on standard error.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// A filter as of `tracing`: `info`, `embervault=debug`, …
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            filter: "info".to_owned(),
+            format: LogFormat::Plain,
+        }
+    }
+}
+
+/// Form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Plain,
+    Json,
+}
+
+/// A text that never shows itself: not in `Debug`, not when settings are printed.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("<hidden>")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("<hidden>")
+    }
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{}: {source}", path.display())]
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{}: {message}", path.display())]
+    Syntax { path: PathBuf, message: String },
+    #[error("{origin}: {message}")]
+    Setting { origin: String, message: String },
+}
+
+impl Config {
+    /// Reads the file, if any, then the variables (name and value) that bear the prefix.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let mut table = match file {
+            Some(path) => read_table(path)?,
+            None => toml::Table::new(),
+        };
+        let mut names = Vec::new();
+        for (name, value) in environment {
+            if let Some(path) = name.strip_prefix(ENVIRONMENT_PREFIX) {
+                overlay(&mut table, path, &value);
+                names.push(name);
+            }
+        }
+        let config: Self = serde_path_to_error::deserialize(toml::Value::Table(table))
+            .map_err(|error| explain(file, &names, &error))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |origin: &str, message: &str| {
+            Err(ConfigError::Setting {
+                origin: origin.to_owned(),
+                message: message.to_owned(),
+            })
+        };
+        let average = self.engine.chunk_bytes_average.as_u64();
+        if !average.is_power_of_two() || !(16 << 10..=1 << 20).contains(&average) {
+            return refuse(
+                "engine.chunk_bytes_average",
+                "must be a power of two from 16 KiB to 1 MiB",
+            );
+        }
+        if !(1 << 20..=256 << 20).contains(&self.engine.pack_bytes.as_u64()) {
+            return refuse("engine.pack_bytes", "must be from 1 MiB to 256 MiB");
+        }
+        if !(1..=64).contains(&self.engine.uploads) {
+            return refuse("engine.uploads", "must be from 1 to 64");
+        }
+        if self.engine.threads > 256 {
+            return refuse("engine.threads", "must be at most 256");
+        }
+        if self.jobs.backups == 0 || self.jobs.quick == 0 {
+            return refuse("jobs", "backups and quick must be at least 1");
+        }
+        if self.jobs.lease < Duration::from_millis(500) {
+            return refuse("jobs.lease", "must be at least 500ms");
+        }
+        if self.jobs.poll.is_zero() || self.jobs.attempts_max < 1 {
+            return refuse("jobs", "poll must not be zero and attempts_max at least 1");
+        }
+        if self.api.page_items_max == 0 {
+            return refuse("api.page_items_max", "must be at least 1");
+        }
+        if self.storage.len() > 1 && self.storage.values().filter(|s| s.default).count() != 1 {
+            return refuse(
+                "storage",
+                "of several storages exactly one needs `default = true`",
+            );
+        }
+        Ok(())
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir.0
+    }
+
+    /// URL of the database.
+    pub fn database_url(&self) -> String {
+        self.database.url.clone().unwrap_or_else(|| {
+            format!("sqlite:{}", self.data_dir().join("embervault.db").display())
+        })
+    }
+
+    /// Where volumes lie.
+    pub fn volumes_dir(&self) -> PathBuf {
+        self.volumes
+            .dir
+            .clone()
+            .unwrap_or_else(|| self.data_dir().join("volumes"))
+    }
+
+    /// Where the master key lies.
+    pub fn master_key_file(&self) -> PathBuf {
+        self.engine
+            .master_key_file
+            .clone()
+            .unwrap_or_else(|| self.data_dir().join("keys").join("master.key"))
+    }
+
+    /// The storages by name, with the built-in one when none is configured.
+    pub fn storages(&self) -> BTreeMap<String, Storage> {
+        if !self.storage.is_empty() {
+            return self.storage.clone();
+        }
+        let local = Storage {
+            url: format!("fs:{}", self.data_dir().join("storage").display()),
+            default: true,
+        };
+        BTreeMap::from([(DEFAULT_STORAGE.to_owned(), local)])
+    }
+}
+
+fn read_table(path: &Path) -> Result<toml::Table, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    text.parse()
+        .map_err(|error: toml::de::Error| ConfigError::Syntax {
+            path: path.to_owned(),
+            message: error.to_string(),
+        })
+}
+
+/// Puts a variable's value at its place: `ENGINE__PACK_BYTES` is `engine.pack_bytes`. The value is
+/// read as TOML where it is TOML, else as text.
+fn overlay(table: &mut toml::Table, path: &str, value: &str) {
+    let value = format!("v = {value}")
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|mut parsed| parsed.remove("v"))
+        .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let path = path.to_lowercase();
+    let mut keys: Vec<&str> = path.split("__").collect();
+    let last = keys.pop().unwrap_or_default();
+    let mut table = table;
+    for key in keys {
+        let entry = table
+            .entry(key)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        if !entry.is_table() {
+            *entry = toml::Value::Table(toml::Table::new());
+        }
+        table = entry.as_table_mut().expect("made a table just above");
+    }
+    table.insert(last.to_owned(), value);
+}
+
+/// Says which setting is wrong, and for an unknown key which known one is nearest.
+fn explain(
+    file: Option<&Path>,
+    variables: &[String],
+    error: &serde_path_to_error::Error<toml::de::Error>,
+) -> ConfigError {
+    let message = error.inner().message().to_owned();
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let hint = match (message.starts_with("unknown field"), quoted.next()) {
+        (true, Some(unknown)) => quoted
+            .max_by(|a, b| {
+                strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown))
+            })
+            .map(|nearest| format!("unknown setting `{unknown}`; did you mean `{nearest}`?")),
+        _ => None,
+    };
+    let origin = match (file, variables) {
+        (Some(file), []) => file.display().to_string(),
+        (Some(file), names) => format!("{} with {}", file.display(), names.join(", ")),
+        (None, names) => names.join(", "),
+    };
+    ConfigError::Setting {
+        origin: format!("{origin}: {}", error.path()),
+        message: hint.unwrap_or(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("embervault.toml");
+        std::fs::write(&path, text).unwrap();
+        let variables = environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::load(Some(&path), variables)
+    }
+
+    #[test]
+    fn the_file_is_overridden_by_the_environment() {
+        let config = load(
+            "[engine]\npack_bytes = \"8 MiB\"\ncompression = \"zstd:5\"\n",
+            &[
+                ("EMBERVAULT_ENGINE__PACK_BYTES", "16 MiB"),
+                ("EMBERVAULT_JOBS__LEASE", "3s"),
+                ("EMBERVAULT_ENGINE__PARANOID", "true"),
+                ("HOME", "ignored"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(config.engine.pack_bytes, ByteSize::mib(16));
+        assert_eq!(config.engine.compression, Compression::Zstd(5));
+        assert_eq!(config.jobs.lease, Duration::from_secs(3));
+        assert!(config.engine.paranoid);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_nearest_known_one() {
+        let error = load("[engine]\npack_size = 1\n", &[])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("`pack_size`; did you mean `pack_bytes`?"),
+            "{error}"
+        );
+        let error = load("", &[("EMBERVAULT_JOBS__LEESE", "3s")])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("EMBERVAULT_JOBS__LEESE"), "{error}");
+        assert!(error.contains("did you mean `lease`?"), "{error}");
+    }
+
+    #[test]
+    fn values_out_of_range_name_their_setting() {
+        for (text, key) in [
+            (
+                "[engine]\nchunk_bytes_average = \"100 KiB\"",
+                "engine.chunk_bytes_average",
+            ),
+            ("[engine]\ncompression = \"zstd:99\"", "engine.compression"),
+            ("[engine]\nuploads = 0", "engine.uploads"),
+            ("[jobs]\nlease = \"1ms\"", "jobs.lease"),
+        ] {
+            let error = load(text, &[]).unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn secrets_do_not_print() {
+        let text = "[[identity.users]]\nname = \"a\"\npassword = \"hunter2\"\nproject = \"p\"\nrole = \"member\"\n";
+        let config = load(text, &[]).unwrap();
+        assert_eq!(config.identity.users[0].password.expose(), "hunter2");
+        assert!(!toml::to_string(&config).unwrap().contains("hunter2"));
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}

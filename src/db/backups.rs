@@ -1,0 +1,261 @@
+//! Rows of `backups`.
+
+use crate::db::DbConnection;
+use crate::db::page::load_page;
+use crate::model::backup::{Backup, BackupEvent, BackupStatus};
+use crate::model::column::Json;
+use crate::model::id::{BackupId, ProjectId, StorageId, VaultId, VolumeId};
+use crate::model::page::{Filter, Page};
+use crate::model::schema::backups;
+use crate::model::time::Timestamp;
+use diesel::prelude::*;
+use std::collections::{BTreeMap, HashSet};
+
+type Backend = <DbConnection as diesel::Connection>::Backend;
+
+fn matching(filter: &Filter) -> backups::BoxedQuery<'_, Backend> {
+    let mut query = backups::table.into_boxed();
+    if let Some(project) = &filter.project {
+        query = query.filter(backups::project_id.eq(project));
+    }
+    if let Some(name) = &filter.name {
+        query = query.filter(backups::name.eq(name));
+    }
+    if let Some(status) = &filter.status {
+        query = query.filter(backups::status.eq(status));
+    }
+    if let Some(volume) = &filter.volume_id {
+        query = query.filter(backups::volume_id.eq(volume));
+    }
+    query
+}
+
+/// One page of the backups that match.
+pub fn list(
+    connection: &mut DbConnection,
+    filter: &Filter,
+    page: &Page,
+) -> QueryResult<Vec<Backup>> {
+    load_page!(backups, Backup, matching(filter), page, connection)
+}
+
+/// How many backups match.
+pub fn count(connection: &mut DbConnection, filter: &Filter) -> QueryResult<i64> {
+    matching(filter).count().get_result(connection)
+}
+
+/// The backup, whosever it is.
+pub fn find(connection: &mut DbConnection, id: &BackupId) -> QueryResult<Option<Backup>> {
+    backups::table
+        .find(id)
+        .select(Backup::as_select())
+        .first(connection)
+        .optional()
+}
+
+/// Adds a backup.
+pub fn insert(connection: &mut DbConnection, backup: &Backup) -> QueryResult<()> {
+    diesel::insert_into(backups::table)
+        .values(backup)
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// Removes a backup.
+pub fn remove(connection: &mut DbConnection, id: &BackupId) -> QueryResult<()> {
+    diesel::delete(backups::table.find(id))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// Which of these backups are the parent of another.
+pub fn parents_among(
+    connection: &mut DbConnection,
+    ids: Vec<BackupId>,
+) -> QueryResult<HashSet<BackupId>> {
+    let parents: Vec<Option<BackupId>> = backups::table
+        .filter(backups::parent_id.eq_any(ids))
+        .select(backups::parent_id)
+        .distinct()
+        .load(connection)?;
+    Ok(parents.into_iter().flatten().collect())
+}
+
+/// The backup an incremental is made against: the newest available one of the volume, of the
+/// project and in the storage. For a snapshot, one that is older than the snapshot, if there is
+/// one (Cinder reference, 5.4).
+pub fn parent_for(
+    connection: &mut DbConnection,
+    volume: &VolumeId,
+    project: &ProjectId,
+    storage: &StorageId,
+    before: Option<Timestamp>,
+) -> QueryResult<Option<Backup>> {
+    let candidates = || {
+        backups::table
+            .filter(
+                backups::volume_id
+                    .eq(volume)
+                    .and(backups::project_id.eq(project))
+                    .and(backups::storage_id.eq(storage))
+                    .and(
+                        backups::status.eq_any([BackupStatus::Available, BackupStatus::Restoring]),
+                    ),
+            )
+            .order((backups::data_timestamp.desc(), backups::created_at.desc()))
+            .select(Backup::as_select())
+    };
+    if let Some(moment) = before {
+        let older = candidates()
+            .filter(backups::data_timestamp.assume_not_null().lt(moment))
+            .first(connection)
+            .optional()?;
+        if older.is_some() {
+            return Ok(older);
+        }
+    }
+    candidates().first(connection).optional()
+}
+
+/// Moves a backup from any state in which the event is legal. `false`: it is in another state.
+pub fn transition(
+    connection: &mut DbConnection,
+    id: &BackupId,
+    event: BackupEvent,
+    now: Timestamp,
+) -> QueryResult<bool> {
+    for from in BackupStatus::before(event) {
+        let to = from.after(event).expect("before() lists only legal moves");
+        let moved = diesel::update(backups::table.find(id))
+            .filter(backups::status.eq(from))
+            .set((backups::status.eq(to), backups::updated_at.eq(now)))
+            .execute(connection)?;
+        if moved == 1 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Notes where a restore goes.
+pub fn set_restore_volume(
+    connection: &mut DbConnection,
+    id: &BackupId,
+    volume: &VolumeId,
+) -> QueryResult<()> {
+    diesel::update(backups::table.find(id))
+        .set(backups::restore_volume_id.eq(volume))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// Notes why something failed.
+pub fn set_fail_reason(
+    connection: &mut DbConnection,
+    id: &BackupId,
+    reason: &str,
+) -> QueryResult<()> {
+    diesel::update(backups::table.find(id))
+        .set(backups::fail_reason.eq(reason))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// Notes that a worker took the backup up.
+pub fn set_started(
+    connection: &mut DbConnection,
+    id: &BackupId,
+    vault: &VaultId,
+    availability_zone: &str,
+    container: &str,
+) -> QueryResult<()> {
+    diesel::update(backups::table.find(id))
+        .filter(backups::availability_zone.is_null())
+        .set(backups::availability_zone.eq(availability_zone))
+        .execute(connection)?;
+    diesel::update(backups::table.find(id))
+        .filter(backups::container.is_null())
+        .set(backups::container.eq(container))
+        .execute(connection)?;
+    diesel::update(backups::table.find(id))
+        .set(backups::vault_id.eq(vault))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// What a finished backup came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    pub pack_set: Vec<u8>,
+    pub object_count: i64,
+    pub logical_bytes: i64,
+    pub read_bytes: i64,
+    pub stored_bytes: i64,
+    pub deduplicated_bytes: i64,
+}
+
+/// Stores the result of a finished backup; `transition` makes it available.
+pub fn set_finished(
+    connection: &mut DbConnection,
+    id: &BackupId,
+    finished: &Finished,
+) -> QueryResult<()> {
+    diesel::update(backups::table.find(id))
+        .set((
+            backups::pack_set.eq(&finished.pack_set),
+            backups::object_count.eq(finished.object_count),
+            backups::logical_bytes.eq(finished.logical_bytes),
+            backups::read_bytes.eq(finished.read_bytes),
+            backups::stored_bytes.eq(finished.stored_bytes),
+            backups::deduplicated_bytes.eq(finished.deduplicated_bytes),
+        ))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// What an update changes; `None` leaves a field as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    pub name: Option<Option<String>>,
+    pub description: Option<Option<String>>,
+    pub metadata: Option<BTreeMap<String, String>>,
+}
+
+/// Changes name, description or metadata.
+pub fn update(
+    connection: &mut DbConnection,
+    id: &BackupId,
+    changes: &Changes,
+    now: Timestamp,
+) -> QueryResult<()> {
+    if *changes == Changes::default() {
+        return Ok(());
+    }
+    let metadata = changes.metadata.clone().map(Json::new);
+    diesel::update(backups::table.find(id))
+        .set((
+            changes.name.as_ref().map(|name| backups::name.eq(name)),
+            changes
+                .description
+                .as_ref()
+                .map(|text| backups::description.eq(text)),
+            metadata
+                .as_ref()
+                .map(|metadata| backups::metadata.eq(metadata)),
+            Some(backups::updated_at.eq(now)),
+        ))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// Backups of a project, and the sum of their sizes in GiB.
+pub fn usage(connection: &mut DbConnection, project: &ProjectId) -> QueryResult<(i64, i64)> {
+    let sizes: Vec<i64> = backups::table
+        .filter(backups::project_id.eq(project))
+        .select(backups::size_gib)
+        .load(connection)?;
+    Ok((
+        i64::try_from(sizes.len()).unwrap_or(i64::MAX),
+        sizes.iter().sum(),
+    ))
+}

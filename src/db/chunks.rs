@@ -1,0 +1,37 @@
+//! Rows of `chunks`: the advisory deduplication index.
+
+use crate::db::DbConnection;
+use crate::model::pack::IndexedChunk;
+use crate::model::schema::chunks;
+use diesel::prelude::*;
+
+/// Rows of one insert: five values each, below SQLite's 32 766 variables.
+const BATCH: usize = 4000;
+
+/// Chunks of a vault by id; at most some hundred ids at once.
+pub fn lookup(
+    connection: &mut DbConnection,
+    vault: i64,
+    ids: Vec<Vec<u8>>,
+) -> QueryResult<Vec<IndexedChunk>> {
+    chunks::table
+        .filter(chunks::vault.eq(vault).and(chunks::id.eq_any(ids)))
+        .select(IndexedChunk::as_select())
+        .load(connection)
+}
+
+/// Adds chunks; those that are known already stay where they were.
+pub fn insert(connection: &mut DbConnection, rows: &[IndexedChunk]) -> QueryResult<()> {
+    for batch in rows.chunks(BATCH) {
+        match connection {
+            DbConnection::Postgres(connection) => diesel::insert_into(chunks::table)
+                .values(batch)
+                .on_conflict_do_nothing()
+                .execute(connection)?,
+            DbConnection::Sqlite(connection) => diesel::insert_or_ignore_into(chunks::table)
+                .values(batch)
+                .execute(connection)?,
+        };
+    }
+    Ok(())
+}

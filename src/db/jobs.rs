@@ -1,0 +1,173 @@
+//! Rows of `jobs`. Claiming is "look, then compare-and-set": exactly one claimer wins, on both
+//! databases, without locks.
+
+use crate::db::DbConnection;
+use crate::model::id::JobId;
+use crate::model::job::{Job, JobState, Lane, Lease};
+use crate::model::schema::jobs;
+use crate::model::time::Timestamp;
+use diesel::prelude::*;
+
+const LIVE: [JobState; 2] = [JobState::Available, JobState::Running];
+
+/// Adds a job. Fails on the unique index if its subject has a live job already.
+pub fn insert(connection: &mut DbConnection, job: &Job) -> QueryResult<()> {
+    diesel::insert_into(jobs::table)
+        .values(job)
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// The job, if it exists.
+pub fn find(connection: &mut DbConnection, id: &JobId) -> QueryResult<Option<Job>> {
+    jobs::table
+        .find(id)
+        .select(Job::as_select())
+        .first(connection)
+        .optional()
+}
+
+/// The live job of a subject.
+pub fn live_for(connection: &mut DbConnection, subject: &str) -> QueryResult<Option<Job>> {
+    jobs::table
+        .filter(jobs::subject.eq(subject).and(jobs::state.eq_any(LIVE)))
+        .select(Job::as_select())
+        .first(connection)
+        .optional()
+}
+
+/// Takes the next job of a lane that is due, or whose worker let its lease run out. New jobs,
+/// retries and orphans of a crash all come through here.
+pub fn claim(
+    connection: &mut DbConnection,
+    lane: Lane,
+    worker: &str,
+    now: Timestamp,
+    leased_until: Timestamp,
+) -> QueryResult<Option<Job>> {
+    let due = jobs::state
+        .eq(JobState::Available)
+        .and(jobs::run_at.le(now));
+    let orphaned = jobs::state
+        .eq(JobState::Running)
+        .and(jobs::leased_until.assume_not_null().lt(now));
+    let candidate = jobs::table
+        .filter(jobs::lane.eq(lane).and(due.or(orphaned)))
+        .order((jobs::run_at, jobs::id))
+        .select(Job::as_select())
+        .first(connection)
+        .optional()?;
+    let Some(mut job) = candidate else {
+        return Ok(None);
+    };
+    let claimed = diesel::update(jobs::table.find(&job.id))
+        .filter(jobs::attempt.eq(job.attempt).and(jobs::state.eq(job.state)))
+        .set((
+            jobs::state.eq(JobState::Running),
+            jobs::attempt.eq(job.attempt + 1),
+            jobs::leased_until.eq(leased_until),
+            jobs::worker.eq(worker),
+            jobs::updated_at.eq(now),
+        ))
+        .execute(connection)?;
+    job.attempt += 1;
+    job.state = JobState::Running;
+    Ok((claimed == 1).then_some(job))
+}
+
+/// Prolongs a lease and notes the progress. `false`: the job is no longer this worker's.
+pub fn renew(
+    connection: &mut DbConnection,
+    lease: &Lease,
+    leased_until: Timestamp,
+    progress: (i64, i64),
+    now: Timestamp,
+) -> QueryResult<bool> {
+    diesel::update(jobs::table.find(&lease.job_id))
+        .filter(
+            jobs::attempt
+                .eq(lease.attempt)
+                .and(jobs::state.eq(JobState::Running)),
+        )
+        .set((
+            jobs::leased_until.eq(leased_until),
+            jobs::progress_done.eq(progress.0),
+            jobs::progress_total.eq(progress.1),
+            jobs::updated_at.eq(now),
+        ))
+        .execute(connection)
+        .map(|count| count == 1)
+}
+
+/// Ends a job for good. `false`: the job is no longer this worker's, and nothing was changed.
+pub fn settle(
+    connection: &mut DbConnection,
+    lease: &Lease,
+    state: JobState,
+    reason: Option<&str>,
+    now: Timestamp,
+) -> QueryResult<bool> {
+    diesel::update(jobs::table.find(&lease.job_id))
+        .filter(
+            jobs::attempt
+                .eq(lease.attempt)
+                .and(jobs::state.eq(JobState::Running)),
+        )
+        .set((
+            jobs::state.eq(state),
+            jobs::reason.eq(reason),
+            jobs::leased_until.eq(None::<Timestamp>),
+            jobs::updated_at.eq(now),
+        ))
+        .execute(connection)
+        .map(|count| count == 1)
+}
+
+/// Gives a job back, to be run again at a later time.
+pub fn put_back(
+    connection: &mut DbConnection,
+    lease: &Lease,
+    run_at: Timestamp,
+    reason: Option<&str>,
+    now: Timestamp,
+) -> QueryResult<bool> {
+    diesel::update(jobs::table.find(&lease.job_id))
+        .filter(
+            jobs::attempt
+                .eq(lease.attempt)
+                .and(jobs::state.eq(JobState::Running)),
+        )
+        .set((
+            jobs::state.eq(JobState::Available),
+            jobs::run_at.eq(run_at),
+            jobs::reason.eq(reason),
+            jobs::leased_until.eq(None::<Timestamp>),
+            jobs::updated_at.eq(now),
+        ))
+        .execute(connection)
+        .map(|count| count == 1)
+}
+
+/// Makes a waiting job due now.
+pub fn nudge(connection: &mut DbConnection, id: &JobId, now: Timestamp) -> QueryResult<()> {
+    diesel::update(jobs::table.find(id))
+        .filter(jobs::state.eq(JobState::Available))
+        .set(jobs::run_at.eq(now))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// Removes a job that nobody has claimed yet. `false`: somebody has.
+pub fn withdraw(connection: &mut DbConnection, id: &JobId) -> QueryResult<bool> {
+    diesel::delete(jobs::table.find(id))
+        .filter(jobs::state.eq(JobState::Available).and(jobs::attempt.eq(0)))
+        .execute(connection)
+        .map(|count| count == 1)
+}
+
+/// Removes jobs that ended before a moment.
+pub fn prune(connection: &mut DbConnection, before: Timestamp) -> QueryResult<usize> {
+    diesel::delete(jobs::table)
+        .filter(jobs::state.ne_all(LIVE).and(jobs::updated_at.lt(before)))
+        .execute(connection)
+}

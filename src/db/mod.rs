@@ -1,0 +1,270 @@
+//! The door to the database: SQLite or PostgreSQL, chosen by URL at run time.
+//!
+//! Queries stand in the files of this folder, one for each table, and are the same text for both
+//! databases. `write` begins IMMEDIATE on SQLite: a deferred transaction that reads and then
+//! writes dies with "database is locked" as soon as there are two. PostgreSQL fails the other way
+//! and loses updates silently, so every change of state is a compare-and-set.
+//!
+//! All calls block; async callers use a blocking thread.
+
+pub mod backups;
+pub mod chunks;
+pub mod identity;
+pub mod jobs;
+pub mod packs;
+mod page;
+pub mod snapshots;
+pub mod vaults;
+pub mod volumes;
+
+use crate::model::error::Error;
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::r2d2::{ManageConnection, Pool, R2D2Connection};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
+
+/// Pages a SQLite reader or the writer waits for a lock: 30 seconds.
+const SQLITE_PRAGMAS: &str = "PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; \
+     PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -16384;";
+
+/// Connections kept for reading on SQLite, and for everything on PostgreSQL.
+const CONNECTIONS_MAX: u32 = 8;
+
+/// One connection to either database.
+#[derive(diesel::MultiConnection)]
+pub enum DbConnection {
+    Postgres(PgConnection),
+    Sqlite(SqliteConnection),
+}
+
+/// Failure of the database.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    #[error("database URL {0:?}: use sqlite:PATH or postgresql://…")]
+    Url(String),
+    #[error("database: no connection")]
+    Connect(#[source] diesel::r2d2::PoolError),
+    #[error("database: {0}")]
+    Query(#[from] diesel::result::Error),
+    #[error("database: migration failed")]
+    Migrate(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("database {}", path.display())]
+    File {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+}
+
+impl From<DbError> for Error {
+    fn from(error: DbError) -> Self {
+        match error {
+            DbError::Connect(_) => Error::Unavailable {
+                message: "The database is unavailable for now.".to_owned(),
+                source: Some(error.into()),
+            },
+            DbError::Query(diesel::result::Error::DatabaseError(
+                diesel::result::DatabaseErrorKind::ClosedConnection,
+                _,
+            )) => Error::Unavailable {
+                message: "The database is unavailable for now.".to_owned(),
+                source: Some(error.into()),
+            },
+            DbError::Url(_) | DbError::Query(_) | DbError::Migrate(_) | DbError::File { .. } => {
+                Error::internal(error)
+            }
+        }
+    }
+}
+
+impl From<diesel::result::Error> for Error {
+    fn from(error: diesel::result::Error) -> Self {
+        DbError::from(error).into()
+    }
+}
+
+/// Whether a failed insert ran into a unique index.
+pub fn is_duplicate(error: &diesel::result::Error) -> bool {
+    use diesel::result::{DatabaseErrorKind, Error};
+    matches!(
+        error,
+        Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)
+    )
+}
+
+/// The database. Cheap to clone.
+#[derive(Clone)]
+pub struct Db {
+    readers: Pool<Manager>,
+    /// On SQLite a single connection, as SQLite has a single writer.
+    writer: Pool<Manager>,
+}
+
+impl Db {
+    /// Connects, and brings the tables to the present form.
+    pub fn open(url: &str) -> Result<Self, DbError> {
+        let manager = Manager::from_url(url)?;
+        if let Manager::Sqlite(path) = &manager {
+            create_private(path)?;
+        }
+        let writers = match &manager {
+            Manager::Sqlite(_) => 1,
+            Manager::Postgres(_) => CONNECTIONS_MAX,
+        };
+        let writer = pool(manager.clone(), writers)?;
+        migrate(&mut *writer.get().map_err(DbError::Connect)?)?;
+        let readers = match &manager {
+            Manager::Sqlite(_) => pool(manager, CONNECTIONS_MAX)?,
+            Manager::Postgres(_) => writer.clone(),
+        };
+        Ok(Self { readers, writer })
+    }
+
+    /// Runs queries that change nothing.
+    pub fn read<T, E: From<DbError>>(
+        &self,
+        queries: impl FnOnce(&mut DbConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut connection = self.readers.get().map_err(DbError::Connect)?;
+        queries(&mut connection)
+    }
+
+    /// Runs queries in one transaction: all of them happen, or, after an error, none.
+    pub fn write<T, E: From<DbError>>(
+        &self,
+        queries: impl FnOnce(&mut DbConnection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut connection = self.writer.get().map_err(DbError::Connect)?;
+        let connection: &mut DbConnection = &mut connection;
+        let begin = match connection {
+            DbConnection::Sqlite(_) => "BEGIN IMMEDIATE",
+            DbConnection::Postgres(_) => "BEGIN",
+        };
+        connection.batch_execute(begin).map_err(DbError::Query)?;
+        match queries(connection) {
+            Ok(value) => match connection.batch_execute("COMMIT") {
+                Ok(()) => Ok(value),
+                Err(error) => {
+                    // SQLite keeps the transaction open after a failed commit.
+                    connection.batch_execute("ROLLBACK").ok();
+                    Err(DbError::Query(error).into())
+                }
+            },
+            Err(error) => {
+                connection
+                    .batch_execute("ROLLBACK")
+                    .map_err(DbError::Query)?;
+                Err(error)
+            }
+        }
+    }
+}
+
+fn pool(manager: Manager, size: u32) -> Result<Pool<Manager>, DbError> {
+    Pool::builder()
+        .max_size(size)
+        .min_idle(Some(1))
+        .connection_timeout(Duration::from_secs(30))
+        .build(manager)
+        .map_err(DbError::Connect)
+}
+
+fn migrate(connection: &mut DbConnection) -> Result<(), DbError> {
+    match connection {
+        DbConnection::Postgres(connection) => {
+            // Several processes may start at once.
+            connection
+                .batch_execute("SELECT pg_advisory_lock(7223021)")
+                .map_err(DbError::Query)?;
+            let result = connection.run_pending_migrations(MIGRATIONS).map(|_| ());
+            connection
+                .batch_execute("SELECT pg_advisory_unlock(7223021)")
+                .map_err(DbError::Query)?;
+            result
+        }
+        DbConnection::Sqlite(connection) => {
+            connection.run_pending_migrations(MIGRATIONS).map(|_| ())
+        }
+    }
+    .map_err(DbError::Migrate)
+}
+
+/// SQLite gives its files the mode of the database file, so that file must be private first.
+fn create_private(path: &PathBuf) -> Result<(), DbError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+        .map(|_| ())
+        .map_err(|source| DbError::File {
+            path: path.clone(),
+            source,
+        })
+}
+
+/// Makes connections for the pools. Our own, so that a mistyped PostgreSQL URL can never open a
+/// SQLite file of that name.
+#[derive(Debug, Clone)]
+enum Manager {
+    Sqlite(PathBuf),
+    Postgres(String),
+}
+
+impl Manager {
+    fn from_url(url: &str) -> Result<Self, DbError> {
+        if let Some(path) = url.strip_prefix("sqlite:") {
+            return Ok(Self::Sqlite(PathBuf::from(path)));
+        }
+        if url.starts_with("postgresql://") || url.starts_with("postgres://") {
+            return Ok(Self::Postgres(url.to_owned()));
+        }
+        let scheme = url.split(':').next().unwrap_or_default();
+        Err(DbError::Url(format!("{scheme}:…")))
+    }
+}
+
+impl ManageConnection for Manager {
+    type Connection = DbConnection;
+    type Error = diesel::r2d2::Error;
+
+    fn connect(&self) -> Result<DbConnection, Self::Error> {
+        use diesel::r2d2::Error;
+        match self {
+            Self::Sqlite(path) => {
+                let path = path.to_string_lossy();
+                let mut connection =
+                    SqliteConnection::establish(&path).map_err(Error::ConnectionError)?;
+                connection
+                    .batch_execute(SQLITE_PRAGMAS)
+                    .map_err(Error::QueryError)?;
+                Ok(DbConnection::Sqlite(connection))
+            }
+            Self::Postgres(url) => PgConnection::establish(url)
+                .map(DbConnection::Postgres)
+                .map_err(Error::ConnectionError),
+        }
+    }
+
+    fn is_valid(&self, connection: &mut DbConnection) -> Result<(), Self::Error> {
+        match connection {
+            DbConnection::Sqlite(_) => Ok(()),
+            DbConnection::Postgres(connection) => {
+                connection.ping().map_err(diesel::r2d2::Error::QueryError)
+            }
+        }
+    }
+
+    fn has_broken(&self, connection: &mut DbConnection) -> bool {
+        // A panic inside a transaction leaves the connection in it.
+        std::thread::panicking()
+            || match connection {
+                DbConnection::Sqlite(connection) => connection.is_broken(),
+                DbConnection::Postgres(connection) => connection.is_broken(),
+            }
+    }
+}

@@ -1,0 +1,201 @@
+//! Rows of `packs`, and the sessions' references to them.
+
+use crate::db::DbConnection;
+use crate::model::id::JobId;
+use crate::model::pack::{Pack, PackKind, PackState};
+use crate::model::schema::{packs, session_packs, vaults};
+use diesel::prelude::*;
+
+/// Packs in one IN list or one multi-row insert, below both databases' limits.
+const BATCH: usize = 1000;
+
+/// Takes the next pack number of a vault and notes that the session writes it.
+pub fn open(
+    connection: &mut DbConnection,
+    vault: i64,
+    kind: PackKind,
+    session: &JobId,
+) -> QueryResult<Pack> {
+    let next: i64 = diesel::update(vaults::table.find(vault))
+        .set(vaults::next_pack.eq(vaults::next_pack + 1))
+        .returning(vaults::next_pack)
+        .get_result(connection)?;
+    let pack = Pack {
+        vault,
+        number: next - 1,
+        rewrite: 0,
+        kind,
+        state: PackState::Writing,
+        session: Some(session.clone()),
+        stored_bytes: 0,
+        chunk_count: 0,
+    };
+    diesel::insert_into(packs::table)
+        .values(&pack)
+        .execute(connection)?;
+    Ok(pack)
+}
+
+/// Marks an uploaded pack as part of the vault. `false`: the row was not `writing` for this session.
+pub fn go_live(
+    connection: &mut DbConnection,
+    pack: &Pack,
+    session: &JobId,
+    stored_bytes: i64,
+    chunk_count: i64,
+) -> QueryResult<bool> {
+    diesel::update(packs::table.find((pack.vault, pack.number)))
+        .filter(
+            packs::state
+                .eq(PackState::Writing)
+                .and(packs::session.eq(session)),
+        )
+        .set((
+            packs::state.eq(PackState::Live),
+            packs::stored_bytes.eq(stored_bytes),
+            packs::chunk_count.eq(chunk_count),
+        ))
+        .execute(connection)
+        .map(|count| count == 1)
+}
+
+/// Forgets a pack that never reached the store.
+pub fn forget(connection: &mut DbConnection, pack: &Pack) -> QueryResult<()> {
+    diesel::delete(packs::table.find((pack.vault, pack.number)))
+        .filter(packs::state.eq(PackState::Writing))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// Packs a session has written or is writing.
+pub fn of_session(connection: &mut DbConnection, session: &JobId) -> QueryResult<Vec<Pack>> {
+    packs::table
+        .filter(packs::session.eq(session))
+        .order(packs::number)
+        .select(Pack::as_select())
+        .load(connection)
+}
+
+/// Takes references for a session on packs it relies upon. Condemned packs are revived; packs that
+/// are already being deleted do not come back in the answer and must not be relied upon.
+///
+/// The update takes the row locks before the references are written, so a collector either sees
+/// the reference or fails to delete the row.
+pub fn reference(
+    connection: &mut DbConnection,
+    vault: i64,
+    session: &JobId,
+    numbers: &[i64],
+) -> QueryResult<Vec<i64>> {
+    let mut held = Vec::with_capacity(numbers.len());
+    for batch in numbers.chunks(BATCH) {
+        let alive: Vec<i64> = diesel::update(packs::table)
+            .filter(
+                packs::vault
+                    .eq(vault)
+                    .and(packs::number.eq_any(batch.to_vec()))
+                    .and(packs::state.eq_any([PackState::Live, PackState::Condemned])),
+            )
+            .set(packs::state.eq(PackState::Live))
+            .returning(packs::number)
+            .get_results(connection)?;
+        insert_references(connection, vault, session, &alive)?;
+        held.extend(alive);
+    }
+    Ok(held)
+}
+
+fn insert_references(
+    connection: &mut DbConnection,
+    vault: i64,
+    session: &JobId,
+    numbers: &[i64],
+) -> QueryResult<()> {
+    let rows: Vec<_> = numbers
+        .iter()
+        .map(|number| {
+            (
+                session_packs::session.eq(session.as_str()),
+                session_packs::vault.eq(vault),
+                session_packs::pack.eq(*number),
+            )
+        })
+        .collect();
+    // `ON CONFLICT` and multi-row inserts have no common form for both backends.
+    match connection {
+        DbConnection::Postgres(connection) => diesel::insert_into(session_packs::table)
+            .values(&rows)
+            .on_conflict_do_nothing()
+            .execute(connection),
+        DbConnection::Sqlite(connection) => diesel::insert_or_ignore_into(session_packs::table)
+            .values(&rows)
+            .execute(connection),
+    }
+    .map(|_| ())
+}
+
+/// Packs a session has references on.
+pub fn referenced(
+    connection: &mut DbConnection,
+    vault: i64,
+    session: &JobId,
+) -> QueryResult<Vec<i64>> {
+    session_packs::table
+        .filter(
+            session_packs::session
+                .eq(session)
+                .and(session_packs::vault.eq(vault)),
+        )
+        .select(session_packs::pack)
+        .load(connection)
+}
+
+/// How many of these packs are live.
+pub fn count_live(
+    connection: &mut DbConnection,
+    vault: i64,
+    numbers: &[i64],
+) -> QueryResult<usize> {
+    let mut live = 0;
+    for batch in numbers.chunks(BATCH) {
+        live += packs::table
+            .filter(
+                packs::vault
+                    .eq(vault)
+                    .and(packs::number.eq_any(batch.to_vec()))
+                    .and(packs::state.eq(PackState::Live)),
+            )
+            .count()
+            .get_result::<i64>(connection)?;
+    }
+    Ok(usize::try_from(live).unwrap_or(0))
+}
+
+/// Ends a session: its references go, and the packs it wrote stand on their own.
+pub fn end_session(connection: &mut DbConnection, session: &JobId) -> QueryResult<()> {
+    diesel::delete(session_packs::table)
+        .filter(session_packs::session.eq(session))
+        .execute(connection)?;
+    diesel::update(packs::table)
+        .filter(packs::session.eq(session))
+        .set(packs::session.eq(None::<JobId>))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// One pack.
+pub fn find(connection: &mut DbConnection, vault: i64, number: i64) -> QueryResult<Option<Pack>> {
+    packs::table
+        .find((vault, number))
+        .select(Pack::as_select())
+        .first(connection)
+        .optional()
+}
+
+/// Whether a vault has any pack.
+pub fn any(connection: &mut DbConnection, vault: i64) -> QueryResult<bool> {
+    diesel::select(diesel::dsl::exists(
+        packs::table.filter(packs::vault.eq(vault)),
+    ))
+    .get_result(connection)
+}

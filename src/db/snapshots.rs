@@ -1,0 +1,150 @@
+//! Rows of `snapshots`.
+
+use crate::db::DbConnection;
+use crate::db::page::load_page;
+use crate::model::column::Json;
+use crate::model::id::{JobId, ProjectId, SnapshotId, VolumeId};
+use crate::model::page::{Filter, Page};
+use crate::model::schema::snapshots;
+use crate::model::snapshot::{Snapshot, SnapshotStatus};
+use crate::model::time::Timestamp;
+use diesel::prelude::*;
+use std::collections::BTreeMap;
+
+type Backend = <DbConnection as diesel::Connection>::Backend;
+
+fn matching(filter: &Filter) -> snapshots::BoxedQuery<'_, Backend> {
+    let mut query = snapshots::table.into_boxed();
+    if let Some(project) = &filter.project {
+        query = query.filter(snapshots::project_id.eq(project));
+    }
+    if let Some(name) = &filter.name {
+        query = query.filter(snapshots::name.eq(name));
+    }
+    if let Some(status) = &filter.status {
+        query = query.filter(snapshots::status.eq(status));
+    }
+    if let Some(volume) = &filter.volume_id {
+        query = query.filter(snapshots::volume_id.eq(volume));
+    }
+    query
+}
+
+/// One page of the snapshots that match.
+pub fn list(
+    connection: &mut DbConnection,
+    filter: &Filter,
+    page: &Page,
+) -> QueryResult<Vec<Snapshot>> {
+    load_page!(snapshots, Snapshot, matching(filter), page, connection)
+}
+
+/// How many snapshots match.
+pub fn count(connection: &mut DbConnection, filter: &Filter) -> QueryResult<i64> {
+    matching(filter).count().get_result(connection)
+}
+
+/// The snapshot, whosever it is.
+pub fn find(connection: &mut DbConnection, id: &SnapshotId) -> QueryResult<Option<Snapshot>> {
+    snapshots::table
+        .find(id)
+        .select(Snapshot::as_select())
+        .first(connection)
+        .optional()
+}
+
+/// Adds a snapshot.
+pub fn insert(connection: &mut DbConnection, snapshot: &Snapshot) -> QueryResult<()> {
+    diesel::insert_into(snapshots::table)
+        .values(snapshot)
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// Removes a snapshot.
+pub fn remove(connection: &mut DbConnection, id: &SnapshotId) -> QueryResult<()> {
+    diesel::delete(snapshots::table.find(id))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// Moves a snapshot from one of some states to another. `false`: it is in none of them.
+pub fn transition(
+    connection: &mut DbConnection,
+    id: &SnapshotId,
+    from: &[SnapshotStatus],
+    to: SnapshotStatus,
+    holder: Option<&JobId>,
+    now: Timestamp,
+) -> QueryResult<bool> {
+    diesel::update(snapshots::table.find(id))
+        .filter(snapshots::status.eq_any(from.to_vec()))
+        .set((
+            snapshots::status.eq(to),
+            snapshots::reserved_by.eq(holder),
+            snapshots::updated_at.eq(now),
+        ))
+        .execute(connection)
+        .map(|count| count == 1)
+}
+
+/// Ends a job's hold on a snapshot.
+pub fn release(
+    connection: &mut DbConnection,
+    id: &SnapshotId,
+    holder: &JobId,
+    now: Timestamp,
+) -> QueryResult<()> {
+    diesel::update(snapshots::table.find(id))
+        .filter(snapshots::reserved_by.eq(holder))
+        .set((
+            snapshots::status.eq(SnapshotStatus::Available),
+            snapshots::reserved_by.eq(None::<JobId>),
+            snapshots::updated_at.eq(now),
+        ))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// Changes name, description or metadata; `None` leaves a field as it is.
+pub fn update(
+    connection: &mut DbConnection,
+    id: &SnapshotId,
+    name: Option<&Option<String>>,
+    description: Option<&Option<String>>,
+    metadata: Option<BTreeMap<String, String>>,
+    now: Timestamp,
+) -> QueryResult<()> {
+    let metadata = metadata.map(Json::new);
+    diesel::update(snapshots::table.find(id))
+        .set((
+            name.map(|name| snapshots::name.eq(name)),
+            description.map(|text| snapshots::description.eq(text)),
+            metadata
+                .as_ref()
+                .map(|metadata| snapshots::metadata.eq(metadata)),
+            Some(snapshots::updated_at.eq(now)),
+        ))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// Whether a volume has snapshots.
+pub fn any_of(connection: &mut DbConnection, volume: &VolumeId) -> QueryResult<bool> {
+    diesel::select(diesel::dsl::exists(
+        snapshots::table.filter(snapshots::volume_id.eq(volume)),
+    ))
+    .get_result(connection)
+}
+
+/// Snapshots of a project, and the sum of their sizes in GiB.
+pub fn usage(connection: &mut DbConnection, project: &ProjectId) -> QueryResult<(i64, i64)> {
+    let sizes: Vec<i64> = snapshots::table
+        .filter(snapshots::project_id.eq(project))
+        .select(snapshots::size_gib)
+        .load(connection)?;
+    Ok((
+        i64::try_from(sizes.len()).unwrap_or(i64::MAX),
+        sizes.iter().sum(),
+    ))
+}

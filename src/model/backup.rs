@@ -1,0 +1,137 @@
+//! The backup: Cinder's resource as we store it, its states and their legal moves.
+
+use crate::model::column::{Json, text_enum};
+use crate::model::id::{BackupId, ProjectId, SnapshotId, StorageId, UserId, VaultId, VolumeId};
+use crate::model::schema::backups;
+use crate::model::time::Timestamp;
+use diesel::prelude::*;
+use std::collections::BTreeMap;
+
+/// Longest `fail_reason` in characters (Cinder reference, 2.2).
+pub const FAIL_REASON_CHARS_MAX: usize = 255;
+
+text_enum! {
+    /// Cinder's backup states (reference, 5.1).
+    BackupStatus {
+        Creating => "creating",
+        Available => "available",
+        Restoring => "restoring",
+        Deleting => "deleting",
+        Error => "error",
+        ErrorDeleting => "error_deleting",
+    }
+}
+
+/// What may happen to a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackupEvent {
+    Finished,
+    Failed,
+    RestoreRequested,
+    DeleteRequested,
+}
+
+impl BackupStatus {
+    /// The state after an event; `None` where the move is refused.
+    pub fn after(self, event: BackupEvent) -> Option<BackupStatus> {
+        use BackupEvent::{DeleteRequested, Failed, Finished, RestoreRequested};
+        use BackupStatus::{Available, Creating, Deleting, Error, ErrorDeleting, Restoring};
+        match (self, event) {
+            (Creating, Finished) => Some(Available),
+            (Creating, Failed) => Some(Error),
+            (Available, RestoreRequested) => Some(Restoring),
+            // A failed restore does not spoil the backup.
+            (Restoring, Finished | Failed) => Some(Available),
+            (Available | Error, DeleteRequested) => Some(Deleting),
+            (Deleting, Failed) => Some(ErrorDeleting),
+            (Creating, RestoreRequested | DeleteRequested)
+            | (Restoring, RestoreRequested | DeleteRequested)
+            | (Available, Finished | Failed)
+            | (Error, Finished | Failed | RestoreRequested)
+            | (Deleting, Finished | RestoreRequested | DeleteRequested)
+            | (ErrorDeleting, _) => None,
+        }
+    }
+
+    /// The states in which an event is legal: the `IN (…)` list of its compare-and-set.
+    pub fn before(event: BackupEvent) -> Vec<BackupStatus> {
+        Self::ALL
+            .iter()
+            .copied()
+            .filter(|status| status.after(event).is_some())
+            .collect()
+    }
+}
+
+/// One row of `backups`.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = backups)]
+pub struct Backup {
+    pub id: BackupId,
+    pub project_id: ProjectId,
+    pub user_id: UserId,
+    pub storage_id: StorageId,
+    /// Known once the first byte was stored.
+    pub vault_id: Option<VaultId>,
+    pub volume_id: VolumeId,
+    pub snapshot_id: Option<SnapshotId>,
+    /// The backup this one was made against; kept for display after that backup is gone.
+    pub parent_id: Option<BackupId>,
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub status: BackupStatus,
+    /// Size of the volume when the backup was made, GiB.
+    pub size_gib: i64,
+    /// Packs this backup wrote.
+    pub object_count: i64,
+    pub fail_reason: Option<String>,
+    pub availability_zone: Option<String>,
+    pub container: Option<String>,
+    pub metadata: Json<BTreeMap<String, String>>,
+    pub data_timestamp: Option<Timestamp>,
+    pub restore_volume_id: Option<VolumeId>,
+    /// Serialized bitmap of the pack numbers this backup needs; set when it becomes available.
+    pub pack_set: Option<Vec<u8>>,
+    /// Bytes of the volume that are not holes.
+    pub logical_bytes: i64,
+    /// Bytes read from the source.
+    pub read_bytes: i64,
+    /// Bytes added to the store.
+    pub stored_bytes: i64,
+    /// Plain bytes found already stored.
+    pub deduplicated_bytes: i64,
+    pub created_at: Timestamp,
+    pub updated_at: Option<Timestamp>,
+}
+
+impl Backup {
+    /// Whether it was made against a parent.
+    pub fn is_incremental(&self) -> bool {
+        self.parent_id.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_can_be_deleted_when_available_or_failed_and_restored_only_when_available() {
+        assert_eq!(
+            BackupStatus::before(BackupEvent::DeleteRequested),
+            [BackupStatus::Available, BackupStatus::Error]
+        );
+        assert_eq!(
+            BackupStatus::before(BackupEvent::RestoreRequested),
+            [BackupStatus::Available]
+        );
+    }
+
+    #[test]
+    fn every_word_of_a_state_parses_back() {
+        for status in BackupStatus::ALL {
+            assert_eq!(BackupStatus::parse(status.as_str()), Some(*status));
+        }
+        assert_eq!(BackupStatus::parse("AVAILABLE"), None);
+    }
+}

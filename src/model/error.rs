@@ -1,0 +1,62 @@
+//! What can go wrong with a request, by what a client could do about it.
+//!
+//! `Display` is safe to show to the client; `source()` is for the operator's log. No HTTP word
+//! stands here: `api::error` maps each kind to a status.
+
+use std::error::Error as StdError;
+
+/// Anything a floor below can attach as the operator's detail.
+pub type Cause = Box<dyn StdError + Send + Sync>;
+
+/// Failure of a request.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request cannot be carried out as stated; the text says what to change.
+    #[error("{0}")]
+    Invalid(String),
+    /// The named resource does not exist, or not for this caller.
+    #[error("{0}")]
+    NotFound(String),
+    /// The caller's roles do not allow the rule of this name.
+    #[error("Policy doesn't allow {0} to be performed.")]
+    Forbidden(&'static str),
+    /// No valid credentials came with the request.
+    #[error("The request you have made requires authentication.")]
+    Unauthenticated,
+    /// A quota would be exceeded. Class is Cinder's name for the case, shown in front of the text.
+    #[error("{message}")]
+    OverQuota {
+        class: Option<&'static str>,
+        message: String,
+    },
+    /// The resource is in use in a way that rules the request out.
+    #[error("{0}")]
+    Conflict(String),
+    /// Something this service depends on is away for now.
+    #[error("{message}")]
+    Unavailable {
+        message: String,
+        #[source]
+        source: Option<Cause>,
+    },
+    /// A defect or a broken part of the installation; the client learns nothing of it.
+    #[error("The server has either erred or is incapable of performing the requested operation.")]
+    Internal(#[source] Cause),
+}
+
+impl Error {
+    /// A refused request with Cinder's prefix for its class, as in `Invalid volume: …`.
+    pub fn invalid(class: &str, message: impl std::fmt::Display) -> Self {
+        Self::Invalid(format!("Invalid {class}: {message}"))
+    }
+
+    /// A missing resource in Cinder's words.
+    pub fn not_found(kind: &str, id: impl std::fmt::Display) -> Self {
+        Self::NotFound(format!("{kind} {id} could not be found."))
+    }
+
+    /// A defect: the text goes to the log, never to the client.
+    pub fn internal(cause: impl Into<Cause>) -> Self {
+        Self::Internal(cause.into())
+    }
+}

@@ -1,0 +1,191 @@
+//! Durable work items.
+
+use crate::model::column::{Json, text_enum};
+use crate::model::id::{BackupId, JobId, ProjectId, SnapshotId, UserId, VolumeId};
+use crate::model::schema::jobs;
+use crate::model::time::Timestamp;
+use diesel::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+text_enum! {
+    /// Where a job stands; the picture is in `jobs`.
+    JobState {
+        Available => "available",
+        Running => "running",
+        Completed => "completed",
+        Cancelled => "cancelled",
+        Discarded => "discarded",
+    }
+}
+
+text_enum! {
+    /// Jobs that move volumes' bytes through the engine, and jobs that are over in moments, do not
+    /// wait for one another.
+    Lane {
+        Backup => "backup",
+        Quick => "quick",
+    }
+}
+
+/// What to do, with all that is needed to do it again after a crash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum JobArgs {
+    CreateBackup {
+        backup_id: BackupId,
+        force: bool,
+    },
+    RestoreBackup {
+        backup_id: BackupId,
+        target: RestoreTarget,
+    },
+    DeleteBackup {
+        backup_id: BackupId,
+    },
+    CreateVolume {
+        volume_id: VolumeId,
+    },
+    DeleteVolume {
+        volume_id: VolumeId,
+    },
+    ExtendVolume {
+        volume_id: VolumeId,
+        size_gib: i64,
+    },
+    CreateSnapshot {
+        snapshot_id: SnapshotId,
+    },
+    DeleteSnapshot {
+        snapshot_id: SnapshotId,
+    },
+}
+
+/// The volume a restore writes to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreTarget {
+    pub volume_id: VolumeId,
+    /// Set when the restore makes the volume.
+    pub create: Option<RestoreVolume>,
+}
+
+/// A volume that a restore makes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreVolume {
+    pub project_id: ProjectId,
+    pub user_id: UserId,
+    pub name: String,
+    pub size_gib: i64,
+}
+
+impl JobArgs {
+    /// What kind of job it is, for logs and messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            JobArgs::CreateBackup { .. } => "create_backup",
+            JobArgs::RestoreBackup { .. } => "restore_backup",
+            JobArgs::DeleteBackup { .. } => "delete_backup",
+            JobArgs::CreateVolume { .. } => "create_volume",
+            JobArgs::DeleteVolume { .. } => "delete_volume",
+            JobArgs::ExtendVolume { .. } => "extend_volume",
+            JobArgs::CreateSnapshot { .. } => "create_snapshot",
+            JobArgs::DeleteSnapshot { .. } => "delete_snapshot",
+        }
+    }
+
+    /// The resource the job works on: at most one live job each.
+    pub fn subject(&self) -> &str {
+        match self {
+            JobArgs::CreateBackup { backup_id, .. }
+            | JobArgs::RestoreBackup { backup_id, .. }
+            | JobArgs::DeleteBackup { backup_id } => backup_id.as_str(),
+            JobArgs::CreateVolume { volume_id }
+            | JobArgs::DeleteVolume { volume_id }
+            | JobArgs::ExtendVolume { volume_id, .. } => volume_id.as_str(),
+            JobArgs::CreateSnapshot { snapshot_id } | JobArgs::DeleteSnapshot { snapshot_id } => {
+                snapshot_id.as_str()
+            }
+        }
+    }
+
+    /// The lane the job runs in.
+    pub fn lane(&self) -> Lane {
+        match self {
+            JobArgs::CreateBackup { .. } | JobArgs::RestoreBackup { .. } => Lane::Backup,
+            JobArgs::DeleteBackup { .. }
+            | JobArgs::CreateVolume { .. }
+            | JobArgs::DeleteVolume { .. }
+            | JobArgs::ExtendVolume { .. }
+            | JobArgs::CreateSnapshot { .. }
+            | JobArgs::DeleteSnapshot { .. } => Lane::Quick,
+        }
+    }
+}
+
+/// One row of `jobs`.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = jobs)]
+pub struct Job {
+    pub id: JobId,
+    pub lane: Lane,
+    pub kind: String,
+    pub subject: String,
+    pub args: Json<JobArgs>,
+    pub state: JobState,
+    /// How often the job was claimed; together with the id it is the proof of ownership.
+    pub attempt: i32,
+    pub run_at: Timestamp,
+    pub leased_until: Option<Timestamp>,
+    pub worker: Option<String>,
+    /// Why the job ended or was put off, for the operator.
+    pub reason: Option<String>,
+    pub progress_done: i64,
+    pub progress_total: i64,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+impl Job {
+    /// A job that may run at once.
+    pub fn new(args: JobArgs, now: Timestamp) -> Self {
+        Self {
+            id: JobId::random(),
+            lane: args.lane(),
+            kind: args.kind().to_owned(),
+            subject: args.subject().to_owned(),
+            args: Json::new(args),
+            state: JobState::Available,
+            attempt: 0,
+            run_at: now,
+            leased_until: None,
+            worker: None,
+            reason: None,
+            progress_done: 0,
+            progress_total: 0,
+            created_at: now,
+            updated_at: now,
+        }
+    }
+}
+
+/// Proof that a worker owns a job: every write of the worker names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    pub job_id: JobId,
+    pub attempt: i32,
+}
+
+/// What became of one run of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done; the task settled job and subject in one transaction.
+    Settled,
+    /// Done, and only the job is left to be settled.
+    Done,
+    /// A passing fault: again after a while.
+    Retry { after: Duration, reason: String },
+    /// The worker is stopping: somebody else shall go on at once.
+    Released,
+    /// Final failure; the subject was told.
+    Failed { reason: String },
+}

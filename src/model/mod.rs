@@ -1,0 +1,25 @@
+//! Nouns of the service, their states and their errors. No I/O, no clock, no thread.
+//!
+//! | word | is |
+//! |---|---|
+//! | backup | Cinder's resource: a volume's content at one moment, complete in itself |
+//! | volume, snapshot, attachment, volume type | Cinder's resources, owned by the volume catalogue |
+//! | storage | a configured place for objects: one bucket, container or directory |
+//! | vault | one project's keys and chunks in one storage; the deduplication domain |
+//! | pack | an immutable object that holds many sealed chunks |
+//! | job | durable work item; claimed under a lease |
+//! | session | a running backup job's claim on packs |
+
+pub mod backup;
+pub mod column;
+pub mod error;
+pub mod id;
+pub mod identity;
+pub mod job;
+pub mod pack;
+pub mod page;
+pub mod schema;
+pub mod snapshot;
+pub mod time;
+pub mod vault;
+pub mod volume;

@@ -1,0 +1,55 @@
+//! Packs as the database knows them: the authority on what the store holds.
+
+use crate::model::column::text_enum;
+use crate::model::id::JobId;
+use crate::model::schema::{chunks, packs};
+use diesel::prelude::*;
+
+text_enum! {
+    /// `writing → live → condemned → deleting → gone`, and `condemned → live`.
+    PackState {
+        Writing => "writing",
+        Live => "live",
+        Condemned => "condemned",
+        Deleting => "deleting",
+        Gone => "gone",
+    }
+}
+
+text_enum! {
+    /// What a pack holds, and so the folder it lies in.
+    PackKind {
+        /// Chunks of volumes: `p/`.
+        Data => "data",
+        /// Leaves, nodes and sums: `m/`.
+        Meta => "meta",
+    }
+}
+
+/// One row of `packs`; its key is vault and number.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = packs)]
+pub struct Pack {
+    pub vault: i64,
+    pub number: i64,
+    pub rewrite: i32,
+    pub kind: PackKind,
+    pub state: PackState,
+    /// The session that wrote it, until that session ends.
+    pub session: Option<JobId>,
+    pub stored_bytes: i64,
+    pub chunk_count: i64,
+}
+
+/// One row of the advisory deduplication index.
+#[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
+#[diesel(table_name = chunks)]
+pub struct IndexedChunk {
+    pub vault: i64,
+    /// 32 bytes.
+    pub id: Vec<u8>,
+    pub pack: i64,
+    pub ordinal: i32,
+    /// Plain bytes.
+    pub length: i32,
+}

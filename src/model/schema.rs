@@ -1,0 +1,96 @@
+//! The tables, as diesel sees them. `migrations/` makes them, on both databases.
+
+diesel::table! {
+    storages (id) { id -> Text, name -> Text, master_key_check -> Text, created_at -> BigInt, }
+}
+diesel::table! {
+    vaults (number) {
+        number -> BigInt, id -> Text, project_id -> Text, storage_id -> Text, next_pack -> BigInt, created_at -> BigInt,
+    }
+}
+diesel::table! {
+    packs (vault, number) {
+        vault -> BigInt, number -> BigInt, rewrite -> Integer, kind -> Text, state -> Text,
+        session -> Nullable<Text>, stored_bytes -> BigInt, chunk_count -> BigInt,
+    }
+}
+diesel::table! {
+    session_packs (session, vault, pack) { session -> Text, vault -> BigInt, pack -> BigInt, }
+}
+diesel::table! {
+    chunks (vault, id) { vault -> BigInt, id -> Binary, pack -> BigInt, ordinal -> Integer, length -> Integer, }
+}
+diesel::table! {
+    backups (id) {
+        id -> Text, project_id -> Text, user_id -> Text, storage_id -> Text, vault_id -> Nullable<Text>,
+        volume_id -> Text, snapshot_id -> Nullable<Text>, parent_id -> Nullable<Text>,
+        name -> Nullable<Text>, description -> Nullable<Text>, status -> Text, size_gib -> BigInt,
+        object_count -> BigInt, fail_reason -> Nullable<Text>, availability_zone -> Nullable<Text>,
+        container -> Nullable<Text>, metadata -> Text, data_timestamp -> Nullable<BigInt>,
+        restore_volume_id -> Nullable<Text>, pack_set -> Nullable<Binary>, logical_bytes -> BigInt,
+        read_bytes -> BigInt, stored_bytes -> BigInt, deduplicated_bytes -> BigInt,
+        created_at -> BigInt, updated_at -> Nullable<BigInt>,
+    }
+}
+diesel::table! {
+    jobs (id) {
+        id -> Text, lane -> Text, kind -> Text, subject -> Text, args -> Text, state -> Text,
+        attempt -> Integer, run_at -> BigInt, leased_until -> Nullable<BigInt>, worker -> Nullable<Text>,
+        reason -> Nullable<Text>, progress_done -> BigInt, progress_total -> BigInt,
+        created_at -> BigInt, updated_at -> BigInt,
+    }
+}
+diesel::table! {
+    volumes (id) {
+        id -> Text, project_id -> Text, user_id -> Text, name -> Nullable<Text>, description -> Nullable<Text>,
+        size_gib -> BigInt, status -> Text, previous_status -> Nullable<Text>, volume_type_id -> Text,
+        bootable -> Bool, readonly -> Bool, snapshot_id -> Nullable<Text>, source_volume_id -> Nullable<Text>,
+        availability_zone -> Text, metadata -> Text, reserved_by -> Nullable<Text>, released_by -> Nullable<Text>,
+        created_at -> BigInt, updated_at -> Nullable<BigInt>,
+    }
+}
+diesel::table! {
+    snapshots (id) {
+        id -> Text, volume_id -> Text, project_id -> Text, user_id -> Text, name -> Nullable<Text>,
+        description -> Nullable<Text>, size_gib -> BigInt, status -> Text, metadata -> Text,
+        reserved_by -> Nullable<Text>, created_at -> BigInt, updated_at -> Nullable<BigInt>,
+    }
+}
+diesel::table! {
+    attachments (id) {
+        id -> Text, volume_id -> Text, project_id -> Text, instance_id -> Nullable<Text>, host -> Nullable<Text>,
+        mountpoint -> Nullable<Text>, mode -> Text, status -> Text, connector -> Nullable<Text>,
+        attached_at -> Nullable<BigInt>, created_at -> BigInt,
+    }
+}
+diesel::table! {
+    volume_types (id) {
+        id -> Text, name -> Text, description -> Nullable<Text>, is_public -> Bool, extra_specs -> Text, created_at -> BigInt,
+    }
+}
+diesel::table! { users (id) { id -> Text, name -> Text, password_hash -> Text, } }
+diesel::table! { projects (id) { id -> Text, name -> Text, } }
+diesel::table! { assignments (user_id, project_id) { user_id -> Text, project_id -> Text, role -> Text, } }
+diesel::table! {
+    tokens (hash) {
+        hash -> Binary, user_id -> Text, project_id -> Nullable<Text>, methods -> Text, roles -> Text,
+        application_credential_id -> Nullable<Text>, audit_id -> Text, issued_at -> BigInt, expires_at -> BigInt,
+    }
+}
+diesel::table! {
+    application_credentials (id) {
+        id -> Text, name -> Text, description -> Nullable<Text>, user_id -> Text, project_id -> Text, roles -> Text,
+        secret_hash -> Binary, expires_at -> Nullable<BigInt>, created_at -> BigInt,
+    }
+}
+diesel::allow_tables_to_appear_in_same_query!(
+    backups,
+    packs,
+    session_packs,
+    jobs,
+    volumes,
+    snapshots,
+    users,
+    projects,
+    assignments
+);
