@@ -35,7 +35,12 @@ pub(crate) struct Request {
 
 impl Request {
     pub(crate) fn new(method: Method, url: impl Into<String>) -> Request {
-        Request { method, url: url.into(), headers: Vec::new(), body: None }
+        Request {
+            method,
+            url: url.into(),
+            headers: Vec::new(),
+            body: None,
+        }
     }
 
     pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Request {
@@ -59,7 +64,10 @@ pub(crate) struct Answer {
 impl Answer {
     /// The header's value; `name` in lower case.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -103,7 +111,9 @@ impl Exchange {
     /// The answer's body as JSON whatever the status, null if it is none.
     pub(crate) fn json(&self) -> Value {
         let answer = self.result.as_ref().ok();
-        answer.and_then(|answer| serde_json::from_str(&answer.body).ok()).unwrap_or(Value::Null)
+        answer
+            .and_then(|answer| serde_json::from_str(&answer.body).ok())
+            .unwrap_or(Value::Null)
     }
 
     /// The body of a successful answer; any other status and any other shape is an error.
@@ -111,15 +121,25 @@ impl Exchange {
         if !self.succeeded() {
             return Err(self.into_error("request was not accepted"));
         }
-        let body = self.result.as_ref().map(|answer| answer.body.as_str()).unwrap_or_default();
+        let body = self
+            .result
+            .as_ref()
+            .map(|answer| answer.body.as_str())
+            .unwrap_or_default();
         match serde_json::from_str(body) {
             Ok(value) => Ok(value),
-            Err(error) => Err(self.into_error(&format!("answer does not read as expected: {error}"))),
+            Err(error) => {
+                Err(self.into_error(&format!("answer does not read as expected: {error}")))
+            }
         }
     }
 
     pub(crate) fn accepted(self) -> Result<(), Error> {
-        if self.succeeded() { Ok(()) } else { Err(self.into_error("request was not accepted")) }
+        if self.succeeded() {
+            Ok(())
+        } else {
+            Err(self.into_error("request was not accepted"))
+        }
     }
 
     /// An error that names the request, what is wrong, and carries the exchange for the log.
@@ -129,7 +149,10 @@ impl Exchange {
             Ok(answer) => format!("{method} {url}: {problem} (status {})", answer.status),
             Err(reason) => format!("{method} {url}: no answer: {reason}"),
         };
-        Error::new(Unexpected { problem, exchange: Box::new(self) })
+        Error::new(Unexpected {
+            problem,
+            exchange: Box::new(self),
+        })
     }
 
     /// The request as it can be pasted into a shell where `$TOKEN` holds a token.
@@ -162,7 +185,9 @@ impl Exchange {
         };
         let shown: String = body.chars().take(SHOWN_CHARS_MAX).collect();
         let cut = if shown.len() < body.len() { " ..." } else { "" };
-        let id = answer.header("x-openstack-request-id").unwrap_or("no request id");
+        let id = answer
+            .header("x-openstack-request-id")
+            .unwrap_or("no request id");
         format!("{} ({id}) {shown}{cut}", answer.status)
     }
 }
@@ -181,9 +206,10 @@ fn redacted(value: Value) -> Value {
                 .into_iter()
                 .map(|(key, value)| {
                     let value = match (key.as_str(), value) {
-                        ("password" | "auth_password" | "secret" | "passcode", Value::String(_)) => {
-                            Value::from("***")
-                        }
+                        (
+                            "password" | "auth_password" | "secret" | "passcode",
+                            Value::String(_),
+                        ) => Value::from("***"),
                         ("token", Value::Object(mut token)) if token.contains_key("id") => {
                             token.insert("id".into(), Value::from("***"));
                             Value::Object(token)
@@ -213,17 +239,37 @@ mod tests {
                 "password": {"user": {"name": "demo", "password": "hunter2"}},
                 "token": {"id": "gAAAA-secret"},
                 "application_credential": {"id": "ac", "secret": "hunter2"}}}}));
-        let answer = Answer { status, headers: Vec::new(), body: body.into() };
-        Exchange { request, result: Ok(answer), duration: Duration::ZERO }
+        let answer = Answer {
+            status,
+            headers: Vec::new(),
+            body: body.into(),
+        };
+        Exchange {
+            request,
+            result: Ok(answer),
+            duration: Duration::ZERO,
+        }
     }
 
     #[test]
     fn the_curl_line_repeats_the_request_without_its_secrets() {
         let line = exchange(200, "").curl();
-        assert!(!line.contains("secret\"") || !line.contains("gAAAA"), "{line}");
-        assert!(!line.contains("hunter2") && !line.contains("gAAAA"), "{line}");
-        assert!(line.contains("-X POST -H \"X-Auth-Token: $TOKEN\""), "{line}");
-        assert!(line.contains("-H 'OpenStack-API-Version: volume 3.64'"), "{line}");
+        assert!(
+            !line.contains("secret\"") || !line.contains("gAAAA"),
+            "{line}"
+        );
+        assert!(
+            !line.contains("hunter2") && !line.contains("gAAAA"),
+            "{line}"
+        );
+        assert!(
+            line.contains("-X POST -H \"X-Auth-Token: $TOKEN\""),
+            "{line}"
+        );
+        assert!(
+            line.contains("-H 'OpenStack-API-Version: volume 3.64'"),
+            "{line}"
+        );
         assert!(line.contains(r#""name":"demo""#), "{line}");
         assert!(line.ends_with(r"'http://cloud/v3/it'\''s'"), "{line}");
     }
@@ -232,12 +278,17 @@ mod tests {
     fn secrets_in_an_answer_are_not_shown() {
         let body = json!({"attachment": {"connection_info": {"auth_password": "hunter2"}}});
         let outcome = exchange(400, &body.to_string()).outcome();
-        assert!(outcome.starts_with("400 ") && !outcome.contains("hunter2"), "{outcome}");
+        assert!(
+            outcome.starts_with("400 ") && !outcome.contains("hunter2"),
+            "{outcome}"
+        );
     }
 
     #[test]
     fn a_refusal_does_not_decode_and_keeps_its_exchange() {
-        let error = exchange(404, r#"{"itemNotFound": {}}"#).decode::<Value>().unwrap_err();
+        let error = exchange(404, r#"{"itemNotFound": {}}"#)
+            .decode::<Value>()
+            .unwrap_err();
         let unexpected = error.downcast_ref::<Unexpected>().unwrap();
         assert_eq!(unexpected.exchange.status(), Some(404));
         assert!(exchange(200, "<html>").decode::<Value>().is_err());

@@ -43,10 +43,15 @@ impl Http {
             .max_redirects_will_error(false)
             .timeout_connect(Some(Duration::from_secs(20)))
             .timeout_global(Some(timeout.max(REQUEST_TIMEOUT_MIN)))
-            .user_agent(concat!("embervault-conformance/", env!("CARGO_PKG_VERSION")))
+            .user_agent(concat!(
+                "embervault-conformance/",
+                env!("CARGO_PKG_VERSION")
+            ))
             .tls_config(tls_config(trust)?)
             .build();
-        Ok(Http { agent: config.new_agent() })
+        Ok(Http {
+            agent: config.new_agent(),
+        })
     }
 
     pub(crate) fn send(&self, request: Request) -> Exchange {
@@ -62,13 +67,21 @@ impl Http {
 
     fn send_once(&self, request: Request) -> Exchange {
         let started = Instant::now();
-        let result = self.transfer(&request).map_err(|error| format!("{error:#}"));
-        let exchange = Exchange { request, result, duration: started.elapsed() };
+        let result = self
+            .transfer(&request)
+            .map_err(|error| format!("{error:#}"));
+        let exchange = Exchange {
+            request,
+            result,
+            duration: started.elapsed(),
+        };
         log::debug(format_args!(
             "{} {} {} {} ms",
             exchange.request.method.name(),
             exchange.request.url,
-            exchange.status().map_or("-".into(), |status| status.to_string()),
+            exchange
+                .status()
+                .map_or("-".into(), |status| status.to_string()),
             exchange.duration.as_millis(),
         ));
         exchange
@@ -91,12 +104,19 @@ impl Http {
         };
         let (head, mut body) = response.into_parts();
         let headers = head.headers.iter().map(|(name, value)| {
-            (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+            (
+                name.as_str().to_owned(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
         });
         Ok(Answer {
             status: head.status.as_u16(),
             headers: headers.collect(),
-            body: body.with_config().limit(BODY_BYTES_MAX).lossy_utf8(true).read_to_string()?,
+            body: body
+                .with_config()
+                .limit(BODY_BYTES_MAX)
+                .lossy_utf8(true)
+                .read_to_string()?,
         })
     }
 }
@@ -109,7 +129,10 @@ fn redirected(exchange: &Exchange) -> Option<Request> {
         return None;
     }
     let target = url::join(&asked.url, answer.header("location")?);
-    let mut next = Request { url: target, ..asked.clone() };
+    let mut next = Request {
+        url: target,
+        ..asked.clone()
+    };
     if url::origin(&next.url) != url::origin(&asked.url) {
         next.headers.retain(|(name, _)| *name != "X-Auth-Token");
     }
@@ -122,8 +145,11 @@ fn tls_config(trust: &Trust) -> Result<TlsConfig> {
         Trust::System => builder.root_certs(RootCerts::PlatformVerifier).build(),
         Trust::File(path) => {
             let pem = fs::read(path).with_context(|| format!("cacert {}", path.display()))?;
-            let certificates = certificates(&pem).with_context(|| format!("cacert {}", path.display()))?;
-            builder.root_certs(RootCerts::new_with_certs(&certificates)).build()
+            let certificates =
+                certificates(&pem).with_context(|| format!("cacert {}", path.display()))?;
+            builder
+                .root_certs(RootCerts::new_with_certs(&certificates))
+                .build()
         }
         Trust::Anything => builder.disable_verification(true).build(),
     })
@@ -147,16 +173,30 @@ mod tests {
     fn redirect(method: Method, location: &str) -> Option<Request> {
         let request = Request::new(method, "http://cloud/volume/v3").header("X-Auth-Token", "t");
         let headers = vec![("location".to_owned(), location.to_owned())];
-        let answer = Answer { status: 302, headers, body: String::new() };
-        redirected(&Exchange { request, result: Ok(answer), duration: Duration::ZERO })
+        let answer = Answer {
+            status: 302,
+            headers,
+            body: String::new(),
+        };
+        redirected(&Exchange {
+            request,
+            result: Ok(answer),
+            duration: Duration::ZERO,
+        })
     }
 
     #[test]
     fn a_redirect_keeps_the_token_at_its_own_server() {
         let same = redirect(Method::Get, "/volume/v3/").unwrap();
-        assert_eq!((same.url.as_str(), same.headers.len()), ("http://cloud/volume/v3/", 1));
+        assert_eq!(
+            (same.url.as_str(), same.headers.len()),
+            ("http://cloud/volume/v3/", 1)
+        );
         let other = redirect(Method::Get, "http://elsewhere/volume/v3/").unwrap();
-        assert_eq!((other.url.as_str(), other.headers.len()), ("http://elsewhere/volume/v3/", 0));
+        assert_eq!(
+            (other.url.as_str(), other.headers.len()),
+            ("http://elsewhere/volume/v3/", 0)
+        );
     }
 
     #[test]

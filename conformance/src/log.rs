@@ -12,7 +12,6 @@ pub(crate) enum Level {
     Debug,
     Info,
     Warning,
-    Error,
     Critical,
 }
 
@@ -22,7 +21,6 @@ impl Display for Level {
             Level::Debug => "DEBUG",
             Level::Info => "INFO",
             Level::Warning => "WARNING",
-            Level::Error => "ERROR",
             Level::Critical => "CRITICAL",
         })
     }
@@ -53,8 +51,14 @@ pub(crate) fn warning(text: impl Display) {
 pub(crate) fn failure(level: Level, error: &anyhow::Error) {
     line(level, format_args!("{error:#}"));
     if let Some(unexpected) = error.downcast_ref::<Unexpected>() {
-        line(level, format_args!("request: {}", unexpected.exchange.curl()));
-        line(level, format_args!("answer: {}", unexpected.exchange.outcome()));
+        line(
+            level,
+            format_args!("request: {}", unexpected.exchange.curl()),
+        );
+        line(
+            level,
+            format_args!("answer: {}", unexpected.exchange.outcome()),
+        );
     }
 }
 
@@ -65,7 +69,10 @@ fn line(level: Level, text: impl Display) {
 
 fn format_line(level: Level, text: impl Display) -> String {
     let text = text.to_string();
-    format!("{level}: {}", text.trim_end().replace('\r', "").replace('\n', "\\n"))
+    format!(
+        "{level}: {}",
+        text.trim_end().replace('\r', "").replace('\n', "\\n")
+    )
 }
 
 #[cfg(test)]
@@ -74,6 +81,9 @@ mod tests {
 
     #[test]
     fn a_message_is_one_line_whatever_it_holds() {
-        assert_eq!(format_line(Level::Warning, "a\r\nERROR: b\n"), "WARNING: a\\nERROR: b");
+        assert_eq!(
+            format_line(Level::Warning, "a\r\nERROR: b\n"),
+            "WARNING: a\\nERROR: b"
+        );
     }
 }

@@ -3,13 +3,16 @@
 /// Scheme and authority: `https://cloud:8776` of `https://cloud:8776/v3/`.
 pub(crate) fn origin(url: &str) -> &str {
     let authority = url.find("://").map_or(0, |at| at + 3);
-    let end = url[authority..].find(['/', '?', '#']).map_or(url.len(), |at| authority + at);
+    let end = url[authority..]
+        .find(['/', '?', '#'])
+        .map_or(url.len(), |at| authority + at);
     &url[..end]
 }
 
 /// Resolves a link found in the answer of `base`; absolute links stay as they are.
 pub(crate) fn join(base: &str, link: &str) -> String {
-    if link.contains("://") {
+    let scheme = link.split(['/', '?', '#']).next().unwrap_or_default();
+    if scheme.ends_with(':') {
         return link.to_owned();
     }
     if link.starts_with('/') {
@@ -43,7 +46,11 @@ pub(crate) fn split_project<'a>(url: &'a str, project_id: &str) -> (&'a str, Opt
 /// The identity URL ending in `/v3`, which is appended where it is missing.
 pub(crate) fn with_v3(url: &str) -> String {
     let url = url.trim_end_matches('/');
-    if url.ends_with("/v3") { url.to_owned() } else { format!("{url}/v3") }
+    if url.ends_with("/v3") {
+        url.to_owned()
+    } else {
+        format!("{url}/v3")
+    }
 }
 
 /// `text` as one path segment or query value.
@@ -67,9 +74,18 @@ mod tests {
     #[test]
     fn the_project_is_trimmed_only_where_it_is_the_last_segment() {
         let split = |url| split_project(url, "4a0d");
-        assert_eq!(split("http://c/volume/v3/4a0d"), ("http://c/volume/v3", Some("4a0d")));
-        assert_eq!(split("http://c/volume/v3/4a0d/"), ("http://c/volume/v3", Some("4a0d")));
-        assert_eq!(split("http://c/v1/AUTH_4a0d"), ("http://c/v1", Some("AUTH_4a0d")));
+        assert_eq!(
+            split("http://c/volume/v3/4a0d"),
+            ("http://c/volume/v3", Some("4a0d"))
+        );
+        assert_eq!(
+            split("http://c/volume/v3/4a0d/"),
+            ("http://c/volume/v3", Some("4a0d"))
+        );
+        assert_eq!(
+            split("http://c/v1/AUTH_4a0d"),
+            ("http://c/v1", Some("AUTH_4a0d"))
+        );
         assert_eq!(split("http://c/volume/v3/"), ("http://c/volume/v3", None));
         assert_eq!(split("http://c/4a0d/v3"), ("http://c/4a0d/v3", None));
         assert_eq!(split_project("http://c/v3/x", ""), ("http://c/v3/x", None));
@@ -79,9 +95,19 @@ mod tests {
     fn links_resolve_against_where_they_were_found() {
         let base = "https://c:8776/volume/v3/p/backups/detail?limit=2";
         assert_eq!(join(base, "http://o/x"), "http://o/x");
+        assert_eq!(
+            join(base, "/x?next=http://o/"),
+            "https://c:8776/x?next=http://o/"
+        );
         assert_eq!(join(base, "/v3/x?marker=1"), "https://c:8776/v3/x?marker=1");
-        assert_eq!(join(base, "?marker=1"), "https://c:8776/volume/v3/p/backups/detail?marker=1");
-        assert_eq!(join(base, "next"), "https://c:8776/volume/v3/p/backups/next");
+        assert_eq!(
+            join(base, "?marker=1"),
+            "https://c:8776/volume/v3/p/backups/detail?marker=1"
+        );
+        assert_eq!(
+            join(base, "next"),
+            "https://c:8776/volume/v3/p/backups/next"
+        );
         assert_eq!(join("https://c", "next"), "https://c/next");
     }
 

@@ -46,7 +46,11 @@ static ANNOUNCED: AtomicBool = AtomicBool::new(false);
 
 impl Verdict {
     pub(crate) fn of(error: &Error) -> Verdict {
-        if error.downcast_ref::<Abort>().is_some() { Verdict::Abort } else { Verdict::Fail }
+        if error.downcast_ref::<Abort>().is_some() {
+            Verdict::Abort
+        } else {
+            Verdict::Fail
+        }
     }
 
     /// Prints the line, unless one was printed already. May be called from any thread.
@@ -94,8 +98,14 @@ mod tests {
 
     #[test]
     fn the_old_report_knows_no_abort() {
-        assert_eq!(Verdict::Abort.line(Report::Legacy), Some("volume-backup-check: FAIL"));
-        assert_eq!(Verdict::Abort.line(Report::Current), Some("scs-0117-test-backup: ABORT"));
+        assert_eq!(
+            Verdict::Abort.line(Report::Legacy),
+            Some("volume-backup-check: FAIL")
+        );
+        assert_eq!(
+            Verdict::Abort.line(Report::Current),
+            Some("scs-0117-test-backup: ABORT")
+        );
         assert_eq!(Verdict::Pass.line(Report::None), None);
     }
 }
