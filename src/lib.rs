@@ -50,11 +50,11 @@
 pub mod clock;
 pub mod config;
 pub mod db;
-//pub mod engine;
+pub mod engine;
 //pub mod identity;
 //pub mod jobs;
 pub mod model;
 //pub mod service;
-//pub mod store;
+pub mod store;
 //pub mod tasks;
-//pub mod volume;
+pub mod volume;

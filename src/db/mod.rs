@@ -18,7 +18,7 @@ pub mod vaults;
 pub mod volumes;
 
 use crate::model::error::Error;
-use diesel::connection::SimpleConnection;
+use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::prelude::*;
 use diesel::r2d2::{ManageConnection, Pool, R2D2Connection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
@@ -139,27 +139,42 @@ impl Db {
     ) -> Result<T, E> {
         let mut connection = self.writer.get().map_err(DbError::Connect)?;
         let connection: &mut DbConnection = &mut connection;
-        let begin = match connection {
-            DbConnection::Sqlite(_) => "BEGIN IMMEDIATE",
-            DbConnection::Postgres(_) => "BEGIN",
-        };
-        connection.batch_execute(begin).map_err(DbError::Query)?;
+        begin(connection).map_err(DbError::Query)?;
         match queries(connection) {
-            Ok(value) => match connection.batch_execute("COMMIT") {
-                Ok(()) => Ok(value),
-                Err(error) => {
-                    // SQLite keeps the transaction open after a failed commit.
-                    connection.batch_execute("ROLLBACK").ok();
-                    Err(DbError::Query(error).into())
-                }
-            },
+            Ok(value) => {
+                commit(connection).map_err(DbError::Query)?;
+                Ok(value)
+            }
             Err(error) => {
-                connection
-                    .batch_execute("ROLLBACK")
-                    .map_err(DbError::Query)?;
+                roll_back(connection).map_err(DbError::Query)?;
                 Err(error)
             }
         }
+    }
+}
+
+// diesel's own manager counts the transaction, so that its inner ones become savepoints and a
+// connection that was left inside one is not used again.
+fn begin(connection: &mut DbConnection) -> QueryResult<()> {
+    match connection {
+        DbConnection::Sqlite(c) => {
+            AnsiTransactionManager::begin_transaction_sql(c, "BEGIN IMMEDIATE")
+        }
+        DbConnection::Postgres(c) => AnsiTransactionManager::begin_transaction(c),
+    }
+}
+
+fn commit(connection: &mut DbConnection) -> QueryResult<()> {
+    match connection {
+        DbConnection::Sqlite(c) => AnsiTransactionManager::commit_transaction(c),
+        DbConnection::Postgres(c) => AnsiTransactionManager::commit_transaction(c),
+    }
+}
+
+fn roll_back(connection: &mut DbConnection) -> QueryResult<()> {
+    match connection {
+        DbConnection::Sqlite(c) => AnsiTransactionManager::rollback_transaction(c),
+        DbConnection::Postgres(c) => AnsiTransactionManager::rollback_transaction(c),
     }
 }
 

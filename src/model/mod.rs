@@ -18,6 +18,7 @@ pub mod identity;
 pub mod job;
 pub mod pack;
 pub mod page;
+pub mod progress;
 pub mod schema;
 pub mod snapshot;
 pub mod time;

@@ -43,7 +43,7 @@ pub struct Pack {
 
 /// One row of the advisory deduplication index.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
-#[diesel(table_name = chunks)]
+#[diesel(table_name = chunks, treat_none_as_default_value = false)]
 pub struct IndexedChunk {
     pub vault: i64,
     /// 32 bytes.

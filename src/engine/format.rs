@@ -1,0 +1,127 @@
+//! Every byte we store.
+//!
+//! # Objects
+//!
+//! | object | content | written |
+//! |---|---|---|
+//! | `format.json` | magic, format version, storage id, created | once, create-if-absent |
+//! | `v/<vault>/vault.json` | parameters, wrapped key | once |
+//! | `v/<vault>/p/<2 hex>/<pack>.<rewrite>` | data pack | unique name, never overwritten |
+//! | `v/<vault>/m/<2 hex>/<pack>.<rewrite>` | meta pack: leaves, nodes, sums | same |
+//! | `v/<vault>/b/<backup>` | sealed root | create-if-absent; the commit point |
+//!
+//! Integers are little endian. "Keyed" means with a key derived from the vault's key.
+//!
+//! # Pack
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 8 | magic `EMBRPACK` |
+//! | 8 | 2 | format version |
+//! | 10 | 1 | kind: 0 data, 1 meta |
+//! | 11 | 1 | 0 |
+//! | 12 | 4 | rewrite |
+//! | 16 | 8 | pack number |
+//! | 24 | 16 | vault |
+//! | 40 | 32 | salt |
+//! | 72 | | sealed chunks, then the sealed trailer |
+//! | end − 56 | 8 | trailer offset |
+//! | end − 48 | 8 | trailer length |
+//! | end − 40 | 32 | BLAKE3 of all before |
+//! | end − 8 | 8 | magic `EMBRTAIL` |
+//!
+//! A sealed chunk is AES-256-GCM ciphertext and tag. Its key is BLAKE3 `derive_key` of the vault's
+//! pack key and the salt, its nonce the ordinal (4 bytes, then 8 zeros), its associated data
+//! `vault (16) · pack (8) · rewrite (4) · ordinal (4) · plain length (4) · codec (1)`. The salt is
+//! random, so neither a retry nor a database restored from an old dump repeats a key.
+//!
+//! The trailer is sealed under the trailer key and the salt, nonce `ff ff ff ff` and zeros, with
+//! the 72 header bytes as associated data. Plain trailer: `count (4)`, then for each ordinal
+//! `id (32) · kind (1) · codec (1) · offset (4) · stored length (4) · plain length (4)`. Chunk
+//! sizes are thus not visible at rest.
+//!
+//! Codec: 0 raw, 1 zstd. Chunk kinds: 0 data, 1 leaf, 2 node, 3 sums.
+//! A pack number is logical: compaction writes `<pack>.<rewrite + 1>` with the same ordinals.
+//!
+//! # Leaf (plain, then a chunk in a meta pack)
+//!
+//! `version 1 (1) · extents`. An extent is `varint length · tag`: tag 0 is a hole; tag 1 a whole or
+//! partial chunk, followed by `varint pack · varint ordinal · varint offset in the chunk · first 16
+//! bytes of the chunk's id`. The lengths add up to the span's length.
+//!
+//! # Node (plain, then a chunk in a meta pack)
+//!
+//! `version 1 (1) · level (1) · varint count · entries`, at most 256. Level 0 entries are spans:
+//! tag 0 is a span that is one hole; tag 1 is `leaf ref · varint data bytes · sums · packs`, where a
+//! ref is `varint pack · varint ordinal · 16 bytes of id`; sums is tag 0 (none), 1 (`base ref`) or 2
+//! (`base ref · patch ref`); packs is `varint count` and the data packs the leaf needs, ascending,
+//! as differences. Entries of higher levels are tag 0 (all holes) or tag 1 and a ref.
+//!
+//! # Sums (plain, then a chunk in a meta pack)
+//!
+//! 8 bytes for each 4 KiB block of a span: XXH3-64 with a keyed secret; 0 for a block of zeros (a
+//! hash that is 0 is written as 1). Full: `version 1 (1) · 0 (1) · sums`. Patch: `version 1 (1) · 1
+//! (1) · (index (4) · sum (8))*` over the full one. Derived data: losing them costs one slower
+//! incremental.
+//!
+//! # Root
+//!
+//! `magic EMBRROOT (8) · version (2) · zeros (6) · vault (16) · salt (32)`, then AES-256-GCM (nonce
+//! 0, associated data: the 64 bytes before and the backup id's text) over zstd of the JSON of
+//! [`crate::engine::manifest::Root`].
+//!
+//! # Write order, and what a crash leaves
+//!
+//! | crash after | left behind | who cleans up |
+//! |---|---|---|
+//! | pack row `writing` | nothing, or an object nobody refers to | the retry: it adopts a whole pack and forgets the row of a missing one |
+//! | pack uploaded, row `live` | chunks the retry finds through the index | the retry uses them; else garbage collection |
+//! | root object | a complete backup the database does not know yet | the retry sees the root and settles the row |
+//! | database commit | done | |
+
+/// Version of everything described here.
+pub const VERSION: u16 = 1;
+
+/// First bytes of a pack.
+pub const PACK_MAGIC: &[u8; 8] = b"EMBRPACK";
+/// Last bytes of a pack.
+pub const TAIL_MAGIC: &[u8; 8] = b"EMBRTAIL";
+/// First bytes of a root.
+pub const ROOT_MAGIC: &[u8; 8] = b"EMBRROOT";
+
+/// Bytes before a pack's first chunk.
+pub const PACK_HEADER_BYTES: usize = 72;
+/// Bytes after a pack's trailer.
+pub const PACK_FOOTER_BYTES: usize = 56;
+/// Bytes before a root's sealed part.
+pub const ROOT_HEADER_BYTES: usize = 64;
+/// Bytes of one trailer row.
+pub const TRAILER_ROW_BYTES: usize = 46;
+/// Bytes that sealing adds.
+pub const TAG_BYTES: usize = 16;
+/// Bytes of a key's salt in a pack or root.
+pub const SALT_BYTES: usize = 32;
+
+/// A volume's unit of change detection.
+pub const BLOCK_BYTES: usize = 4096;
+/// Children of a node.
+pub const NODE_CHILDREN: usize = 256;
+
+/// What a chunk is, in a trailer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ChunkKind {
+    Data = 0,
+    Leaf = 1,
+    Node = 2,
+    Sums = 3,
+}
+
+impl ChunkKind {
+    /// The kind with this number.
+    pub fn parse(byte: u8) -> Option<Self> {
+        [Self::Data, Self::Leaf, Self::Node, Self::Sums]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
+    }
+}

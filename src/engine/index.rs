@@ -1,0 +1,128 @@
+//! Which chunks are known. Advisory: a miss costs duplicate bytes, never correctness.
+//!
+//! A hit counts only once the session's reference on its pack is committed; until a new pack is
+//! live its chunks are known to this session alone.
+
+use crate::db::{self, Db, DbError};
+use crate::engine::Result;
+use crate::engine::manifest::{ChunkId, ChunkRef};
+use crate::model::id::JobId;
+use roaring::RoaringBitmap;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard};
+
+/// The index of one vault, as one session sees it.
+pub(crate) struct Index<'a> {
+    db: &'a Db,
+    vault: i64,
+    session: &'a JobId,
+    /// Chunks of packs that are not live yet: bounded by the packs in memory.
+    pending: Mutex<HashMap<ChunkId, ChunkRef>>,
+    /// Packs the session may rely upon.
+    held: Mutex<RoaringBitmap>,
+}
+
+impl<'a> Index<'a> {
+    pub(crate) fn new(db: &'a Db, vault: i64, session: &'a JobId) -> Self {
+        Self {
+            db,
+            vault,
+            session,
+            pending: Mutex::default(),
+            held: Mutex::default(),
+        }
+    }
+
+    /// Takes references on packs. `false`: some of them are being deleted.
+    pub(crate) fn hold(&self, packs: &RoaringBitmap) -> Result<bool> {
+        let wanted: Vec<i64> = packs.iter().map(i64::from).collect();
+        let alive = self.db.write(|c| {
+            db::packs::reference(c, self.vault, self.session, &wanted).map_err(DbError::from)
+        })?;
+        self.held().extend(
+            alive
+                .iter()
+                .filter_map(|number| u32::try_from(*number).ok()),
+        );
+        Ok(alive.len() == wanted.len())
+    }
+
+    /// Which of these chunks need not be stored.
+    pub(crate) fn known(&self, ids: &[ChunkId]) -> Result<HashMap<ChunkId, ChunkRef>> {
+        let (mut known, missing) = self.known_pending(ids);
+        if missing.is_empty() {
+            return Ok(known);
+        }
+        let rows = self
+            .db
+            .read(|c| db::chunks::lookup(c, self.vault, missing).map_err(DbError::from))?;
+        let hits: Vec<(ChunkId, ChunkRef)> = rows
+            .iter()
+            .filter_map(|row| {
+                let id = ChunkId(row.id.as_slice().try_into().ok()?);
+                let chunk = ChunkRef {
+                    pack: u32::try_from(row.pack).ok()?,
+                    ordinal: u32::try_from(row.ordinal).ok()?,
+                    id: id.short(),
+                };
+                Some((id, chunk))
+            })
+            .collect();
+        let unheld: RoaringBitmap = {
+            let held = self.held();
+            hits.iter()
+                .map(|(_, chunk)| chunk.pack)
+                .filter(|pack| !held.contains(*pack))
+                .collect()
+        };
+        if !unheld.is_empty() {
+            self.hold(&unheld)?;
+        }
+        let held = self.held();
+        known.extend(
+            hits.into_iter()
+                .filter(|(_, chunk)| held.contains(chunk.pack)),
+        );
+        Ok(known)
+    }
+
+    fn known_pending(&self, ids: &[ChunkId]) -> (HashMap<ChunkId, ChunkRef>, Vec<Vec<u8>>) {
+        let pending = self.pending();
+        let mut known = HashMap::new();
+        let mut missing = HashSet::new();
+        for id in ids {
+            match pending.get(id) {
+                Some(chunk) => {
+                    known.insert(*id, *chunk);
+                }
+                None => {
+                    missing.insert(*id);
+                }
+            }
+        }
+        (known, missing.into_iter().map(|id| id.0.to_vec()).collect())
+    }
+
+    /// The chunks of packs that are not live yet. Whoever appends holds this, so that "new or
+    /// known" is decided at one place.
+    pub(crate) fn pending(&self) -> MutexGuard<'_, HashMap<ChunkId, ChunkRef>> {
+        self.pending
+            .lock()
+            .expect("no panic while the map is locked")
+    }
+
+    fn held(&self) -> MutexGuard<'_, RoaringBitmap> {
+        self.held.lock().expect("no panic while the set is locked")
+    }
+
+    /// A pack has become live: its chunks are in the database now.
+    pub(crate) fn settle(&self, pack: u32, ids: impl Iterator<Item = ChunkId>) {
+        self.held().insert(pack);
+        let mut pending = self.pending();
+        for id in ids {
+            if pending.get(&id).is_some_and(|chunk| chunk.pack == pack) {
+                pending.remove(&id);
+            }
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! Root, nodes, leaves and extents: what a backup is made of. The stored forms are in
+//! [`crate::engine::format`]. Decoding believes nothing: any bytes give a value or `None`.
+
+use crate::engine::format::NODE_CHILDREN;
+use crate::model::id::{BackupId, ProjectId, SnapshotId, UserId, VolumeId};
+use crate::model::time::Timestamp;
+use crate::model::volume::SavedVolume;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// BLAKE3 of a chunk's plain bytes, keyed with the vault's id key. 32 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChunkId(pub [u8; 32]);
+
+impl ChunkId {
+    /// The id of these bytes.
+    pub fn of(key: &[u8; 32], plain: &[u8]) -> Self {
+        Self(*blake3::keyed_hash(key, plain).as_bytes())
+    }
+
+    /// The part of it that manifests keep.
+    pub fn short(&self) -> [u8; 16] {
+        *self.0.first_chunk().expect("32 bytes hold 16")
+    }
+}
+
+/// Where a chunk is, and which chunk must be found there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ChunkRef {
+    pub pack: u32,
+    pub ordinal: u32,
+    /// First 16 bytes of its id.
+    pub id: [u8; 16],
+}
+
+/// A piece of a span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Zeros.
+    Hole { length: u32 },
+    /// A slice of a chunk.
+    Slice {
+        length: u32,
+        chunk: ChunkRef,
+        offset: u32,
+    },
+}
+
+impl Extent {
+    /// Bytes of the volume.
+    pub fn length(&self) -> u32 {
+        match self {
+            Extent::Hole { length } | Extent::Slice { length, .. } => *length,
+        }
+    }
+}
+
+/// Where the sums of a span are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SumsRef {
+    pub base: ChunkRef,
+    pub patch: Option<ChunkRef>,
+}
+
+/// A span of 64 MiB, as its node tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum SpanEntry {
+    /// Zeros from end to end.
+    #[default]
+    Hole,
+    Leaf {
+        leaf: ChunkRef,
+        /// Bytes that are not holes.
+        data_bytes: u32,
+        sums: Option<SumsRef>,
+        /// Data packs the leaf's extents lie in, ascending.
+        packs: Vec<u32>,
+    },
+}
+
+/// The root of a backup: all that is needed to list, restore and import it without the database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    pub backup: Description,
+    /// Bytes of the source.
+    pub volume_bytes: u64,
+    pub span_bytes: u64,
+    /// The topmost node; `None` if the volume is one hole.
+    pub tree: Option<ChunkRef>,
+    /// Levels of nodes; 0 without a tree.
+    pub levels: u8,
+    /// Serialized bitmap of the numbers of all packs needed.
+    #[serde(with = "base64_bytes")]
+    pub pack_set: Vec<u8>,
+    /// BLAKE3 over the ids of all leaves in order, holes as zeros.
+    pub leaves_digest: String,
+    /// The source's own name for this state of its content, if it has one.
+    pub source_change_id: Option<String>,
+    pub logical_bytes: u64,
+    pub read_bytes: u64,
+    pub stored_bytes: u64,
+    pub deduplicated_bytes: u64,
+    pub object_count: u64,
+}
+
+/// What users see of a backup, kept in its root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    pub id: BackupId,
+    pub project_id: ProjectId,
+    pub user_id: UserId,
+    pub volume_id: VolumeId,
+    pub snapshot_id: Option<SnapshotId>,
+    /// For display: the backup does not depend on it.
+    pub parent_id: Option<BackupId>,
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub metadata: BTreeMap<String, String>,
+    pub size_gib: i64,
+    pub availability_zone: Option<String>,
+    pub container: Option<String>,
+    pub created_at: Timestamp,
+    pub data_timestamp: Option<Timestamp>,
+    pub volume: SavedVolume,
+}
+
+mod base64_bytes {
+    use base64::Engine;
+    use base64::prelude::BASE64_STANDARD;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64_STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(from)?;
+        BASE64_STANDARD.decode(text).map_err(D::Error::custom)
+    }
+}
+
+const MANIFEST_VERSION: u8 = 1;
+
+/// The stored form of a span's extents.
+pub fn encode_leaf(extents: &[Extent]) -> Vec<u8> {
+    let mut bytes = vec![MANIFEST_VERSION];
+    for extent in extents {
+        put_varint(&mut bytes, extent.length().into());
+        match extent {
+            Extent::Hole { .. } => bytes.push(0),
+            Extent::Slice { chunk, offset, .. } => {
+                bytes.push(1);
+                put_varint(&mut bytes, chunk.pack.into());
+                put_varint(&mut bytes, chunk.ordinal.into());
+                put_varint(&mut bytes, (*offset).into());
+                bytes.extend_from_slice(&chunk.id);
+            }
+        }
+    }
+    bytes
+}
+
+/// The extents of a span of this length.
+pub fn decode_leaf(bytes: &[u8], span_bytes: u64) -> Option<Vec<Extent>> {
+    let mut input = Input(bytes);
+    if input.byte()? != MANIFEST_VERSION {
+        return None;
+    }
+    let mut extents = Vec::new();
+    let mut covered = 0;
+    while !input.0.is_empty() {
+        let length = input.u32()?;
+        extents.push(match input.byte()? {
+            0 => Extent::Hole { length },
+            1 => {
+                let (pack, ordinal, offset) = (input.u32()?, input.u32()?, input.u32()?);
+                offset.checked_add(length)?;
+                let id = input.array()?;
+                let chunk = ChunkRef { pack, ordinal, id };
+                Extent::Slice {
+                    length,
+                    chunk,
+                    offset,
+                }
+            }
+            _ => return None,
+        });
+        covered += u64::from(length);
+    }
+    (covered == span_bytes).then_some(extents)
+}
+
+/// The stored form of a node over spans.
+pub fn encode_span_node(entries: &[SpanEntry]) -> Vec<u8> {
+    let mut bytes = vec![MANIFEST_VERSION, 0];
+    put_varint(&mut bytes, entries.len() as u64);
+    for entry in entries {
+        match entry {
+            SpanEntry::Hole => bytes.push(0),
+            SpanEntry::Leaf {
+                leaf,
+                data_bytes,
+                sums,
+                packs,
+            } => {
+                bytes.push(1);
+                put_ref(&mut bytes, leaf);
+                put_varint(&mut bytes, (*data_bytes).into());
+                put_sums(&mut bytes, sums.as_ref());
+                put_varint(&mut bytes, packs.len() as u64);
+                let mut last = 0;
+                for pack in packs {
+                    put_varint(&mut bytes, (pack - last).into());
+                    last = *pack;
+                }
+            }
+        }
+    }
+    bytes
+}
+
+/// The stored form of a node over nodes.
+pub fn encode_inner_node(level: u8, entries: &[Option<ChunkRef>]) -> Vec<u8> {
+    let mut bytes = vec![MANIFEST_VERSION, level];
+    put_varint(&mut bytes, entries.len() as u64);
+    for entry in entries {
+        match entry {
+            None => bytes.push(0),
+            Some(node) => {
+                bytes.push(1);
+                put_ref(&mut bytes, node);
+            }
+        }
+    }
+    bytes
+}
+
+/// The spans of a level 0 node.
+pub fn decode_span_node(bytes: &[u8]) -> Option<Vec<SpanEntry>> {
+    let (mut input, count) = node_start(bytes, 0)?;
+    let entries = (0..count)
+        .map(|_| match input.byte()? {
+            0 => Some(SpanEntry::Hole),
+            1 => decode_leaf_entry(&mut input),
+            _ => None,
+        })
+        .collect::<Option<Vec<_>>>()?;
+    input.0.is_empty().then_some(entries)
+}
+
+/// The children of a node of a higher level.
+pub fn decode_inner_node(bytes: &[u8], level: u8) -> Option<Vec<Option<ChunkRef>>> {
+    let (mut input, count) = node_start(bytes, level)?;
+    let entries = (0..count)
+        .map(|_| match input.byte()? {
+            0 => Some(None),
+            1 => input.chunk_ref().map(Some),
+            _ => None,
+        })
+        .collect::<Option<Vec<_>>>()?;
+    input.0.is_empty().then_some(entries)
+}
+
+fn node_start(bytes: &[u8], level: u8) -> Option<(Input<'_>, usize)> {
+    let mut input = Input(bytes);
+    let is_node = input.byte()? == MANIFEST_VERSION && input.byte()? == level;
+    let count = input.u32()? as usize;
+    (is_node && count <= NODE_CHILDREN).then_some((input, count))
+}
+
+fn decode_leaf_entry(input: &mut Input<'_>) -> Option<SpanEntry> {
+    let leaf = input.chunk_ref()?;
+    let data_bytes = input.u32()?;
+    let sums = match input.byte()? {
+        0 => None,
+        1 => Some(SumsRef {
+            base: input.chunk_ref()?,
+            patch: None,
+        }),
+        2 => Some(SumsRef {
+            base: input.chunk_ref()?,
+            patch: Some(input.chunk_ref()?),
+        }),
+        _ => return None,
+    };
+    let count = input.u32()?;
+    let mut last = 0_u32;
+    let mut packs = Vec::new();
+    for _ in 0..count {
+        last = last.checked_add(input.u32()?)?;
+        packs.push(last);
+    }
+    Some(SpanEntry::Leaf {
+        leaf,
+        data_bytes,
+        sums,
+        packs,
+    })
+}
+
+fn put_sums(bytes: &mut Vec<u8>, sums: Option<&SumsRef>) {
+    match sums {
+        None => bytes.push(0),
+        Some(SumsRef { base, patch: None }) => {
+            bytes.push(1);
+            put_ref(bytes, base);
+        }
+        Some(SumsRef {
+            base,
+            patch: Some(patch),
+        }) => {
+            bytes.push(2);
+            put_ref(bytes, base);
+            put_ref(bytes, patch);
+        }
+    }
+}
+
+fn put_ref(bytes: &mut Vec<u8>, chunk: &ChunkRef) {
+    put_varint(bytes, chunk.pack.into());
+    put_varint(bytes, chunk.ordinal.into());
+    bytes.extend_from_slice(&chunk.id);
+}
+
+/// Seven bits a byte, lowest first, the eighth set on all but the last.
+fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        bytes.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+}
+
+struct Input<'a>(&'a [u8]);
+
+impl Input<'_> {
+    fn byte(&mut self) -> Option<u8> {
+        let (byte, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*byte)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (bytes, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        let mut value = 0_u64;
+        for shift in (0..35).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return u32::try_from(value).ok();
+            }
+        }
+        None
+    }
+
+    fn chunk_ref(&mut self) -> Option<ChunkRef> {
+        Some(ChunkRef {
+            pack: self.u32()?,
+            ordinal: self.u32()?,
+            id: self.array()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn chunk() -> impl Strategy<Value = ChunkRef> {
+        (any::<u32>(), any::<u32>(), any::<[u8; 16]>()).prop_map(|(pack, ordinal, id)| ChunkRef {
+            pack,
+            ordinal,
+            id,
+        })
+    }
+
+    fn extent() -> impl Strategy<Value = Extent> {
+        prop_oneof![
+            any::<u32>().prop_map(|length| Extent::Hole { length }),
+            (0..1_u32 << 31, chunk(), 0..1_u32 << 31).prop_map(|(length, chunk, offset)| {
+                Extent::Slice {
+                    length,
+                    chunk,
+                    offset,
+                }
+            }),
+        ]
+    }
+
+    fn entry() -> impl Strategy<Value = SpanEntry> {
+        let sums = proptest::option::of((chunk(), proptest::option::of(chunk())))
+            .prop_map(|sums| sums.map(|(base, patch)| SumsRef { base, patch }));
+        let packs = proptest::collection::btree_set(any::<u32>(), 0..9);
+        prop_oneof![
+            Just(SpanEntry::Hole),
+            (chunk(), any::<u32>(), sums, packs).prop_map(|(leaf, data_bytes, sums, packs)| {
+                SpanEntry::Leaf {
+                    leaf,
+                    data_bytes,
+                    sums,
+                    packs: packs.into_iter().collect(),
+                }
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn leaves_come_back(extents in proptest::collection::vec(extent(), 0..40)) {
+            let length = extents.iter().map(|extent| u64::from(extent.length())).sum();
+            let bytes = encode_leaf(&extents);
+            prop_assert_eq!(decode_leaf(&bytes, length), Some(extents));
+            prop_assert_eq!(decode_leaf(&bytes, length + 1), None);
+        }
+
+        #[test]
+        fn nodes_come_back(
+            entries in proptest::collection::vec(entry(), 0..40),
+            children in proptest::collection::vec(proptest::option::of(chunk()), 0..40),
+            level in 1_u8..9,
+        ) {
+            prop_assert_eq!(decode_span_node(&encode_span_node(&entries)), Some(entries));
+            let bytes = encode_inner_node(level, &children);
+            prop_assert_eq!(decode_inner_node(&bytes, level), Some(children));
+            prop_assert_eq!(decode_inner_node(&bytes, level + 1), None);
+        }
+
+        #[test]
+        fn rubbish_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = (decode_leaf(&bytes, 0), decode_span_node(&bytes), decode_inner_node(&bytes, 1));
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Names of objects. The only place with path strings.
+
+use crate::model::id::{BackupId, VaultId};
+use crate::model::pack::PackKind;
+use std::fmt;
+
+/// The name of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    /// `format.json`: what the storage is.
+    Format,
+    /// `v/<vault>/vault.json`: parameters and the wrapped key.
+    Vault(VaultId),
+    /// `v/<vault>/p/<2 hex>/<pack>.<rewrite>`, or `m` for a meta pack. The two digits are the last of
+    /// the pack's number.
+    Pack {
+        vault: VaultId,
+        kind: PackKind,
+        number: u32,
+        rewrite: u32,
+    },
+    /// `v/<vault>/b/<backup>`: the root, the commit point of a backup.
+    Root { vault: VaultId, backup: BackupId },
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Key::Format => f.write_str("format.json"),
+            Key::Vault(vault) => write!(f, "v/{vault}/vault.json"),
+            Key::Pack {
+                vault,
+                kind,
+                number,
+                rewrite,
+            } => {
+                let folder = match kind {
+                    PackKind::Data => 'p',
+                    PackKind::Meta => 'm',
+                };
+                let shard = number & 0xff;
+                write!(f, "v/{vault}/{folder}/{shard:02x}/{number:08x}.{rewrite}")
+            }
+            Key::Root { vault, backup } => write!(f, "v/{vault}/b/{backup}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_format() {
+        let vault = VaultId::new("11111111-2222-4333-8444-555555555555");
+        let pack = Key::Pack {
+            vault: vault.clone(),
+            kind: PackKind::Meta,
+            number: 0x1234,
+            rewrite: 2,
+        };
+        assert_eq!(
+            pack.to_string(),
+            "v/11111111-2222-4333-8444-555555555555/m/34/00001234.2"
+        );
+        let root = Key::Root {
+            vault,
+            backup: BackupId::new("b"),
+        };
+        assert_eq!(
+            root.to_string(),
+            "v/11111111-2222-4333-8444-555555555555/b/b"
+        );
+    }
+}

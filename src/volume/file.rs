@@ -1,0 +1,294 @@
+//! Volumes that are files or block devices on this machine.
+//!
+//! One concrete reader and one concrete writer; they become traits when the second way of
+//! reaching bytes is there.
+
+use crate::volume::VolumeError;
+use rustix::fs::{FallocateFlags, SeekFrom};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+/// Piece in which a sparse copy moves data.
+const COPY_BYTES: usize = 1 << 20;
+
+/// A volume to be read. Shared by many threads.
+#[derive(Debug)]
+pub struct VolumeReader {
+    file: File,
+    path: PathBuf,
+    length: u64,
+}
+
+impl VolumeReader {
+    /// Opens a file or block device; its length is what it is at this moment.
+    pub fn open(path: &Path) -> Result<Self, VolumeError> {
+        let open = || {
+            let mut file = File::open(path)?;
+            let length = io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
+            Ok((file, length))
+        };
+        let (file, length) = open().map_err(|source| VolumeError {
+            path: path.to_owned(),
+            action: "open",
+            source,
+        })?;
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            length,
+        })
+    }
+
+    /// Bytes.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The next range within `range` that may hold data; everything before it is a hole. `None`:
+    /// the rest is a hole. Where holes cannot be told, everything may hold data.
+    pub fn next_data(&self, range: Range<u64>) -> Option<Range<u64>> {
+        if range.is_empty() {
+            return None;
+        }
+        let start = match rustix::fs::seek(&self.file, SeekFrom::Data(range.start)) {
+            Ok(start) => start.max(range.start),
+            Err(rustix::io::Errno::NXIO) => return None,
+            Err(_) => return Some(range),
+        };
+        if start >= range.end {
+            return None;
+        }
+        let end = match rustix::fs::seek(&self.file, SeekFrom::Hole(start)) {
+            Ok(end) if end > start => end.min(range.end),
+            _ => range.end,
+        };
+        Some(start..end)
+    }
+
+    /// Fills the buffer from an offset; both lie within the volume.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), VolumeError> {
+        self.file
+            .read_exact_at(buffer, offset)
+            .map_err(|source| VolumeError {
+                path: self.path.clone(),
+                action: "read",
+                source,
+            })
+    }
+}
+
+/// A volume to be written. Shared by many threads, each writing its own ranges.
+#[derive(Debug)]
+pub struct VolumeWriter {
+    file: File,
+    path: PathBuf,
+    length: u64,
+}
+
+impl VolumeWriter {
+    /// Opens an existing file or block device.
+    pub fn open(path: &Path) -> Result<Self, VolumeError> {
+        let open = || {
+            let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+            let length = io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
+            Ok((file, length))
+        };
+        let (file, length) = open().map_err(|source| VolumeError {
+            path: path.to_owned(),
+            action: "open",
+            source,
+        })?;
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            length,
+        })
+    }
+
+    /// Bytes.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Writes a piece.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), VolumeError> {
+        self.file
+            .write_all_at(bytes, offset)
+            .map_err(|source| self.error("write", source))
+    }
+
+    /// Makes a range read as zeros, by a hole where that is possible.
+    pub fn zero(&self, range: Range<u64>) -> Result<(), VolumeError> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let length = range.end - range.start;
+        if rustix::fs::fallocate(&self.file, punch, range.start, length).is_ok() {
+            return Ok(());
+        }
+        let mut offset = range.start;
+        while offset < range.end {
+            let piece = (range.end - offset).min(ZEROS.len() as u64);
+            self.write_at(&ZEROS[..piece as usize], offset)?;
+            offset += piece;
+        }
+        Ok(())
+    }
+
+    /// Makes everything written durable.
+    pub fn sync(&self) -> Result<(), VolumeError> {
+        self.file
+            .sync_all()
+            .map_err(|source| self.error("sync", source))
+    }
+
+    fn error(&self, action: &'static str, source: io::Error) -> VolumeError {
+        VolumeError {
+            path: self.path.clone(),
+            action,
+            source,
+        }
+    }
+}
+
+/// Makes a sparse file of a length, if it is not there; an existing one is made that long.
+pub fn create(path: &Path, length: u64) -> Result<(), VolumeError> {
+    let make = || {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)?;
+        file.set_len(length)?;
+        file.sync_all()?;
+        sync_parent(path)
+    };
+    make().map_err(|source| VolumeError {
+        path: path.to_owned(),
+        action: "create",
+        source,
+    })
+}
+
+/// Makes `to` a copy of `from` with a length of at least `length`: sharing blocks where the file
+/// system can (a reflink), else copying the data and leaving holes out. `to` appears only when it
+/// is whole.
+pub fn clone(from: &Path, to: &Path, length: u64) -> Result<(), VolumeError> {
+    let partial = to.with_extension("partial");
+    let make = || {
+        let source = File::open(from)?;
+        let target = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .open(&partial)?;
+        if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
+            copy_sparse(&source, &target)?;
+        }
+        if target.metadata()?.len() < length {
+            target.set_len(length)?;
+        }
+        target.sync_all()?;
+        std::fs::rename(&partial, to)?;
+        sync_parent(to)
+    };
+    make().map_err(|source| {
+        std::fs::remove_file(&partial).ok();
+        VolumeError {
+            path: to.to_owned(),
+            action: "copy",
+            source,
+        }
+    })
+}
+
+fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
+    let length = source.metadata()?.len();
+    target.set_len(length)?;
+    let mut buffer = vec![0; COPY_BYTES];
+    let mut offset = 0;
+    while offset < length {
+        let start = match rustix::fs::seek(source, SeekFrom::Data(offset)) {
+            Ok(start) => start,
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(_) => offset,
+        };
+        let end = rustix::fs::seek(source, SeekFrom::Hole(start)).unwrap_or(length);
+        let mut at = start;
+        while at < end {
+            let piece = (end - at).min(COPY_BYTES as u64) as usize;
+            source.read_exact_at(&mut buffer[..piece], at)?;
+            target.write_all_at(&buffer[..piece], at)?;
+            at += piece as u64;
+        }
+        offset = end;
+    }
+    Ok(())
+}
+
+/// Removes a file; one that is not there is no error.
+pub fn remove(path: &Path) -> Result<(), VolumeError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(VolumeError {
+            path: path.to_owned(),
+            action: "remove",
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clone_is_equal_sparse_and_longer_where_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+        create(&from, 8 << 20).unwrap();
+        let writer = VolumeWriter::open(&from).unwrap();
+        writer.write_at(&[7; 5000], 3 << 20).unwrap();
+        clone(&from, &to, 9 << 20).unwrap();
+        let mut expected = std::fs::read(&from).unwrap();
+        expected.resize(9 << 20, 0);
+        assert_eq!(std::fs::read(&to).unwrap(), expected);
+        let reader = VolumeReader::open(&to).unwrap();
+        let data = reader.next_data(0..9 << 20).unwrap();
+        assert!(data.start <= 3 << 20 && data.end >= (3 << 20) + 5000);
+        assert!(
+            data.end - data.start < 1 << 20,
+            "the copy is not sparse: {data:?}"
+        );
+    }
+
+    #[test]
+    fn a_zeroed_range_reads_as_zeros_and_its_neighbours_do_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        create(&path, 1 << 20).unwrap();
+        let writer = VolumeWriter::open(&path).unwrap();
+        writer.write_at(&vec![9; 1 << 20], 0).unwrap();
+        writer.zero(1000..200_001).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(bytes[1000..200_001].iter().all(|byte| *byte == 0));
+        assert!(
+            bytes[..1000]
+                .iter()
+                .chain(&bytes[200_001..])
+                .all(|byte| *byte == 9)
+        );
+    }
+}
