@@ -44,17 +44,17 @@
 //! * There is no recovery code: an interrupted job is claimed by the same query as a new one.
 //! * A backup never refers to another backup; any of them can be deleted at any time.
 
-//pub mod api;
-//pub mod app;
-//pub mod cli;
+pub mod api;
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod db;
 pub mod engine;
-//pub mod identity;
-//pub mod jobs;
+pub mod identity;
+pub mod jobs;
 pub mod model;
-//pub mod service;
+pub mod service;
 pub mod store;
-//pub mod tasks;
+pub mod tasks;
 pub mod volume;

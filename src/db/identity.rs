@@ -25,11 +25,6 @@ pub fn user(connection: &mut DbConnection, id: &UserId) -> QueryResult<Option<Us
         .optional()
 }
 
-/// Whether there is any user: only the first start finds none.
-pub fn any_user(connection: &mut DbConnection) -> QueryResult<bool> {
-    diesel::select(diesel::dsl::exists(users::table.select(users::id))).get_result(connection)
-}
-
 /// Adds a user, or gives the user of that name another password.
 pub fn put_user(connection: &mut DbConnection, row: &User) -> QueryResult<UserId> {
     if let Some(known) = user_by_name(connection, &row.name)? {

@@ -23,7 +23,10 @@ use diesel::prelude::*;
 use diesel::r2d2::{ManageConnection, Pool, R2D2Connection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use std::path::PathBuf;
+
 use std::time::Duration;
+
+pub use diesel::QueryResult;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
@@ -281,5 +284,23 @@ impl ManageConnection for Manager {
                 DbConnection::Sqlite(connection) => connection.is_broken(),
                 DbConnection::Postgres(connection) => connection.is_broken(),
             }
+    }
+}
+
+/// Makes the checks of a project's quota and what follows one step, also where transactions run
+/// beside one another: until the transaction ends, others of the project wait. SQLite has one
+/// writer anyway.
+pub fn lock_project(
+    connection: &mut DbConnection,
+    project: &crate::model::id::ProjectId,
+) -> QueryResult<()> {
+    match connection {
+        DbConnection::Sqlite(_) => Ok(()),
+        DbConnection::Postgres(connection) => {
+            diesel::sql_query("SELECT pg_advisory_xact_lock(hashtext($1))")
+                .bind::<diesel::sql_types::Text, _>(project)
+                .execute(connection)
+                .map(|_| ())
+        }
     }
 }

@@ -42,6 +42,16 @@ impl Timestamp {
         u64::try_from((self.0 - earlier.0) / 1_000_000).unwrap_or(0)
     }
 
+    /// A time as a client writes it: RFC 3339, or without a zone, which means UTC.
+    pub fn parse(text: &str) -> Option<Self> {
+        let with_zone = DateTime::parse_from_rfc3339(text).map(|moment| moment.timestamp_micros());
+        let without = || {
+            chrono::NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f")
+                .map(|moment| moment.and_utc().timestamp_micros())
+        };
+        with_zone.or_else(|_| without()).ok().map(Self)
+    }
+
     fn utc(self) -> DateTime<Utc> {
         DateTime::from_timestamp_micros(self.0).unwrap_or_default()
     }

@@ -1,1 +1,47 @@
+//! Who owns volumes, what state they are in, and where their bytes are.
+//!
+//! The backup service asks here and nowhere else. Today the only catalogue is our own; one that
+//! stands for a real Cinder behind us will have the same calls, so none of them shares a
+//! transaction with the caller, and each can be repeated by the job that made it.
 
+mod standalone;
+mod transfer;
+
+pub use standalone::Catalog;
+pub use transfer::Transfer;
+
+use crate::db::DbError;
+use crate::model::error::Error;
+use crate::model::volume::VolumeStatus;
+use crate::volume::VolumeError;
+
+/// Why the catalogue did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    #[error("the volume does not exist")]
+    NoVolume,
+    #[error("the snapshot does not exist")]
+    NoSnapshot,
+    /// The volume is in a state that does not allow it.
+    #[error("the volume is {0}")]
+    VolumeState(VolumeStatus),
+    /// The snapshot is in a state that does not allow it.
+    #[error("the snapshot is {0}")]
+    SnapshotState(String),
+    #[error(transparent)]
+    Db(#[from] DbError),
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// A quota stands against it, or something else a client must be told.
+    #[error(transparent)]
+    Refused(Error),
+}
+
+/// Whether a restore has to be carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restore {
+    /// The target is held for this job.
+    Begun,
+    /// This job has finished with the target before; it must not be touched again.
+    Finished,
+}

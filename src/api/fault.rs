@@ -1,0 +1,222 @@
+//! Every failure -> status, headers, body: the one map (Cinder reference, 1.4).
+
+use crate::model::error::{Error, chain};
+use serde_json::{Value, json};
+
+const MALFORMED: &str = "The server could not comply with the request since it is either malformed or otherwise incorrect.";
+const NOT_FOUND: &str = "The resource could not be found.";
+const INTERNAL: &str =
+    "The server has either erred or is incapable of performing the requested operation.";
+
+/// A failed request, ready to be sent.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Fault {
+    pub(super) status: u16,
+    pub(super) body: Value,
+    pub(super) headers: Vec<(&'static str, String)>,
+    /// Whether Cinder itself answered, as against the middleware in front of it.
+    pub(super) is_enveloped: bool,
+}
+
+impl Fault {
+    fn enveloped(status: u16, key: &str, message: &str) -> Self {
+        Self {
+            status,
+            body: json!({ key: { "code": status, "message": message } }),
+            headers: Vec::new(),
+            is_enveloped: true,
+        }
+    }
+
+    pub(super) fn bad_request(message: impl AsRef<str>) -> Self {
+        Self::enveloped(400, "badRequest", message.as_ref())
+    }
+
+    pub(super) fn malformed() -> Self {
+        Self::bad_request(MALFORMED)
+    }
+
+    pub(super) fn not_acceptable(message: impl AsRef<str>) -> Self {
+        Self::enveloped(406, "computeFault", message.as_ref())
+    }
+
+    pub(super) fn unsupported_media_type() -> Self {
+        Self::enveloped(415, "badMediaType", "Unsupported Content-Type")
+    }
+
+    /// A method that does not exist at the request's microversion.
+    pub(super) fn not_at_this_version() -> Self {
+        Self::enveloped(404, "itemNotFound", NOT_FOUND)
+    }
+
+    pub(super) fn internal() -> Self {
+        Self::enveloped(500, "computeFault", INTERNAL)
+    }
+
+    /// A path or method that leads nowhere: answered before Cinder's envelope.
+    pub(super) fn unrouted() -> Self {
+        Self {
+            status: 404,
+            body: json!({
+                "message": "The resource could not be found.<br /><br />\n\n\n",
+                "code": "404 Not Found",
+                "title": "Not Found",
+            }),
+            headers: Vec::new(),
+            is_enveloped: false,
+        }
+    }
+
+    /// A body over the limit: answered before Cinder's envelope.
+    pub(super) fn too_large() -> Self {
+        Self {
+            status: 413,
+            body: json!({
+                "message": "Request is too large.<br /><br />\n\n\n",
+                "code": "413 Request Entity Too Large",
+                "title": "Request Entity Too Large",
+            }),
+            headers: Vec::new(),
+            is_enveloped: false,
+        }
+    }
+
+    /// Missing, unknown or expired token: the shape of Keystone's middleware.
+    pub(super) fn unauthorized(identity_url: Option<&str>) -> Self {
+        Self {
+            status: 401,
+            body: identity_body(401, "Unauthorized", &Error::Unauthenticated.to_string()),
+            headers: identity_url
+                .map(|url| ("WWW-Authenticate", format!("Keystone uri=\"{url}\"")))
+                .into_iter()
+                .collect(),
+            is_enveloped: false,
+        }
+    }
+
+    /// The fault of a block storage request.
+    pub(super) fn of(error: &Error) -> Self {
+        match error {
+            Error::Invalid(message) => Self::bad_request(message),
+            Error::NotFound(message) => Self::enveloped(404, "itemNotFound", message),
+            Error::Forbidden(_) => Self::enveloped(403, "forbidden", &error.to_string()),
+            Error::Unauthenticated => Self::unauthorized(None),
+            Error::OverQuota { class, message } => {
+                let message = match class {
+                    Some(class) => format!("{class}: {message}"),
+                    None => message.clone(),
+                };
+                let mut fault = Self::enveloped(413, "overLimit", &message);
+                fault.body["overLimit"]["retryAfter"] = json!("0");
+                fault.headers.push(("Retry-After", "0".to_owned()));
+                fault
+            }
+            Error::Conflict(message) => Self::enveloped(409, "conflictingRequest", message),
+            Error::Unavailable { message, .. } => {
+                Self::enveloped(503, "serviceUnavailable", message)
+            }
+            Error::Internal(_) => Self::internal(),
+        }
+    }
+
+    /// The fault of an identity request: Keystone's envelope.
+    pub(super) fn of_identity(error: &Error) -> Self {
+        let (status, title) = match error {
+            Error::Invalid(_) => (400, "Bad Request"),
+            Error::NotFound(_) => (404, "Not Found"),
+            Error::Forbidden(_) => (403, "Forbidden"),
+            Error::Unauthenticated => (401, "Unauthorized"),
+            Error::OverQuota { .. } => (413, "Request Entity Too Large"),
+            Error::Conflict(_) => (409, "Conflict"),
+            Error::Unavailable { .. } => (503, "Service Unavailable"),
+            Error::Internal(_) => (500, "Internal Server Error"),
+        };
+        Self {
+            status,
+            body: identity_body(status, title, &error.to_string()),
+            headers: Vec::new(),
+            is_enveloped: false,
+        }
+    }
+}
+
+fn identity_body(status: u16, title: &str, message: &str) -> Value {
+    json!({ "error": { "code": status, "title": title, "message": message } })
+}
+
+/// Logs a failed request, once.
+pub(super) fn log(error: &Error, request_id: &str, method: &str, path: &str) {
+    match error {
+        Error::Internal(_) | Error::Unavailable { .. } => {
+            tracing::error!(request.id = request_id, method, path, error = %chain(error), "request failed");
+        }
+        _ => {
+            tracing::info!(request.id = request_id, method, path, error = %error, "request refused");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_error_has_its_fault_and_hides_its_cause() {
+        let rows = [
+            (
+                Error::Invalid("m".into()),
+                400,
+                r#"{"badRequest":{"code":400,"message":"m"}}"#,
+            ),
+            (
+                Error::NotFound("m".into()),
+                404,
+                r#"{"itemNotFound":{"code":404,"message":"m"}}"#,
+            ),
+            (
+                Error::Forbidden("r"),
+                403,
+                r#"{"forbidden":{"code":403,"message":"Policy doesn't allow r to be performed."}}"#,
+            ),
+            (
+                Error::OverQuota {
+                    class: Some("C"),
+                    message: "m".into(),
+                },
+                413,
+                r#"{"overLimit":{"code":413,"message":"C: m","retryAfter":"0"}}"#,
+            ),
+            (
+                Error::Conflict("m".into()),
+                409,
+                r#"{"conflictingRequest":{"code":409,"message":"m"}}"#,
+            ),
+            (
+                Error::Unavailable {
+                    message: "m".into(),
+                    source: Some("secret".into()),
+                },
+                503,
+                r#"{"serviceUnavailable":{"code":503,"message":"m"}}"#,
+            ),
+            (
+                Error::internal("secret"),
+                500,
+                r#"{"computeFault":{"code":500,"message":"The server has either erred or is incapable of performing the requested operation."}}"#,
+            ),
+        ];
+        for (error, status, body) in rows {
+            let fault = Fault::of(&error);
+            assert_eq!(
+                (fault.status, fault.body.to_string()),
+                (status, body.to_owned())
+            );
+            assert!(
+                !Fault::of_identity(&error)
+                    .body
+                    .to_string()
+                    .contains("secret")
+            );
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! HTTP in, HTTP out, and nothing else.
+//!
+//! One table of routes ([`routes`]), one line from request to answer ([`server`]), one map from
+//! failures to faults ([`fault`]). Handlers parse, call a service and show the result; they are
+//! ordinary blocking functions, run on a blocking thread.
+
+mod attachments;
+mod backups;
+mod body;
+mod call;
+mod fault;
+mod identity;
+mod list;
+mod microversion;
+mod overview;
+mod python;
+pub mod routes;
+pub mod server;
+mod snapshots;
+mod versions;
+mod views;
+mod volume_actions;
+mod volumes;
+
+pub use server::{Api, listen};

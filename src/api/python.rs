@@ -1,0 +1,73 @@
+//! Values as Python prints them, because Cinder's error texts do (Cinder reference, 1.2).
+
+use serde_json::Value;
+
+/// `repr(value)`.
+pub(super) fn repr(value: &Value) -> String {
+    match value {
+        Value::Null => "None".to_owned(),
+        Value::Bool(true) => "True".to_owned(),
+        Value::Bool(false) => "False".to_owned(),
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => repr_text(text),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(repr).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Value::Object(map) => {
+            let entries: Vec<String> = map
+                .iter()
+                .map(|(key, value)| format!("{}: {}", repr_text(key), repr(value)))
+                .collect();
+            format!("{{{}}}", entries.join(", "))
+        }
+    }
+}
+
+/// `str(value)`: a text stands without quotes.
+pub(super) fn str(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => repr(other),
+    }
+}
+
+fn repr_text(text: &str) -> String {
+    let quote = match text.contains('\'') && !text.contains('"') {
+        true => '"',
+        false => '\'',
+    };
+    let mut repr = String::from(quote);
+    for character in text.chars() {
+        match character {
+            '\n' => repr.push_str("\\n"),
+            '\r' => repr.push_str("\\r"),
+            '\t' => repr.push_str("\\t"),
+            '\\' => repr.push_str("\\\\"),
+            c if c == quote => {
+                repr.push('\\');
+                repr.push(c);
+            }
+            c if c.is_control() => repr.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c => repr.push(c),
+        }
+    }
+    repr.push(quote);
+    repr
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn values_print_as_in_python() {
+        let value = json!({"volume_id": "a'b", "foo": [1, true, null], "x": "tab\t\"'"});
+        assert_eq!(
+            repr(&value),
+            r#"{'volume_id': "a'b", 'foo': [1, True, None], 'x': 'tab\t"\''}"#
+        );
+        assert_eq!(str(&json!("plain")), "plain");
+    }
+}

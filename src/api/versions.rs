@@ -1,0 +1,77 @@
+//! Version documents of block storage and identity, and the health check.
+
+use crate::api::call::{Call, Reply};
+use crate::api::microversion::{BASE, LATEST};
+use crate::model::error::Error;
+use serde_json::{Value, json};
+
+type Result = std::result::Result<Reply, Error>;
+
+fn block_storage(call: &Call<'_>) -> Value {
+    json!({ "versions": [{
+        "id": "v3.0",
+        "status": "CURRENT",
+        "version": LATEST.to_string(),
+        "min_version": BASE.to_string(),
+        "updated": "2023-08-31T00:00:00Z",
+        "links": [
+            { "rel": "describedby", "type": "text/html", "href": "https://docs.openstack.org/" },
+            { "rel": "self", "href": format!("{}/v3/", call.base) },
+        ],
+        "media-types": [{
+            "base": "application/json",
+            "type": "application/vnd.openstack.volume+json;version=3",
+        }],
+    }] })
+}
+
+/// `GET /`: all versions, in the form of a choice.
+pub(super) fn root(call: &Call<'_>) -> Result {
+    Ok(Reply::json(300, block_storage(call)))
+}
+
+/// `GET /v3/`
+pub(super) fn v3(call: &Call<'_>) -> Result {
+    Ok(Reply::json(200, block_storage(call)))
+}
+
+/// `GET /v3`
+pub(super) fn to_v3(call: &Call<'_>) -> Result {
+    Ok(Reply::empty(302).with_header("Location", format!("{}/v3/", call.base)))
+}
+
+fn identity_v3(call: &Call<'_>) -> Value {
+    json!({
+        "id": "v3.14",
+        "status": "stable",
+        "updated": "2020-04-07T00:00:00Z",
+        "links": [{ "rel": "self", "href": format!("{}/identity/v3/", call.base) }],
+        "media-types": [{
+            "base": "application/json",
+            "type": "application/vnd.openstack.identity-v3+json",
+        }],
+    })
+}
+
+/// `GET /identity`
+pub(super) fn identity(call: &Call<'_>) -> Result {
+    Ok(Reply::json(
+        300,
+        json!({ "versions": { "values": [identity_v3(call)] } }),
+    ))
+}
+
+/// `GET /identity/v3`
+pub(super) fn identity_version(call: &Call<'_>) -> Result {
+    Ok(Reply::json(200, json!({ "version": identity_v3(call) })))
+}
+
+/// `GET /healthcheck`
+pub(super) fn healthcheck(call: &Call<'_>) -> Result {
+    // A service that cannot read its database serves nobody.
+    call.api.identity.projects()?;
+    Ok(Reply::json(
+        200,
+        json!({ "detailed": false, "reasons": ["OK"] }),
+    ))
+}

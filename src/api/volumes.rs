@@ -1,0 +1,246 @@
+//! `/volumes` and `/volumes/{id}/metadata`
+
+use crate::api::body::flag_word;
+use crate::api::call::{Call, Reply};
+use crate::api::list::ListQuery;
+use crate::api::microversion::STRICT_VOLUMES;
+use crate::api::views::{volume, volume_detail, volume_summary};
+use crate::db::volumes::Changes;
+use crate::identity::policy::Rule;
+use crate::model::error::Error;
+use crate::model::id::{SnapshotId, VolumeId};
+use crate::service::volumes::{CreateVolume, VolumeDetail};
+use serde_json::{Value, json};
+
+type Result = std::result::Result<Reply, Error>;
+
+const FILTERS: [&str; 2] = ["name", "status"];
+
+/// Keys of a volume's creation that name something a standalone catalogue does not have.
+const UNSUPPORTED: [&str; 5] = [
+    "imageRef",
+    "image_id",
+    "consistencygroup_id",
+    "group_id",
+    "backup_id",
+];
+
+pub(super) fn id(call: &Call<'_>) -> VolumeId {
+    VolumeId::new(call.parameter("id"))
+}
+
+pub(super) fn create(call: &Call<'_>) -> Result {
+    let fields = call.body()?.object_among("volume")?;
+    if call.version >= STRICT_VOLUMES {
+        let known = [
+            "size",
+            "name",
+            "display_name",
+            "description",
+            "display_description",
+            "volume_type",
+            "metadata",
+            "snapshot_id",
+            "source_volid",
+            "availability_zone",
+            "multiattach",
+        ];
+        fields.only(&[&known[..], &UNSUPPORTED[..]].concat())?;
+    }
+    for key in UNSUPPORTED {
+        if fields.value(key).is_some_and(|value| !value.is_null()) {
+            return Err(Error::invalid(
+                "input received",
+                format!("{key} is not supported by this service."),
+            ));
+        }
+    }
+    if fields.flag("multiattach")? {
+        let message = "multiattach parameter has been removed. The default behavior is to use multiattach enabled volume types.";
+        return Err(Error::Invalid(message.to_owned()));
+    }
+    let either = |one, other| match one {
+        Some(value) => Some(value),
+        None => other,
+    };
+    let wanted = CreateVolume {
+        size_gib: fields.size("size")?,
+        name: either(fields.text("name")?, fields.text("display_name")?).flatten(),
+        description: either(
+            fields.description("description")?,
+            fields.description("display_description")?,
+        )
+        .flatten(),
+        volume_type: fields.text("volume_type")?.flatten(),
+        availability_zone: fields.text("availability_zone")?.flatten(),
+        metadata: fields.metadata("metadata", true)?.unwrap_or_default(),
+        snapshot_id: fields.uuid("snapshot_id")?.map(SnapshotId::new),
+        source_volume_id: fields.uuid("source_volid")?.map(VolumeId::new),
+    };
+    let detail = call.api.services.create_volume(call.ctx()?, wanted)?;
+    Ok(Reply::json(202, json!({ "volume": volume(call, &detail) })))
+}
+
+pub(super) fn list(call: &Call<'_>) -> Result {
+    list_as(call, volume_summary)
+}
+
+pub(super) fn list_detail(call: &Call<'_>) -> Result {
+    list_as(call, volume_detail)
+}
+
+fn list_as(call: &Call<'_>, view: impl Fn(&Call<'_>, &VolumeDetail) -> Value) -> Result {
+    let query = ListQuery::from_call(call, &FILTERS)?;
+    let services = &call.api.services;
+    let found = services.list_volumes(call.ctx()?, &query.filter, &query.page, query.with_count)?;
+    let last = found
+        .volumes
+        .last()
+        .map(|detail| detail.volume.id.to_string());
+    let items = found
+        .volumes
+        .iter()
+        .map(|detail| view(call, detail))
+        .collect();
+    Ok(Reply::json(
+        200,
+        query.answer(call, "volumes", items, last, found.count),
+    ))
+}
+
+pub(super) fn show(call: &Call<'_>) -> Result {
+    let detail = call.api.services.show_volume(call.ctx()?, &id(call))?;
+    Ok(Reply::json(
+        200,
+        json!({ "volume": volume_detail(call, &detail) }),
+    ))
+}
+
+pub(super) fn update(call: &Call<'_>) -> Result {
+    let fields = call.body()?.object("volume")?;
+    fields.only(&[
+        "name",
+        "display_name",
+        "description",
+        "display_description",
+        "metadata",
+    ])?;
+    if call.version >= STRICT_VOLUMES && fields.is_empty() {
+        return Err(Error::Invalid(
+            "Invalid input for field/attribute volume. Value: {}. {} does not have enough properties"
+                .to_owned(),
+        ));
+    }
+    let changes = Changes {
+        name: match fields.text("name")? {
+            None => fields.text("display_name")?,
+            name => name,
+        },
+        description: match fields.description("description")? {
+            None => fields.description("display_description")?,
+            text => text,
+        },
+        metadata: fields.metadata("metadata", true)?,
+        ..Changes::default()
+    };
+    let services = &call.api.services;
+    let detail = services.update_volume(call.ctx()?, &id(call), Rule::VolumeUpdate, &changes)?;
+    Ok(Reply::json(200, json!({ "volume": volume(call, &detail) })))
+}
+
+pub(super) fn delete(call: &Call<'_>) -> Result {
+    let flag = |name: &str| match call.query(name) {
+        None => Ok(false),
+        Some(word) => flag_word(word).ok_or_else(|| {
+            Error::Invalid(format!("Value '{word}' for '{name}' is not a boolean."))
+        }),
+    };
+    let cascade = flag("cascade")?;
+    if flag("force")? && !call.ctx()?.is_admin() {
+        return Err(Error::Forbidden("volume:force_delete"));
+    }
+    call.api
+        .services
+        .delete_volume(call.ctx()?, &id(call), cascade)?;
+    Ok(Reply::empty(202))
+}
+
+pub(super) fn show_metadata(call: &Call<'_>) -> Result {
+    let detail = call.api.services.show_volume(call.ctx()?, &id(call))?;
+    Ok(Reply::json(
+        200,
+        json!({ "metadata": *detail.volume.metadata }),
+    ))
+}
+
+pub(super) fn merge_metadata(call: &Call<'_>) -> Result {
+    change_metadata(call, false)
+}
+
+pub(super) fn replace_metadata(call: &Call<'_>) -> Result {
+    change_metadata(call, true)
+}
+
+fn change_metadata(call: &Call<'_>, is_replacement: bool) -> Result {
+    let body = call.body.clone().unwrap_or_default();
+    let fields = crate::api::body::Fields::of("metadata", &body)?;
+    fields.only(&["metadata"])?;
+    fields.require("metadata")?;
+    let wanted = fields.metadata("metadata", false)?.unwrap_or_default();
+    let services = &call.api.services;
+    let metadata = services.change_volume_metadata(call.ctx()?, &id(call), |metadata| {
+        if is_replacement {
+            metadata.clear();
+        }
+        metadata.extend(wanted);
+        Ok(())
+    })?;
+    Ok(Reply::json(200, json!({ "metadata": metadata })))
+}
+
+fn no_key(call: &Call<'_>) -> Error {
+    Error::NotFound(format!(
+        "Volume {} has no metadata with key {}.",
+        id(call),
+        call.parameter("key")
+    ))
+}
+
+pub(super) fn show_metadata_key(call: &Call<'_>) -> Result {
+    let detail = call.api.services.show_volume(call.ctx()?, &id(call))?;
+    let key = call.parameter("key");
+    let value = detail
+        .volume
+        .metadata
+        .get(key)
+        .ok_or_else(|| no_key(call))?;
+    Ok(Reply::json(200, json!({ "meta": { key: value } })))
+}
+
+pub(super) fn set_metadata_key(call: &Call<'_>) -> Result {
+    let key = call.parameter("key");
+    let body =
+        json!({ "meta": call.body()?.object("meta").map(|fields| fields.value(key).cloned())? });
+    let Some(value) = body["meta"].as_str() else {
+        return Err(Error::Invalid("Request body and URI mismatch".to_owned()));
+    };
+    let entry = json!({ "metadata": { key: value } });
+    let wanted = crate::api::body::Fields::of("meta", &entry)?.metadata("metadata", false)?;
+    call.api
+        .services
+        .change_volume_metadata(call.ctx()?, &id(call), |metadata| {
+            metadata.extend(wanted.unwrap_or_default());
+            Ok(())
+        })?;
+    Ok(Reply::json(200, json!({ "meta": { key: value } })))
+}
+
+pub(super) fn delete_metadata_key(call: &Call<'_>) -> Result {
+    let key = call.parameter("key");
+    call.api
+        .services
+        .change_volume_metadata(call.ctx()?, &id(call), |metadata| {
+            metadata.remove(key).map(|_| ()).ok_or_else(|| no_key(call))
+        })?;
+    Ok(Reply::empty(200))
+}

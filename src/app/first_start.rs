@@ -1,0 +1,118 @@
+//! What the first start makes for its users: their passwords, and the file for clients.
+//!
+//! The passwords stand in a private file of their own, so that every start can write `clouds.yaml`
+//! anew with the address it has now; the database keeps only their hashes.
+
+use crate::app::StartError;
+use crate::config::{ConfiguredUser, Secret};
+use crate::identity::embedded::random_text;
+use crate::model::identity::Role;
+use serde::Deserialize;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Name, project and role of the users that exist when none is configured.
+const DEFAULT_USERS: [(&str, &str, Role); 2] = [
+    ("demo", "demo", Role::Member),
+    ("admin", "admin", Role::Admin),
+];
+
+#[derive(Deserialize)]
+struct UsersFile {
+    users: Vec<ConfiguredUser>,
+}
+
+/// The default users, with the passwords the first start gave them.
+pub(super) fn default_users(data_dir: &Path) -> Result<Vec<ConfiguredUser>, StartError> {
+    let path = data_dir.join("keys").join("users.toml");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => match toml::from_str::<UsersFile>(&text) {
+            Ok(file) => Ok(file.users),
+            Err(error) => Err(StartError::Users {
+                path,
+                message: error.message().to_owned(),
+            }),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => make_users(&path),
+        Err(source) => Err(StartError::File { path, source }),
+    }
+}
+
+fn make_users(path: &Path) -> Result<Vec<ConfiguredUser>, StartError> {
+    let users: Vec<ConfiguredUser> = DEFAULT_USERS
+        .iter()
+        .map(|(name, project, role)| ConfiguredUser {
+            name: (*name).to_owned(),
+            password: Secret::from(random_text(18).as_str()),
+            project: (*project).to_owned(),
+            role: *role,
+        })
+        .collect();
+    let mut text = String::from("# Made by the first start. Change a password here and restart.\n");
+    for user in &users {
+        text.push_str(&format!(
+            "\n[[users]]\nname = \"{}\"\npassword = \"{}\"\nproject = \"{}\"\nrole = \"{}\"\n",
+            user.name,
+            user.password.expose(),
+            user.project,
+            user.role
+        ));
+    }
+    write_private(path, &text)?;
+    Ok(users)
+}
+
+/// Writes the file for clients: an ordinary member and the administrator.
+pub(super) fn write_clouds_yaml(
+    data_dir: &Path,
+    url: &str,
+    region: &str,
+    users: &[ConfiguredUser],
+) -> Result<PathBuf, StartError> {
+    let path = data_dir.join("clouds.yaml");
+    let mut text = String::from("# Written anew at every start of embervault.\nclouds:\n");
+    for user in users {
+        let cloud = match user.role {
+            Role::Admin => "embervault-admin",
+            Role::Member | Role::Reader => "embervault",
+        };
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        text.push_str(&format!(
+            "  {cloud}:\n    auth:\n      auth_url: {}\n      username: {}\n      password: {}\n      \
+             project_name: {}\n      user_domain_id: default\n      project_domain_id: default\n    \
+             region_name: {}\n    identity_api_version: 3\n",
+            quoted(&format!("{url}/identity/v3")),
+            quoted(&user.name),
+            quoted(user.password.expose()),
+            quoted(&user.project),
+            quoted(region),
+        ));
+    }
+    write_private(&path, &text)?;
+    Ok(path)
+}
+
+/// Replaces a file by one with mode 0600, whole or not at all.
+fn write_private(path: &Path, text: &str) -> Result<(), StartError> {
+    let partial = path.with_extension("partial");
+    let write = || {
+        if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
+            std::fs::create_dir_all(folder)?;
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
+        }
+        std::fs::remove_file(&partial).ok();
+        let mut file = std::fs::OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(&partial)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&partial, path)
+    };
+    write().map_err(|source| StartError::File {
+        path: path.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,309 @@
+//! `embervault demo`: the whole way on real data, through the HTTP API, every byte compared.
+
+use crate::app::{self, Running, logging};
+use crate::cli::client::Client;
+use crate::cli::table::{self, mebibytes};
+use crate::cli::{compare, image, serve};
+use crate::config::{Config, DataDir, Log};
+use crate::db::{self, Db, DbError};
+use crate::model::backup::Backup;
+use crate::model::id::BackupId;
+use crate::model::volume::GIB;
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use std::fs::{File, OpenOptions};
+use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const COPY_BYTES: usize = 1 << 20;
+
+/// One step of the table.
+struct Row {
+    what: &'static str,
+    time: Duration,
+    /// Bytes of the volume.
+    volume_bytes: u64,
+    /// What the engine counted, for backups.
+    backup: Option<Backup>,
+}
+
+struct Demo<'a> {
+    client: Client,
+    db: &'a Db,
+    size_gib: u64,
+    rows: Vec<Row>,
+}
+
+/// Runs the demonstration.
+pub(super) fn run(size_gib: u32, input: Option<&Path>) -> anyhow::Result<()> {
+    let log = Log {
+        filter: "error".to_owned(),
+        ..Log::default()
+    };
+    logging::start(&log).map_err(anyhow::Error::msg)?;
+    let size_gib = match input {
+        None => u64::from(size_gib),
+        Some(path) => {
+            let length = std::fs::metadata(path)
+                .with_context(|| path.display().to_string())?
+                .len();
+            length.div_ceil(GIB).max(1)
+        }
+    };
+    let dir = tempfile::Builder::new()
+        .prefix("embervault-demo-")
+        .tempdir()?;
+    let mut config = Config::load(None, std::env::vars())?;
+    config.data_dir = DataDir(dir.path().to_owned());
+    config.api.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let runtime = serve::runtime()?;
+    let running = runtime.block_on(app::start(config))?;
+    println!(
+        "Embervault runs on http://{} in {}",
+        running.address,
+        dir.path().display()
+    );
+    let result = demonstrate(&running, size_gib, input);
+    runtime.block_on(running.stop());
+    result
+}
+
+fn demonstrate(running: &Running, size_gib: u64, input: Option<&Path>) -> anyhow::Result<()> {
+    let user = running.users.first().context("there is no user")?;
+    let base = format!("http://{}", running.address);
+    let mut demo = Demo {
+        client: Client::log_in(&base, &user.name, user.password.expose(), &user.project)?,
+        db: &running.db,
+        size_gib,
+        rows: Vec::new(),
+    };
+    let source = demo.create_volume("source")?;
+    demo.with_volume(&source, |path| fill(path, size_gib * GIB, input))?;
+    let original = demo.reference(&source, "original")?;
+    let full = demo.back_up("full backup", &source, false)?;
+    demo.with_volume(&source, |path| {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        Ok(image::change(&file, size_gib * GIB)?)
+    })?;
+    let incremental = demo.back_up("incremental backup", &source, true)?;
+    demo.restore_and_compare("restore of the full", &full, &original)?;
+    demo.restore_and_compare("restore of the incremental", &incremental, &source)?;
+    demo.client.delete(&format!("/backups/{full}"))?;
+    demo.client.wait_gone(&format!("/backups/{full}"))?;
+    println!("The full backup is deleted.");
+    demo.restore_and_compare("the same without the full", &incremental, &source)?;
+    demo.print();
+    Ok(())
+}
+
+impl Demo<'_> {
+    fn create_volume(&self, name: &str) -> anyhow::Result<String> {
+        let body = json!({ "volume": { "name": name, "size": self.size_gib } });
+        self.volume_of(&body)
+    }
+
+    fn volume_of(&self, body: &serde_json::Value) -> anyhow::Result<String> {
+        let created = self.client.post("/volumes", body)?;
+        let id = created["volume"]["id"]
+            .as_str()
+            .context("the volume has no id")?
+            .to_owned();
+        self.client
+            .wait_available("volumes", "volume", &id, || {})?;
+        Ok(id)
+    }
+
+    /// A copy of a volume as it is now, to compare with later.
+    fn reference(&self, volume: &str, name: &str) -> anyhow::Result<String> {
+        self.volume_of(&json!({ "volume": { "name": name, "source_volid": volume } }))
+    }
+
+    /// Attaches a volume, hands out its path, and detaches it again.
+    fn with_volume<T>(
+        &self,
+        volume: &str,
+        work: impl FnOnce(&Path) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let body = json!({ "attachment": {
+            "volume_uuid": volume,
+            "connector": { "host": "demo", "ip": "127.0.0.1" },
+        } });
+        let attachment = self.client.post("/attachments", &body)?["attachment"].take();
+        let id = attachment["id"]
+            .as_str()
+            .context("the attachment has no id")?;
+        let path = attachment["connection_info"]["device_path"]
+            .as_str()
+            .context("the attachment has no device path")?;
+        self.client.post(
+            &format!("/attachments/{id}/action"),
+            &json!({ "os-complete": null }),
+        )?;
+        let result = work(&PathBuf::from(path));
+        self.client.delete(&format!("/attachments/{id}"))?;
+        self.client
+            .wait_available("volumes", "volume", volume, || {})?;
+        result
+    }
+
+    fn back_up(
+        &mut self,
+        what: &'static str,
+        volume: &str,
+        incremental: bool,
+    ) -> anyhow::Result<String> {
+        let body =
+            json!({ "backup": { "volume_id": volume, "name": what, "incremental": incremental } });
+        let started = Instant::now();
+        let created = self.client.post("/backups", &body)?;
+        let id = created["backup"]["id"]
+            .as_str()
+            .context("the backup has no id")?
+            .to_owned();
+        let spinner = spinner(what);
+        self.client
+            .wait_available("backups", "backup", &id, || spinner.tick())?;
+        let time = started.elapsed();
+        done(&spinner, what, time);
+        let backup = self
+            .db
+            .read(|c| db::backups::find(c, &BackupId::new(&id)).map_err(DbError::from))?;
+        self.rows.push(Row {
+            what,
+            time,
+            volume_bytes: self.size_gib * GIB,
+            backup,
+        });
+        Ok(id)
+    }
+
+    fn restore_and_compare(
+        &mut self,
+        what: &'static str,
+        backup: &str,
+        expected: &str,
+    ) -> anyhow::Result<()> {
+        let body = json!({ "restore": { "name": what } });
+        let started = Instant::now();
+        let restore = self
+            .client
+            .post(&format!("/backups/{backup}/restore"), &body)?;
+        let volume = restore["restore"]["volume_id"]
+            .as_str()
+            .context("the restore has no volume")?;
+        let spinner = spinner(what);
+        self.client
+            .wait_available("volumes", "volume", volume, || spinner.tick())?;
+        self.client
+            .wait_available("backups", "backup", backup, || spinner.tick())?;
+        let time = started.elapsed();
+        done(&spinner, what, time);
+        self.rows.push(Row {
+            what,
+            time,
+            volume_bytes: self.size_gib * GIB,
+            backup: None,
+        });
+        self.with_volume(expected, |expected| {
+            self.with_volume(volume, |restored| {
+                let bar = bar("compare every byte", self.size_gib * GIB);
+                compare::compare(expected, restored, |at| bar.set_position(at))
+                    .with_context(|| format!("{what}: WRONG"))?;
+                bar.finish_and_clear();
+                println!("  every byte is right");
+                Ok(())
+            })
+        })?;
+        self.client.delete(&format!("/volumes/{volume}"))?;
+        Ok(())
+    }
+
+    fn print(&self) {
+        let rows: Vec<Vec<String>> = self
+            .rows
+            .iter()
+            .map(|row| {
+                let count = |bytes: fn(&Backup) -> i64| {
+                    row.backup
+                        .as_ref()
+                        .map_or("-".to_owned(), |backup| mebibytes(bytes(backup)))
+                };
+                let seconds = row.time.as_secs_f64();
+                vec![
+                    row.what.to_owned(),
+                    count(|backup| backup.logical_bytes),
+                    count(|backup| backup.read_bytes),
+                    count(|backup| backup.stored_bytes),
+                    count(|backup| backup.deduplicated_bytes),
+                    format!("{seconds:.2} s"),
+                    format!("{:.0} MB/s", row.volume_bytes as f64 / 1e6 / seconds),
+                ]
+            })
+            .collect();
+        println!();
+        let header = [
+            "",
+            "logical",
+            "read",
+            "stored",
+            "deduplicated",
+            "time",
+            "volume/time",
+        ];
+        table::print(&header, &rows);
+    }
+}
+
+fn fill(path: &Path, length: u64, input: Option<&Path>) -> anyhow::Result<()> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let bar = bar("fill the volume", length);
+    match input {
+        None => image::fill(&file, length, |at| bar.set_position(at))?,
+        Some(input) => copy(input, &file, &bar)?,
+    }
+    file.sync_all()?;
+    bar.finish_and_clear();
+    println!("The volume is filled.");
+    Ok(())
+}
+
+/// Copies an image, leaving blocks of zeros out.
+fn copy(input: &Path, file: &File, bar: &ProgressBar) -> anyhow::Result<()> {
+    let source = File::open(input).with_context(|| input.display().to_string())?;
+    let length = source.metadata()?.len();
+    let mut piece = vec![0; COPY_BYTES];
+    let mut at = 0;
+    while at < length {
+        let count = (length - at).min(COPY_BYTES as u64) as usize;
+        source.read_exact_at(&mut piece[..count], at)?;
+        for (index, block) in piece[..count].chunks(4096).enumerate() {
+            if block.iter().any(|byte| *byte != 0) {
+                file.write_all_at(block, at + index as u64 * 4096)?;
+            }
+        }
+        at += count as u64;
+        bar.set_position(at);
+    }
+    Ok(())
+}
+
+fn spinner(what: &'static str) -> ProgressBar {
+    ProgressBar::new_spinner().with_message(what)
+}
+
+fn done(spinner: &ProgressBar, what: &str, time: Duration) {
+    spinner.finish_and_clear();
+    println!("{what}: {:.2} s", time.as_secs_f64());
+}
+
+/// A bar over bytes; silent where there is no terminal.
+pub(super) fn bar(what: &'static str, length: u64) -> ProgressBar {
+    let template = "{msg} [{bar:40}] {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    let style = ProgressStyle::with_template(template).expect("the template is valid");
+    ProgressBar::new(length)
+        .with_style(style)
+        .with_message(what)
+}

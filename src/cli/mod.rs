@@ -1,0 +1,150 @@
+//! The commands.
+
+mod client;
+mod compare;
+mod demo;
+mod image;
+mod serve;
+mod table;
+mod transfer;
+
+use crate::config::{Config, DataDir};
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Volume backups for OpenStack clouds: Cinder's backup API over a deduplicating, encrypting engine.
+#[derive(Debug, Parser)]
+#[command(name = "embervault", version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service: API and workers in one process.
+    ///
+    /// Without any configuration everything lives in ./embervault-data: database, keys, volumes and
+    /// backups. The first start makes it and writes clouds.yaml for the openstack client there.
+    Serve {
+        #[command(flatten)]
+        settings: SettingsArguments,
+        /// Address and port to listen on [default: 127.0.0.1:8776]
+        #[arg(long, value_name = "ADDR:PORT")]
+        listen: Option<SocketAddr>,
+    },
+    /// Show on real data that backups come back: full, incremental, restore, compare every byte.
+    ///
+    /// Starts the service on a free port in a temporary directory, works through its HTTP API, and
+    /// ends with a table. Exit status 0 if every byte was right.
+    Demo {
+        /// Size of the generated volume in GiB.
+        #[arg(long, value_name = "GiB", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+        size: u32,
+        /// A raw image to use as the volume's content instead of generated data.
+        #[arg(long, value_name = "FILE")]
+        input: Option<PathBuf>,
+    },
+    /// Move bytes in and out of standalone volumes.
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum VolumeCommand {
+    /// Write a raw image to a volume.
+    ///
+    /// The volume must be available; what the image does not reach becomes zeros.
+    Import {
+        #[command(flatten)]
+        transfer: TransferArguments,
+    },
+    /// Read a volume into a raw image.
+    Export {
+        #[command(flatten)]
+        transfer: TransferArguments,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the effective settings as TOML, secrets hidden.
+    Print {
+        #[command(flatten)]
+        settings: SettingsArguments,
+    },
+}
+
+#[derive(Debug, Args)]
+struct TransferArguments {
+    #[command(flatten)]
+    settings: SettingsArguments,
+    /// Id of the volume.
+    #[arg(long, value_name = "ID")]
+    volume: String,
+    /// The raw image; `-` for a pipe.
+    file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct SettingsArguments {
+    /// Configuration file (TOML). Variables EMBERVAULT_<SECTION>__<KEY> override it.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where database, keys, volumes and the default storage live [default: ./embervault-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl SettingsArguments {
+    fn load(&self) -> anyhow::Result<Config> {
+        let mut config = Config::load(self.config.as_deref(), std::env::vars())
+            .context("the configuration cannot be used")?;
+        if let Some(dir) = &self.data_dir {
+            config.data_dir = DataDir(dir.clone());
+        }
+        Ok(config)
+    }
+}
+
+/// Runs the program.
+pub fn run() -> ExitCode {
+    // Keys, database, volumes and objects are nobody else's business.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    match dispatch(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("embervault: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve { settings, listen } => {
+            let mut config = settings.load()?;
+            if let Some(address) = listen {
+                config.api.listen = address;
+            }
+            serve::run(config)
+        }
+        Command::Demo { size, input } => demo::run(size, input.as_deref()),
+        Command::Volume(VolumeCommand::Import { transfer }) => {
+            transfer::import(&transfer.settings.load()?, &transfer.volume, &transfer.file)
+        }
+        Command::Volume(VolumeCommand::Export { transfer }) => {
+            transfer::export(&transfer.settings.load()?, &transfer.volume, &transfer.file)
+        }
+        Command::Config(ConfigCommand::Print { settings }) => {
+            print!("{}", toml::to_string_pretty(&settings.load()?)?);
+            Ok(())
+        }
+    }
+}

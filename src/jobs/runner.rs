@@ -1,0 +1,202 @@
+//! Claim, run, settle; a sign of life meanwhile; a clean stop.
+
+use crate::clock::Clock;
+use crate::config;
+use crate::db::{self, Db, DbError};
+use crate::jobs::Wake;
+use crate::model::error::chain;
+use crate::model::job::{Job, JobState, Lane, Lease, Outcome};
+use crate::model::progress::Progress;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long after a panic or a failed settlement a job waits.
+const MISHAP_DELAY: Duration = Duration::from_secs(5);
+
+/// A job that is this worker's for now.
+pub struct Claimed {
+    pub job: Job,
+    pub lease: Lease,
+    pub progress: Arc<Progress>,
+}
+
+/// Runs the jobs of one lane with one function, on blocking threads.
+pub struct Runner<F> {
+    pub db: Db,
+    pub clock: Clock,
+    pub settings: config::Jobs,
+    pub lane: Lane,
+    /// Name of this process, for the operator.
+    pub worker: String,
+    pub wake: Arc<Wake>,
+    pub run: Arc<F>,
+}
+
+impl<F> Runner<F>
+where
+    F: Fn(Claimed) -> Outcome + Send + Sync + 'static,
+{
+    /// Works until asked to stop, then until every job it holds has been given back.
+    pub async fn work(self, stop: CancellationToken) {
+        let places = match self.lane {
+            Lane::Backup => self.settings.backups,
+            Lane::Quick => self.settings.quick,
+        };
+        let places = Arc::new(Semaphore::new(places));
+        let tracker = TaskTracker::new();
+        let runner = Arc::new(self);
+        loop {
+            let place = tokio::select! {
+                () = stop.cancelled() => break,
+                place = places.clone().acquire_owned() => place.expect("the semaphore is never closed"),
+            };
+            match runner.claim().await {
+                Ok(Some(job)) => {
+                    let (runner, stop) = (runner.clone(), stop.clone());
+                    tracker.spawn(async move {
+                        runner.run_one(job, stop).await;
+                        drop(place);
+                    });
+                }
+                Ok(None) => runner.wait(&stop).await,
+                Err(error) => {
+                    tracing::error!(error = %chain(&error), "no job could be claimed");
+                    runner.wait(&stop).await;
+                }
+            }
+        }
+        tracker.close();
+        tracker.wait().await;
+    }
+
+    async fn wait(&self, stop: &CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.wake.notify(self.lane).notified() => {}
+            () = tokio::time::sleep(self.settings.poll) => {}
+        }
+    }
+
+    async fn claim(&self) -> Result<Option<Job>, DbError> {
+        let (lane, worker) = (self.lane, self.worker.clone());
+        let now = self.clock.now();
+        let until = now.after(self.settings.lease);
+        self.write(move |c| db::jobs::claim(c, lane, &worker, now, until))
+            .await
+    }
+
+    async fn run_one(&self, job: Job, stop: CancellationToken) {
+        let lease = Lease {
+            job_id: job.id.clone(),
+            attempt: job.attempt,
+        };
+        let progress = Arc::new(Progress::default());
+        let (kind, subject) = (job.kind.clone(), job.subject.clone());
+        tracing::info!(job.id = %job.id, job.attempt, kind, subject, "job started");
+        let started = Instant::now();
+        let claimed = Claimed {
+            job,
+            lease: lease.clone(),
+            progress: progress.clone(),
+        };
+        let run = self.run.clone();
+        let mut running = tokio::task::spawn_blocking(move || run(claimed));
+        let mut renewals = tokio::time::interval(self.settings.lease / 3);
+        renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        renewals.reset();
+        let mut deadline = Instant::now() + self.settings.lease;
+        let outcome = loop {
+            tokio::select! {
+                result = &mut running => {
+                    break result.unwrap_or_else(|_| Outcome::Retry {
+                        after: MISHAP_DELAY,
+                        reason: "the worker panicked".to_owned(),
+                    });
+                }
+                () = stop.cancelled(), if !progress.is_stopped() => progress.stop(),
+                _ = renewals.tick() => match self.renew(&lease, &progress).await {
+                    Ok(true) => deadline = Instant::now() + self.settings.lease,
+                    Ok(false) => {
+                        tracing::warn!(job.id = %lease.job_id, "the lease was lost");
+                        progress.stop();
+                    }
+                    Err(error) => {
+                        tracing::warn!(job.id = %lease.job_id, error = %chain(&error), "the lease was not renewed");
+                        if Instant::now() >= deadline {
+                            progress.stop();
+                        }
+                    }
+                },
+            }
+        };
+        let duration_ms = started.elapsed().as_millis() as u64;
+        log_outcome(&lease, &kind, &subject, duration_ms, &outcome);
+        if let Err(error) = self.settle(&lease, outcome).await {
+            // The lease runs out by itself; then the job is claimed again.
+            tracing::error!(job.id = %lease.job_id, error = %chain(&error), "job could not be settled");
+        }
+    }
+
+    async fn renew(&self, lease: &Lease, progress: &Progress) -> Result<bool, DbError> {
+        let lease = lease.clone();
+        let now = self.clock.now();
+        let until = now.after(self.settings.lease);
+        let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let done = (
+            signed(Progress::value(&progress.done)),
+            signed(Progress::value(&progress.total)),
+        );
+        self.write(move |c| db::jobs::renew(c, &lease, until, done, now))
+            .await
+    }
+
+    async fn settle(&self, lease: &Lease, outcome: Outcome) -> Result<bool, DbError> {
+        let lease = lease.clone();
+        let now = self.clock.now();
+        self.write(move |c| match outcome {
+            Outcome::Settled => Ok(true),
+            Outcome::Done => db::jobs::settle(c, &lease, JobState::Completed, None, now),
+            Outcome::Failed { reason } => {
+                db::jobs::settle(c, &lease, JobState::Discarded, Some(&reason), now)
+            }
+            Outcome::Released => db::jobs::put_back(c, &lease, now, None, now),
+            Outcome::Retry { after, reason } => {
+                db::jobs::put_back(c, &lease, now.after(after), Some(&reason), now)
+            }
+        })
+        .await
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        queries: impl FnOnce(&mut db::DbConnection) -> crate::db::QueryResult<T> + Send + 'static,
+    ) -> Result<T, DbError> {
+        let db = self.db.clone();
+        tokio::task::spawn_blocking(move || db.write(|c| queries(c).map_err(DbError::from)))
+            .await
+            .expect("queries do not panic")
+    }
+}
+
+fn log_outcome(lease: &Lease, kind: &str, subject: &str, duration_ms: u64, outcome: &Outcome) {
+    let id = &lease.job_id;
+    match outcome {
+        Outcome::Settled | Outcome::Done => {
+            tracing::info!(job.id = %id, kind, subject, duration_ms, "job done");
+        }
+        Outcome::Released => {
+            tracing::info!(job.id = %id, kind, subject, duration_ms, "job given back, to be resumed");
+        }
+        Outcome::Retry { after, reason } => {
+            let after_ms = after.as_millis() as u64;
+            tracing::warn!(job.id = %id, kind, subject, duration_ms, after_ms, reason, "job put off");
+        }
+        Outcome::Failed { reason } => {
+            tracing::error!(job.id = %id, kind, subject, duration_ms, reason, "job failed");
+        }
+    }
+}

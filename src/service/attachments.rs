@@ -1,0 +1,239 @@
+//! Attachments: how somebody on this machine gets at a volume's bytes (Cinder reference, 8.6).
+
+use crate::db::{self, DbError};
+use crate::identity::RequestContext;
+use crate::identity::policy::Rule;
+use crate::model::column::Json;
+use crate::model::error::Error;
+use crate::model::id::{AttachmentId, VolumeId};
+use crate::model::volume::{AttachMode, AttachStatus, Attachment, VolumeStatus};
+use crate::service::Services;
+use serde_json::Value;
+use std::path::PathBuf;
+
+/// What a client wants to attach.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CreateAttachment {
+    pub volume_id: VolumeId,
+    pub instance_id: Option<String>,
+    /// What the attaching side says of itself; without it the volume is only reserved.
+    pub connector: Option<Value>,
+    pub mode: AttachMode,
+}
+
+/// An attachment, and where the bytes are once there is a connector.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttachmentDetail {
+    pub attachment: Attachment,
+    pub device_path: Option<PathBuf>,
+}
+
+impl Services {
+    fn with_device(&self, attachment: Attachment) -> AttachmentDetail {
+        let device_path = attachment
+            .connector
+            .is_some()
+            .then(|| self.catalog.volume_path(&attachment.volume_id));
+        AttachmentDetail {
+            attachment,
+            device_path,
+        }
+    }
+
+    fn visible_attachment(
+        &self,
+        ctx: &RequestContext,
+        id: &AttachmentId,
+    ) -> Result<Attachment, Error> {
+        self.db
+            .read(|c| db::volumes::find_attachment(c, id).map_err(DbError::from))?
+            .filter(|attachment| ctx.sees(&attachment.project_id))
+            .ok_or_else(|| {
+                Error::NotFound(format!(
+                    "Volume attachment could not be found with filter: attachment_id = {id}."
+                ))
+            })
+    }
+
+    /// Reserves a volume, and with a connector opens it.
+    pub fn create_attachment(
+        &self,
+        ctx: &RequestContext,
+        wanted: CreateAttachment,
+    ) -> Result<AttachmentDetail, Error> {
+        let volume = self.visible_volume(ctx, &wanted.volume_id)?;
+        ctx.authorize(Rule::AttachmentCreate, &volume.project_id)?;
+        let now = self.clock.now();
+        let is_open = wanted.connector.is_some();
+        let host = wanted
+            .connector
+            .as_ref()
+            .and_then(|connector| connector.get("host")?.as_str().map(str::to_owned));
+        let row = Attachment {
+            id: AttachmentId::random(),
+            volume_id: volume.id.clone(),
+            project_id: volume.project_id.clone(),
+            instance_id: wanted.instance_id,
+            host,
+            mountpoint: None,
+            mode: wanted.mode,
+            status: match is_open {
+                true => AttachStatus::Attaching,
+                false => AttachStatus::Reserved,
+            },
+            connector: wanted.connector.map(Json::new),
+            attached_at: None,
+            created_at: now,
+        };
+        let to = match is_open {
+            true => VolumeStatus::Attaching,
+            false => VolumeStatus::Reserved,
+        };
+        self.db.write(|c| {
+            let from = [VolumeStatus::Available];
+            if !db::volumes::transition(c, &volume.id, &from, to, None, now)? {
+                let message = format!(
+                    "Volume {} status must be available or downloading to reserve, but the current status is {}.",
+                    volume.id, volume.status
+                );
+                return Err(Error::invalid("volume", message));
+            }
+            Ok(db::volumes::insert_attachment(c, &row)?)
+        })?;
+        Ok(self.with_device(row))
+    }
+
+    /// Opens a reserved volume for a connector.
+    pub fn connect_attachment(
+        &self,
+        ctx: &RequestContext,
+        id: &AttachmentId,
+        connector: Value,
+    ) -> Result<AttachmentDetail, Error> {
+        let attachment = self.visible_attachment(ctx, id)?;
+        ctx.authorize(Rule::AttachmentUpdate, &attachment.project_id)?;
+        let now = self.clock.now();
+        let connector = Json::new(connector);
+        self.db.write(|c| {
+            let from = [
+                VolumeStatus::Reserved,
+                VolumeStatus::Attaching,
+                VolumeStatus::InUse,
+            ];
+            if !db::volumes::transition(
+                c,
+                &attachment.volume_id,
+                &from,
+                VolumeStatus::Attaching,
+                None,
+                now,
+            )? {
+                let message = "The volume is not reserved for this attachment.";
+                return Err(Error::invalid("volume", message));
+            }
+            let status = AttachStatus::Attaching;
+            Ok(db::volumes::update_attachment(
+                c,
+                id,
+                status,
+                Some(&connector),
+                None,
+            )?)
+        })?;
+        Ok(self.with_device(self.visible_attachment(ctx, id)?))
+    }
+
+    /// Marks a volume as in use: the other side has it open.
+    pub fn complete_attachment(
+        &self,
+        ctx: &RequestContext,
+        id: &AttachmentId,
+    ) -> Result<(), Error> {
+        let attachment = self.visible_attachment(ctx, id)?;
+        ctx.authorize(Rule::AttachmentComplete, &attachment.project_id)?;
+        let now = self.clock.now();
+        self.db.write(|c| {
+            let from = [VolumeStatus::Attaching, VolumeStatus::InUse];
+            if !db::volumes::transition(
+                c,
+                &attachment.volume_id,
+                &from,
+                VolumeStatus::InUse,
+                None,
+                now,
+            )? {
+                let message = "Unable to update attachment: the volume is not attaching.";
+                return Err(Error::invalid("volume", message));
+            }
+            Ok(db::volumes::update_attachment(
+                c,
+                id,
+                AttachStatus::Attached,
+                None,
+                Some(now),
+            )?)
+        })
+    }
+
+    /// Ends an attachment; the volume becomes available with the last one. Gives those left.
+    pub fn delete_attachment(
+        &self,
+        ctx: &RequestContext,
+        id: &AttachmentId,
+    ) -> Result<Vec<AttachmentDetail>, Error> {
+        let attachment = self.visible_attachment(ctx, id)?;
+        ctx.authorize(Rule::AttachmentDelete, &attachment.project_id)?;
+        let now = self.clock.now();
+        let volume = &attachment.volume_id;
+        let rest = self.db.write(|c| -> Result<_, Error> {
+            let row = db::volumes::find(c, volume)?;
+            let busy = row.is_some_and(|row| row.status == VolumeStatus::BackingUp);
+            if busy {
+                let message =
+                    format!("Volume {volume} is being backed up; detach it when that is done.");
+                return Err(Error::invalid("volume", message));
+            }
+            db::volumes::remove_attachment(c, id)?;
+            let rest = db::volumes::attachments_of(c, vec![volume.clone()])?;
+            if rest.is_empty() {
+                let from = [
+                    VolumeStatus::InUse,
+                    VolumeStatus::Attaching,
+                    VolumeStatus::Reserved,
+                    VolumeStatus::Detaching,
+                ];
+                db::volumes::transition(c, volume, &from, VolumeStatus::Available, None, now)?;
+            }
+            Ok(rest)
+        })?;
+        Ok(rest.into_iter().map(|row| self.with_device(row)).collect())
+    }
+
+    /// One attachment.
+    pub fn show_attachment(
+        &self,
+        ctx: &RequestContext,
+        id: &AttachmentId,
+    ) -> Result<AttachmentDetail, Error> {
+        let attachment = self.visible_attachment(ctx, id)?;
+        ctx.authorize(Rule::AttachmentShow, &attachment.project_id)?;
+        Ok(self.with_device(attachment))
+    }
+
+    /// Attachments of the caller's project, or for administrators of all.
+    pub fn list_attachments(
+        &self,
+        ctx: &RequestContext,
+        all: bool,
+    ) -> Result<Vec<AttachmentDetail>, Error> {
+        ctx.authorize(Rule::AttachmentShow, &ctx.project_id)?;
+        let project = match all && ctx.is_admin() {
+            true => None,
+            false => Some(&ctx.project_id),
+        };
+        let rows = self
+            .db
+            .read(|c| db::volumes::list_attachments(c, project).map_err(DbError::from))?;
+        Ok(rows.into_iter().map(|row| self.with_device(row)).collect())
+    }
+}

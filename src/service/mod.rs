@@ -1,0 +1,90 @@
+//! What a request does: looks up, authorizes, decides, and changes rows in one transaction.
+//!
+//! Every call blocks for moments at most; whatever takes longer is a job. Services and tasks never
+//! call each other: they meet in the `jobs` table.
+
+pub mod attachments;
+pub mod backups;
+pub mod overview;
+pub mod snapshots;
+pub mod volumes;
+
+use crate::clock::Clock;
+use crate::config;
+use crate::db::{Db, DbConnection, DbError};
+use crate::jobs::Wake;
+use crate::model::error::Error;
+use crate::model::id::StorageId;
+use crate::model::job::{Job, JobArgs};
+use crate::volume::catalog::{Catalog, CatalogError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Everything a request can need.
+pub struct Services {
+    pub db: Db,
+    pub clock: Clock,
+    pub catalog: Catalog,
+    pub quota: config::Quota,
+    pub wake: Arc<Wake>,
+    /// Where new backups go.
+    pub default_storage: StorageId,
+    /// Name of this machine, in lists of services and of volumes' hosts.
+    pub host: String,
+}
+
+/// User metadata: keys and values of at most 255 characters.
+pub type Metadata = BTreeMap<String, String>;
+
+impl Services {
+    /// Changes rows and adds a job for what follows, in one transaction; then tells the runner.
+    fn write_with_job<T>(
+        &self,
+        args: JobArgs,
+        change: impl FnOnce(&mut DbConnection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let job = Job::new(args, self.clock.now());
+        let value = self.db.write(|c| {
+            let value = change(c)?;
+            crate::db::jobs::insert(c, &job).map_err(|error| {
+                match crate::db::is_duplicate(&error) {
+                    true => Error::Conflict(
+                        "Another operation on the resource is under way.".to_owned(),
+                    ),
+                    false => Error::from(error),
+                }
+            })?;
+            Ok::<T, Error>(value)
+        })?;
+        self.wake.wake(job.lane);
+        Ok(value)
+    }
+}
+
+impl From<CatalogError> for Error {
+    fn from(error: CatalogError) -> Self {
+        match error {
+            CatalogError::NoVolume => Error::NotFound("Volume could not be found.".to_owned()),
+            CatalogError::NoSnapshot => Error::NotFound("Snapshot could not be found.".to_owned()),
+            CatalogError::VolumeState(_) | CatalogError::SnapshotState(_) => {
+                Error::invalid("volume", error)
+            }
+            CatalogError::Db(error) => error.into(),
+            CatalogError::Volume(_) => Error::internal(error),
+            CatalogError::Refused(error) => error,
+        }
+    }
+}
+
+/// The row a page starts after must exist where the caller may see it.
+fn check_marker<T>(
+    found: Result<Option<T>, DbError>,
+    visible: impl FnOnce(&T) -> bool,
+    kind: &str,
+    id: &str,
+) -> Result<(), Error> {
+    match found?.filter(visible) {
+        Some(_) => Ok(()),
+        None => Err(Error::not_found(kind, id)),
+    }
+}

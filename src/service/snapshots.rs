@@ -1,0 +1,209 @@
+//! Volume snapshots of the standalone catalogue (Cinder reference, 8.4).
+
+use crate::db::{self, DbError};
+use crate::identity::RequestContext;
+use crate::identity::policy::Rule;
+use crate::model::column::Json;
+use crate::model::error::Error;
+use crate::model::id::{SnapshotId, VolumeId};
+use crate::model::job::JobArgs;
+use crate::model::page::{Filter, Page, SortKey};
+use crate::model::snapshot::{Snapshot, SnapshotStatus};
+use crate::model::volume::VolumeStatus;
+use crate::service::{Metadata, Services, check_marker};
+
+/// What a client wants a snapshot to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateSnapshot {
+    pub volume_id: VolumeId,
+    pub name: Option<String>,
+    pub description: Option<String>,
+    pub metadata: Metadata,
+    /// Whether a volume in use may be snapshotted.
+    pub force: bool,
+}
+
+/// What an update changes; `None` leaves a field as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SnapshotChanges {
+    pub name: Option<Option<String>>,
+    pub description: Option<Option<String>>,
+    pub metadata: Option<Metadata>,
+}
+
+impl Services {
+    pub(crate) fn visible_snapshot(
+        &self,
+        ctx: &RequestContext,
+        id: &SnapshotId,
+    ) -> Result<Snapshot, Error> {
+        let snapshot = self
+            .catalog
+            .snapshot(id)?
+            .filter(|snapshot| ctx.sees(&snapshot.project_id))
+            .ok_or_else(|| Error::not_found("Snapshot", id))?;
+        ctx.authorize(Rule::SnapshotShow, &snapshot.project_id)?;
+        Ok(snapshot)
+    }
+
+    pub(crate) fn snapshots_of(&self, volume: &VolumeId) -> Result<Vec<Snapshot>, Error> {
+        let filter = Filter {
+            volume_id: Some(volume.to_string()),
+            ..Filter::default()
+        };
+        let page = Page {
+            limit: i64::MAX as usize,
+            offset: 0,
+            marker: None,
+            sort: SortKey::CreatedAt,
+            descending: false,
+        };
+        self.db
+            .read(|c| db::snapshots::list(c, &filter, &page).map_err(Error::from))
+    }
+
+    /// Accepts a snapshot.
+    pub fn create_snapshot(
+        &self,
+        ctx: &RequestContext,
+        wanted: CreateSnapshot,
+    ) -> Result<Snapshot, Error> {
+        let volume = self.visible_volume(ctx, &wanted.volume_id)?;
+        ctx.authorize(Rule::SnapshotCreate, &volume.project_id)?;
+        let is_ready = match volume.status {
+            VolumeStatus::Available => true,
+            VolumeStatus::InUse => wanted.force,
+            _ => false,
+        };
+        if !is_ready {
+            let message = format!(
+                "Volume {} status must be available, but current status is: {}.",
+                volume.id, volume.status
+            );
+            return Err(Error::invalid("volume", message));
+        }
+        let snapshot = Snapshot {
+            id: SnapshotId::random(),
+            volume_id: volume.id.clone(),
+            project_id: ctx.project_id.clone(),
+            user_id: ctx.user_id.clone(),
+            name: wanted.name,
+            description: wanted.description,
+            size_gib: volume.size_gib,
+            status: SnapshotStatus::Creating,
+            metadata: Json::new(wanted.metadata),
+            reserved_by: None,
+            created_at: self.clock.now(),
+            updated_at: None,
+        };
+        let args = JobArgs::CreateSnapshot {
+            snapshot_id: snapshot.id.clone(),
+        };
+        self.write_with_job(args, |c| {
+            db::lock_project(c, &ctx.project_id)?;
+            let (snapshots, _) = db::snapshots::usage(c, &ctx.project_id)?;
+            if self.quota.snapshots >= 0 && snapshots + 1 > self.quota.snapshots {
+                return Err(Error::OverQuota {
+                    class: Some("SnapshotLimitExceeded"),
+                    message: format!(
+                        "Maximum number of snapshots allowed ({}) exceeded",
+                        self.quota.snapshots
+                    ),
+                });
+            }
+            Ok(db::snapshots::insert(c, &snapshot)?)
+        })?;
+        Ok(snapshot)
+    }
+
+    /// One page of the snapshots the caller may see, and how many match in all if asked for.
+    pub fn list_snapshots(
+        &self,
+        ctx: &RequestContext,
+        filter: &Filter,
+        page: &Page,
+        with_count: bool,
+    ) -> Result<(Vec<Snapshot>, Option<i64>), Error> {
+        ctx.authorize(Rule::SnapshotList, &ctx.project_id)?;
+        self.db.read(|c| {
+            if let Some(marker) = &page.marker {
+                let found = db::snapshots::find(c, &SnapshotId::new(marker)).map_err(DbError::from);
+                check_marker(found, |row| ctx.sees(&row.project_id), "Snapshot", marker)?;
+            }
+            let snapshots = db::snapshots::list(c, filter, page)?;
+            let count = match with_count {
+                true => Some(db::snapshots::count(c, filter)?),
+                false => None,
+            };
+            Ok((snapshots, count))
+        })
+    }
+
+    /// One snapshot.
+    pub fn show_snapshot(&self, ctx: &RequestContext, id: &SnapshotId) -> Result<Snapshot, Error> {
+        self.visible_snapshot(ctx, id)
+    }
+
+    /// Changes name, description or metadata.
+    pub fn update_snapshot(
+        &self,
+        ctx: &RequestContext,
+        id: &SnapshotId,
+        changes: SnapshotChanges,
+    ) -> Result<Snapshot, Error> {
+        let snapshot = self.visible_snapshot(ctx, id)?;
+        ctx.authorize(Rule::SnapshotUpdate, &snapshot.project_id)?;
+        let now = self.clock.now();
+        let SnapshotChanges {
+            name,
+            description,
+            metadata,
+        } = changes;
+        self.db.write(|c| {
+            db::snapshots::update(c, id, name.as_ref(), description.as_ref(), metadata, now)
+                .map_err(DbError::from)
+        })?;
+        self.visible_snapshot(ctx, id)
+    }
+
+    /// Accepts a deletion.
+    pub fn delete_snapshot(&self, ctx: &RequestContext, id: &SnapshotId) -> Result<(), Error> {
+        let snapshot = self.visible_snapshot(ctx, id)?;
+        ctx.authorize(Rule::SnapshotDelete, &snapshot.project_id)?;
+        let now = self.clock.now();
+        let args = JobArgs::DeleteSnapshot {
+            snapshot_id: id.clone(),
+        };
+        let from = [
+            SnapshotStatus::Available,
+            SnapshotStatus::Error,
+            SnapshotStatus::ErrorDeleting,
+        ];
+        self.write_with_job(args, |c| {
+            match db::snapshots::transition(c, id, &from, SnapshotStatus::Deleting, None, now)? {
+                true => Ok(()),
+                false => Err(Error::invalid(
+                    "snapshot",
+                    "Snapshot status must be available or error.",
+                )),
+            }
+        })
+    }
+
+    /// Sets the state by hand, for administrators.
+    pub fn reset_snapshot_status(
+        &self,
+        ctx: &RequestContext,
+        id: &SnapshotId,
+        status: SnapshotStatus,
+    ) -> Result<(), Error> {
+        let snapshot = self.visible_snapshot(ctx, id)?;
+        ctx.authorize(Rule::SnapshotResetStatus, &snapshot.project_id)?;
+        let now = self.clock.now();
+        Ok(self.db.write(|c| {
+            db::snapshots::transition(c, id, SnapshotStatus::ALL, status, None, now)
+                .map(|_| ())
+                .map_err(DbError::from)
+        })?)
+    }
+}

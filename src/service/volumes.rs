@@ -1,0 +1,406 @@
+//! Volumes of the standalone catalogue (Cinder reference, 8.3).
+
+use crate::db::volumes::Changes;
+use crate::db::{self, DbError};
+use crate::identity::RequestContext;
+use crate::identity::policy::Rule;
+use crate::model::column::Json;
+use crate::model::error::Error;
+use crate::model::id::{SnapshotId, VolumeId};
+use crate::model::job::JobArgs;
+use crate::model::page::{Filter, Page};
+use crate::model::volume::{Attachment, Volume, VolumeStatus, VolumeType};
+use crate::service::{Metadata, Services, check_marker};
+
+/// What a client wants a volume to be.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CreateVolume {
+    /// GiB; may be left out with a source.
+    pub size_gib: Option<i64>,
+    pub name: Option<String>,
+    pub description: Option<String>,
+    /// Id or name.
+    pub volume_type: Option<String>,
+    pub availability_zone: Option<String>,
+    pub metadata: Metadata,
+    pub snapshot_id: Option<SnapshotId>,
+    pub source_volume_id: Option<VolumeId>,
+}
+
+/// A volume with what is shown of it.
+#[derive(Debug, Clone)]
+pub struct VolumeDetail {
+    pub volume: Volume,
+    pub volume_type: String,
+    pub attachments: Vec<Attachment>,
+}
+
+/// Volumes, and how many match in all, if that was asked for.
+#[derive(Debug, Clone)]
+pub struct VolumeList {
+    pub volumes: Vec<VolumeDetail>,
+    pub count: Option<i64>,
+}
+
+/// States in which a volume may be deleted.
+const DELETABLE: [VolumeStatus; 5] = [
+    VolumeStatus::Available,
+    VolumeStatus::Error,
+    VolumeStatus::ErrorRestoring,
+    VolumeStatus::ErrorExtending,
+    VolumeStatus::ErrorDeleting,
+];
+
+impl Services {
+    /// The volume, if the caller may see it.
+    pub(crate) fn visible_volume(
+        &self,
+        ctx: &RequestContext,
+        id: &VolumeId,
+    ) -> Result<Volume, Error> {
+        let volume = self
+            .catalog
+            .volume(id)?
+            .filter(|volume| ctx.sees(&volume.project_id))
+            .ok_or_else(|| Error::not_found("Volume", id))?;
+        ctx.authorize(Rule::VolumeShow, &volume.project_id)?;
+        Ok(volume)
+    }
+
+    fn detail(&self, volumes: Vec<Volume>) -> Result<Vec<VolumeDetail>, Error> {
+        let ids = volumes.iter().map(|volume| volume.id.clone()).collect();
+        let (types, attachments) = self.db.read(|c| {
+            let types = db::volumes::list_types(c)?;
+            Ok::<_, DbError>((types, db::volumes::attachments_of(c, ids)?))
+        })?;
+        let type_name = |volume: &Volume| {
+            types
+                .iter()
+                .find(|row| row.id == volume.volume_type_id)
+                .map_or_else(String::new, |row| row.name.clone())
+        };
+        Ok(volumes
+            .into_iter()
+            .map(|volume| VolumeDetail {
+                volume_type: type_name(&volume),
+                attachments: attachments
+                    .iter()
+                    .filter(|attachment| attachment.volume_id == volume.id)
+                    .cloned()
+                    .collect(),
+                volume,
+            })
+            .collect())
+    }
+
+    fn detail_one(&self, volume: Volume) -> Result<VolumeDetail, Error> {
+        let mut details = self.detail(vec![volume])?;
+        Ok(details.remove(0))
+    }
+
+    /// Accepts a new volume.
+    pub fn create_volume(
+        &self,
+        ctx: &RequestContext,
+        wanted: CreateVolume,
+    ) -> Result<VolumeDetail, Error> {
+        ctx.authorize(Rule::VolumeCreate, &ctx.project_id)?;
+        let volume_type = self.type_for(wanted.volume_type.as_deref())?;
+        if let Some(zone) = &wanted.availability_zone
+            && *zone != self.catalog.availability_zone
+        {
+            let message = format!("Availability zone '{zone}' is invalid.");
+            return Err(Error::Invalid(message));
+        }
+        let size_gib = self.size_for(ctx, &wanted)?;
+        let volume = Volume {
+            id: VolumeId::random(),
+            project_id: ctx.project_id.clone(),
+            user_id: ctx.user_id.clone(),
+            name: wanted.name,
+            description: wanted.description,
+            size_gib,
+            status: VolumeStatus::Creating,
+            previous_status: None,
+            volume_type_id: volume_type.id,
+            bootable: false,
+            readonly: false,
+            snapshot_id: wanted.snapshot_id,
+            source_volume_id: wanted.source_volume_id,
+            availability_zone: self.catalog.availability_zone.clone(),
+            metadata: Json::new(wanted.metadata),
+            reserved_by: None,
+            released_by: None,
+            created_at: self.clock.now(),
+            updated_at: None,
+        };
+        let args = JobArgs::CreateVolume {
+            volume_id: volume.id.clone(),
+        };
+        self.write_with_job(args, |c| {
+            db::lock_project(c, &ctx.project_id)?;
+            self.catalog
+                .check_quota(c, &ctx.project_id, size_gib, true)?;
+            Ok(db::volumes::insert(c, &volume)?)
+        })?;
+        self.detail_one(volume)
+    }
+
+    fn type_for(&self, wanted: Option<&str>) -> Result<VolumeType, Error> {
+        let Some(name) = wanted else {
+            return Ok(self.catalog.default_type()?);
+        };
+        self.db
+            .read(|c| db::volumes::find_type(c, name).map_err(DbError::from))?
+            .ok_or_else(|| Error::not_found("Volume type", name))
+    }
+
+    /// The size of a new volume: at least that of its source.
+    fn size_for(&self, ctx: &RequestContext, wanted: &CreateVolume) -> Result<i64, Error> {
+        let source = match (&wanted.snapshot_id, &wanted.source_volume_id) {
+            (Some(_), Some(_)) => {
+                return Err(Error::invalid(
+                    "input received",
+                    "Only one source may be given.",
+                ));
+            }
+            (Some(id), None) => {
+                let snapshot = self.visible_snapshot(ctx, id)?;
+                if snapshot.status != crate::model::snapshot::SnapshotStatus::Available {
+                    let message = "Originating snapshot status must be one of 'available' values";
+                    return Err(Error::invalid("snapshot", message));
+                }
+                Some(("snapshot", snapshot.size_gib))
+            }
+            (None, Some(id)) => {
+                let volume = self.visible_volume(ctx, id)?;
+                if !matches!(volume.status, VolumeStatus::Available | VolumeStatus::InUse) {
+                    let message = "Unable to create a volume from a volume that is not available.";
+                    return Err(Error::invalid("volume", message));
+                }
+                Some(("source volume", volume.size_gib))
+            }
+            (None, None) => None,
+        };
+        match (wanted.size_gib, source) {
+            (Some(size), Some((kind, least))) if size < least => Err(Error::invalid(
+                "input received",
+                format!(
+                    "Volume size '{size}'GB cannot be smaller than the {kind} size {least}GB. They must be >= {kind} size."
+                ),
+            )),
+            (Some(size), _) => Ok(size),
+            (None, Some((_, size))) => Ok(size),
+            (None, None) => Err(Error::invalid(
+                "input received",
+                "A volume needs a size, or a source that has one.",
+            )),
+        }
+    }
+
+    /// One page of the volumes the caller may see.
+    pub fn list_volumes(
+        &self,
+        ctx: &RequestContext,
+        filter: &Filter,
+        page: &Page,
+        with_count: bool,
+    ) -> Result<VolumeList, Error> {
+        ctx.authorize(Rule::VolumeList, &ctx.project_id)?;
+        let (volumes, count) = self.db.read(|c| {
+            if let Some(marker) = &page.marker {
+                let found = db::volumes::find(c, &VolumeId::new(marker)).map_err(DbError::from);
+                check_marker(
+                    found,
+                    |volume| ctx.sees(&volume.project_id),
+                    "Volume",
+                    marker,
+                )?;
+            }
+            let volumes = db::volumes::list(c, filter, page)?;
+            let count = match with_count {
+                true => Some(db::volumes::count(c, filter)?),
+                false => None,
+            };
+            Ok::<_, Error>((volumes, count))
+        })?;
+        Ok(VolumeList {
+            volumes: self.detail(volumes)?,
+            count,
+        })
+    }
+
+    /// One volume.
+    pub fn show_volume(&self, ctx: &RequestContext, id: &VolumeId) -> Result<VolumeDetail, Error> {
+        let volume = self.visible_volume(ctx, id)?;
+        self.detail_one(volume)
+    }
+
+    /// Changes what a rule allows to be changed.
+    pub fn update_volume(
+        &self,
+        ctx: &RequestContext,
+        id: &VolumeId,
+        rule: Rule,
+        changes: &Changes,
+    ) -> Result<VolumeDetail, Error> {
+        let volume = self.visible_volume(ctx, id)?;
+        ctx.authorize(rule, &volume.project_id)?;
+        let now = self.clock.now();
+        self.db
+            .write(|c| db::volumes::update(c, id, changes, now).map_err(DbError::from))?;
+        self.show_volume(ctx, id)
+    }
+
+    /// Changes metadata by a function of what is there, in one step.
+    pub fn change_volume_metadata(
+        &self,
+        ctx: &RequestContext,
+        id: &VolumeId,
+        change: impl FnOnce(&mut Metadata) -> Result<(), Error>,
+    ) -> Result<Metadata, Error> {
+        let volume = self.visible_volume(ctx, id)?;
+        ctx.authorize(Rule::VolumeMetadataUpdate, &volume.project_id)?;
+        let now = self.clock.now();
+        self.db.write(|c| {
+            let row = db::volumes::find(c, id)?.ok_or_else(|| Error::not_found("Volume", id))?;
+            let mut metadata = row.metadata.into_inner();
+            change(&mut metadata)?;
+            let changes = Changes {
+                metadata: Some(metadata.clone()),
+                ..Changes::default()
+            };
+            db::volumes::update(c, id, &changes, now)?;
+            Ok(metadata)
+        })
+    }
+
+    /// Accepts a deletion, with `cascade` that of its snapshots too.
+    pub fn delete_volume(
+        &self,
+        ctx: &RequestContext,
+        id: &VolumeId,
+        cascade: bool,
+    ) -> Result<(), Error> {
+        let volume = self.visible_volume(ctx, id)?;
+        ctx.authorize(Rule::VolumeDelete, &volume.project_id)?;
+        if cascade {
+            for snapshot in self.snapshots_of(id)? {
+                self.delete_snapshot(ctx, &snapshot.id)?;
+            }
+        }
+        let now = self.clock.now();
+        let args = JobArgs::DeleteVolume {
+            volume_id: id.clone(),
+        };
+        self.write_with_job(args, |c| {
+            let has_snapshots = !cascade && db::snapshots::any_of(c, id)?;
+            let has_attachments = !db::volumes::attachments_of(c, vec![id.clone()])?.is_empty();
+            let to = VolumeStatus::Deleting;
+            if has_snapshots
+                || has_attachments
+                || !db::volumes::transition(c, id, &DELETABLE, to, None, now)?
+            {
+                return Err(Error::invalid(
+                    "volume",
+                    "Volume status must be available or error or error_restoring or error_extending \
+                     or error_managing and must not be migrating, attached, belong to a group, have \
+                     snapshots, awaiting a transfer, or be disassociated from snapshots after volume \
+                     transfer.",
+                ));
+            }
+            Ok(())
+        })
+    }
+
+    /// Accepts an extension to a larger size in GiB.
+    pub fn extend_volume(
+        &self,
+        ctx: &RequestContext,
+        id: &VolumeId,
+        size_gib: i64,
+    ) -> Result<(), Error> {
+        let volume = self.visible_volume(ctx, id)?;
+        ctx.authorize(Rule::VolumeExtend, &volume.project_id)?;
+        if size_gib <= volume.size_gib {
+            let message = format!(
+                "New size for extend must be greater than current size. (current: {}, extended: {size_gib}).",
+                volume.size_gib
+            );
+            return Err(Error::invalid("input received", message));
+        }
+        let now = self.clock.now();
+        let args = JobArgs::ExtendVolume {
+            volume_id: id.clone(),
+            size_gib,
+        };
+        self.write_with_job(args, |c| {
+            db::lock_project(c, &volume.project_id)?;
+            let (_, used) = db::volumes::usage(c, &volume.project_id)?;
+            let (_, snapshots) = db::snapshots::usage(c, &volume.project_id)?;
+            let added = size_gib - volume.size_gib;
+            if self.quota.gigabytes >= 0 && used + snapshots + added > self.quota.gigabytes {
+                return Err(Error::OverQuota {
+                    class: Some("VolumeSizeExceedsAvailableQuota"),
+                    message: format!(
+                        "Requested volume or snapshot exceeds allowed gigabytes quota. Requested \
+                         {added}G, quota is {}G and {}G has been consumed.",
+                        self.quota.gigabytes,
+                        used + snapshots
+                    ),
+                });
+            }
+            let from = [VolumeStatus::Available];
+            match db::volumes::transition(c, id, &from, VolumeStatus::Extending, None, now)? {
+                true => Ok(()),
+                false => {
+                    let message = format!(
+                        "Volume {id} status must be 'available' to extend, but current status is: {}.",
+                        volume.status
+                    );
+                    Err(Error::invalid("volume", message))
+                }
+            }
+        })
+    }
+
+    /// Sets the state by hand, for administrators. A volume that a job holds stays with that job's
+    /// fate: its release finds the hold gone and changes nothing.
+    pub fn reset_volume_status(
+        &self,
+        ctx: &RequestContext,
+        id: &VolumeId,
+        status: VolumeStatus,
+    ) -> Result<(), Error> {
+        let volume = self.visible_volume(ctx, id)?;
+        ctx.authorize(Rule::VolumeResetStatus, &volume.project_id)?;
+        let now = self.clock.now();
+        Ok(self.db.write(|c| {
+            db::volumes::transition(c, id, VolumeStatus::ALL, status, None, now)
+                .map(|_| ())
+                .map_err(DbError::from)
+        })?)
+    }
+
+    /// All volume types.
+    pub fn list_types(&self, ctx: &RequestContext) -> Result<Vec<VolumeType>, Error> {
+        ctx.authorize(Rule::TypeList, &ctx.project_id)?;
+        self.db
+            .read(|c| db::volumes::list_types(c).map_err(Error::from))
+    }
+
+    /// The volume type of this id, or the default one.
+    pub fn show_type(&self, ctx: &RequestContext, id: &str) -> Result<VolumeType, Error> {
+        ctx.authorize(Rule::TypeList, &ctx.project_id)?;
+        match id {
+            "default" => Ok(self.catalog.default_type()?),
+            id => {
+                let found = self
+                    .list_types(ctx)?
+                    .into_iter()
+                    .find(|row| row.id.as_str() == id);
+                found.ok_or_else(|| Error::not_found("Volume type", id))
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The job of making a backup.
+
+use crate::db::backups::Finished;
+use crate::db::{self, DbError};
+use crate::engine::backup::decode_pack_set;
+use crate::engine::manifest::{Description, Root};
+use crate::engine::{self, vault::Vault};
+use crate::jobs::Claimed;
+use crate::model::backup::{Backup, BackupEvent, BackupStatus};
+use crate::model::error::chain;
+use crate::model::id::{BackupId, JobId};
+use crate::tasks::{TaskError, Tasks};
+
+impl Tasks {
+    pub(super) fn create_backup(
+        &self,
+        claimed: &Claimed,
+        id: &BackupId,
+        force: bool,
+    ) -> Result<(), TaskError> {
+        let job = &claimed.job.id;
+        let backup = self.begin(claimed, id)?;
+        let (volume, snapshot) = (&backup.volume_id, backup.snapshot_id.as_ref());
+        let vault = self
+            .vault_of(&backup)?
+            .ok_or(TaskError::Subject("the backup has no vault"))?;
+        // A root that is there was written by a run that was cut off right after it.
+        let root = match vault.find_root(id)? {
+            Some(root) => root,
+            None => {
+                self.catalog.begin_backup(job, volume, snapshot, force)?;
+                self.copy(claimed, &vault, &backup)?
+            }
+        };
+        self.catalog.end_backup(job, volume, snapshot, true)?;
+        self.commit(claimed, &vault, &root)
+    }
+
+    /// Notes that the work has begun, and where it goes.
+    fn begin(&self, claimed: &Claimed, id: &BackupId) -> Result<Backup, TaskError> {
+        let now = self.clock.now();
+        let found = self
+            .db
+            .read(|c| db::backups::find(c, id).map_err(DbError::from))?;
+        let backup = found
+            .filter(|backup| backup.status == BackupStatus::Creating)
+            .ok_or(TaskError::Subject(
+                "the backup is not being created any more",
+            ))?;
+        let storage = self.storage(&backup.storage_id)?;
+        self.under_lease(&claimed.lease, |c| {
+            let vault = db::vaults::find_or_insert(c, &backup.project_id, &backup.storage_id, now)?;
+            let zone = &self.catalog.availability_zone;
+            db::backups::set_started(c, id, &vault.id, zone, &storage.name)
+        })?;
+        let begun = self
+            .db
+            .read(|c| db::backups::find(c, id).map_err(DbError::from))?;
+        begun.ok_or(TaskError::Subject("the backup is gone"))
+    }
+
+    fn copy(&self, claimed: &Claimed, vault: &Vault, backup: &Backup) -> Result<Root, TaskError> {
+        let job = &claimed.job.id;
+        let reader =
+            self.catalog
+                .open_source(job, &backup.volume_id, backup.snapshot_id.as_ref())?;
+        let parent = self.parent_root(vault, backup)?;
+        let description = self.describe(backup)?;
+        let progress = &claimed.progress;
+        Ok(engine::backup::run(
+            vault,
+            job,
+            description,
+            parent.as_ref(),
+            &reader,
+            progress,
+        )?)
+    }
+
+    /// The parent's root. A parent that is gone or damaged only costs its help.
+    fn parent_root(&self, vault: &Vault, backup: &Backup) -> Result<Option<Root>, TaskError> {
+        let Some(id) = &backup.parent_id else {
+            return Ok(None);
+        };
+        match vault.root(id) {
+            Ok(root) => Ok(Some(root)),
+            Err(error @ (engine::Error::Missing { .. } | engine::Error::Corrupt { .. })) => {
+                tracing::warn!(backup.id = %backup.id, parent.id = %id, error = %chain(&error), "the parent cannot be used");
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn describe(&self, backup: &Backup) -> Result<Description, TaskError> {
+        Ok(Description {
+            id: backup.id.clone(),
+            project_id: backup.project_id.clone(),
+            user_id: backup.user_id.clone(),
+            volume_id: backup.volume_id.clone(),
+            snapshot_id: backup.snapshot_id.clone(),
+            parent_id: backup.parent_id.clone(),
+            name: backup.name.clone(),
+            description: backup.description.clone(),
+            metadata: (*backup.metadata).clone(),
+            size_gib: backup.size_gib,
+            availability_zone: backup.availability_zone.clone(),
+            container: backup.container.clone(),
+            created_at: backup.created_at,
+            data_timestamp: backup.data_timestamp,
+            volume: self.catalog.saved(&backup.volume_id)?,
+        })
+    }
+
+    /// Lease still ours and all packs live: available, pack set stored, references dropped, job
+    /// completed, all at once.
+    fn commit(&self, claimed: &Claimed, vault: &Vault, root: &Root) -> Result<(), TaskError> {
+        let now = self.clock.now();
+        let packs: Vec<i64> = decode_pack_set(&root.pack_set)?
+            .iter()
+            .map(i64::from)
+            .collect();
+        let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let finished = Finished {
+            pack_set: root.pack_set.clone(),
+            object_count: signed(root.object_count),
+            logical_bytes: signed(root.logical_bytes),
+            read_bytes: signed(root.read_bytes),
+            stored_bytes: signed(root.stored_bytes),
+            deduplicated_bytes: signed(root.deduplicated_bytes),
+        };
+        let id = &root.backup.id;
+        self.settle(&claimed.lease, |c| {
+            let live = db::packs::count_live(c, vault.number, &packs).map_err(DbError::from)?;
+            if live != packs.len() {
+                return Err(TaskError::Subject("a pack of the backup is not live"));
+            }
+            db::backups::set_finished(c, id, &finished).map_err(DbError::from)?;
+            let moved = db::backups::transition(c, id, BackupEvent::Finished, now);
+            if !moved.map_err(DbError::from)? {
+                return Err(TaskError::Subject(
+                    "the backup is not being created any more",
+                ));
+            }
+            Ok(db::packs::end_session(c, &claimed.job.id).map_err(DbError::from)?)
+        })
+    }
+
+    pub(super) fn backup_failed(
+        &self,
+        claimed: &Claimed,
+        id: &BackupId,
+        reason: &str,
+    ) -> Result<(), TaskError> {
+        let job: &JobId = &claimed.job.id;
+        let found = self
+            .db
+            .read(|c| db::backups::find(c, id).map_err(DbError::from))?;
+        let Some(backup) = found else { return Ok(()) };
+        self.catalog
+            .end_backup(job, &backup.volume_id, backup.snapshot_id.as_ref(), false)?;
+        let now = self.clock.now();
+        self.under_lease(&claimed.lease, |c| {
+            if db::backups::transition(c, id, BackupEvent::Failed, now)? {
+                db::backups::set_fail_reason(c, id, reason)?;
+            }
+            db::packs::end_session(c, job)
+        })
+    }
+}

@@ -1,0 +1,235 @@
+//! What a job does: one `match` over the kinds, each in its own file.
+//!
+//! A task may be run again from the start at any time, so every step is repeatable. Its last step
+//! is one transaction that settles subject and job together, under the lease.
+
+mod create_backup;
+mod delete_backup;
+mod restore_backup;
+mod snapshots;
+mod volumes;
+
+use crate::clock::Clock;
+use crate::db::{self, Db, DbConnection, DbError};
+use crate::engine;
+use crate::engine::keys::MasterKey;
+use crate::engine::vault::{Options, Parameters, Vault};
+use crate::jobs::Claimed;
+use crate::model::backup::{Backup, FAIL_REASON_CHARS_MAX};
+use crate::model::error::chain;
+use crate::model::id::StorageId;
+use crate::model::job::{JobArgs, JobState, Lease, Outcome};
+use crate::model::vault::VaultRow;
+use crate::store::Store;
+use crate::volume::catalog::{Catalog, CatalogError};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Claims of a job after which a passing fault is taken for a lasting one.
+const RETRIES_MAX: i32 = 5;
+/// Wait before the second claim; doubled each time.
+const RETRY_DELAY: Duration = Duration::from_secs(2);
+
+/// A storage that is open.
+pub struct OpenStorage {
+    /// Its name in the configuration; the backups' `container` unless one was asked for.
+    pub name: String,
+    pub store: Store,
+}
+
+/// Everything a job can need.
+pub struct Tasks {
+    pub db: Db,
+    pub clock: Clock,
+    pub catalog: Catalog,
+    pub storages: BTreeMap<StorageId, OpenStorage>,
+    pub master: MasterKey,
+    pub parameters: Parameters,
+    pub options: Options,
+    pub attempts_max: i32,
+}
+
+/// Why a task did not do its work.
+#[derive(Debug, thiserror::Error)]
+enum TaskError {
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    #[error(transparent)]
+    Db(#[from] DbError),
+    /// The row the job is about has changed or gone.
+    #[error("{0}")]
+    Subject(&'static str),
+    #[error("the job was given up after {0} attempts")]
+    Attempts(i32),
+    /// Another worker has the job.
+    #[error("another worker has taken over")]
+    Fenced,
+}
+
+impl TaskError {
+    fn is_temporary(&self) -> bool {
+        match self {
+            TaskError::Engine(error) => error.is_temporary(),
+            TaskError::Catalog(CatalogError::Db(_)) | TaskError::Db(_) => true,
+            TaskError::Catalog(_)
+            | TaskError::Subject(_)
+            | TaskError::Attempts(_)
+            | TaskError::Fenced => false,
+        }
+    }
+}
+
+impl Tasks {
+    /// Runs a claimed job.
+    pub fn run(&self, claimed: Claimed) -> Outcome {
+        let result = match claimed.job.attempt > self.attempts_max {
+            true => Err(TaskError::Attempts(self.attempts_max)),
+            false => self.attempt(&claimed),
+        };
+        match result {
+            Ok(()) => Outcome::Settled,
+            Err(error) => self.after_failure(&claimed, error),
+        }
+    }
+
+    fn attempt(&self, claimed: &Claimed) -> Result<(), TaskError> {
+        match &*claimed.job.args {
+            JobArgs::CreateBackup { backup_id, force } => {
+                self.create_backup(claimed, backup_id, *force)
+            }
+            JobArgs::RestoreBackup { backup_id, target } => {
+                self.restore_backup(claimed, backup_id, target)
+            }
+            JobArgs::DeleteBackup { backup_id } => self.delete_backup(claimed, backup_id),
+            JobArgs::CreateVolume { volume_id } => self.create_volume(claimed, volume_id),
+            JobArgs::DeleteVolume { volume_id } => self.delete_volume(claimed, volume_id),
+            JobArgs::ExtendVolume {
+                volume_id,
+                size_gib,
+            } => self.extend_volume(claimed, volume_id, *size_gib),
+            JobArgs::CreateSnapshot { snapshot_id } => self.create_snapshot(claimed, snapshot_id),
+            JobArgs::DeleteSnapshot { snapshot_id } => self.delete_snapshot(claimed, snapshot_id),
+        }
+    }
+
+    /// Decides between again, given back, and failed for good.
+    fn after_failure(&self, claimed: &Claimed, error: TaskError) -> Outcome {
+        let reason = chain(&error);
+        match &error {
+            TaskError::Fenced
+            | TaskError::Engine(engine::Error::Cancelled | engine::Error::Fenced) => {
+                return Outcome::Released;
+            }
+            error if error.is_temporary() && claimed.job.attempt < RETRIES_MAX => {
+                let doublings = u32::try_from(claimed.job.attempt - 1).unwrap_or(0);
+                return Outcome::Retry {
+                    after: RETRY_DELAY * 2_u32.saturating_pow(doublings),
+                    reason,
+                };
+            }
+            _ => {}
+        }
+        match self.give_up(claimed, &error) {
+            Ok(()) => Outcome::Failed { reason },
+            Err(settling) => Outcome::Retry {
+                after: RETRY_DELAY,
+                reason: format!(
+                    "{reason}; and it could not be settled: {}",
+                    chain(&settling)
+                ),
+            },
+        }
+    }
+
+    /// Tells the subject that its job failed. Repeatable: the job is settled afterwards.
+    fn give_up(&self, claimed: &Claimed, error: &TaskError) -> Result<(), TaskError> {
+        match &*claimed.job.args {
+            JobArgs::CreateBackup { backup_id, .. } => {
+                self.backup_failed(claimed, backup_id, &fail_reason(error))
+            }
+            JobArgs::RestoreBackup { backup_id, target } => {
+                self.restore_failed(claimed, backup_id, target)
+            }
+            JobArgs::DeleteBackup { backup_id } => {
+                self.deletion_failed(claimed, backup_id, &fail_reason(error))
+            }
+            JobArgs::CreateVolume { volume_id }
+            | JobArgs::DeleteVolume { volume_id }
+            | JobArgs::ExtendVolume { volume_id, .. } => self.volume_failed(claimed, volume_id),
+            JobArgs::CreateSnapshot { snapshot_id } | JobArgs::DeleteSnapshot { snapshot_id } => {
+                self.snapshot_failed(claimed, snapshot_id)
+            }
+        }
+    }
+
+    /// Changes rows and completes the job in one transaction, or, if the lease is lost, nothing.
+    fn settle(
+        &self,
+        lease: &Lease,
+        change: impl FnOnce(&mut DbConnection) -> Result<(), TaskError>,
+    ) -> Result<(), TaskError> {
+        let now = self.clock.now();
+        self.db.write(|c| {
+            change(c)?;
+            match db::jobs::settle(c, lease, JobState::Completed, None, now)
+                .map_err(DbError::from)?
+            {
+                true => Ok(()),
+                false => Err(TaskError::Fenced),
+            }
+        })
+    }
+
+    /// Changes rows if the job is still ours; completes nothing.
+    fn under_lease(
+        &self,
+        lease: &Lease,
+        change: impl FnOnce(&mut DbConnection) -> db::QueryResult<()>,
+    ) -> Result<(), TaskError> {
+        self.db.write(|c| {
+            let job = db::jobs::find(c, &lease.job_id).map_err(DbError::from)?;
+            let is_ours = job
+                .is_some_and(|job| job.state == JobState::Running && job.attempt == lease.attempt);
+            match is_ours {
+                true => Ok(change(c).map_err(DbError::from)?),
+                false => Err(TaskError::Fenced),
+            }
+        })
+    }
+
+    fn storage(&self, id: &StorageId) -> Result<&OpenStorage, TaskError> {
+        self.storages.get(id).ok_or(TaskError::Subject(
+            "the backup's storage is not configured any more",
+        ))
+    }
+
+    fn open_vault(&self, row: &VaultRow) -> Result<Vault, TaskError> {
+        let storage = self.storage(&row.storage_id)?;
+        Ok(Vault::open(
+            self.db.clone(),
+            storage.store.clone(),
+            &self.master,
+            row,
+            &self.parameters,
+            self.options.clone(),
+        )?)
+    }
+
+    /// The vault a backup was stored in, if it got that far.
+    fn vault_of(&self, backup: &Backup) -> Result<Option<Vault>, TaskError> {
+        let Some(id) = &backup.vault_id else {
+            return Ok(None);
+        };
+        let row = self
+            .db
+            .read(|c| db::vaults::find_by_id(c, id).map_err(DbError::from))?
+            .ok_or(TaskError::Subject("the backup's vault is unknown"))?;
+        self.open_vault(&row).map(Some)
+    }
+}
+
+fn fail_reason(error: &TaskError) -> String {
+    chain(error).chars().take(FAIL_REASON_CHARS_MAX).collect()
+}

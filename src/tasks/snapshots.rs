@@ -1,0 +1,56 @@
+//! The jobs of the standalone catalogue's snapshots.
+
+use crate::db::{self, DbError};
+use crate::jobs::Claimed;
+use crate::model::id::SnapshotId;
+use crate::model::job::JobArgs;
+use crate::model::snapshot::SnapshotStatus;
+use crate::tasks::{TaskError, Tasks};
+
+impl Tasks {
+    pub(super) fn create_snapshot(
+        &self,
+        claimed: &Claimed,
+        id: &SnapshotId,
+    ) -> Result<(), TaskError> {
+        let snapshot = self
+            .catalog
+            .snapshot(id)?
+            .filter(|snapshot| snapshot.status == SnapshotStatus::Creating)
+            .ok_or(TaskError::Subject("the snapshot has changed its state"))?;
+        self.catalog.make_snapshot(&snapshot)?;
+        let now = self.clock.now();
+        self.settle(&claimed.lease, |c| {
+            let (from, to) = ([SnapshotStatus::Creating], SnapshotStatus::Available);
+            db::snapshots::transition(c, id, &from, to, None, now).map_err(DbError::from)?;
+            Ok(())
+        })
+    }
+
+    pub(super) fn delete_snapshot(
+        &self,
+        claimed: &Claimed,
+        id: &SnapshotId,
+    ) -> Result<(), TaskError> {
+        self.catalog.remove_snapshot(id)?;
+        self.settle(&claimed.lease, |c| {
+            Ok(db::snapshots::remove(c, id).map_err(DbError::from)?)
+        })
+    }
+
+    pub(super) fn snapshot_failed(
+        &self,
+        claimed: &Claimed,
+        id: &SnapshotId,
+    ) -> Result<(), TaskError> {
+        let to = match &*claimed.job.args {
+            JobArgs::DeleteSnapshot { .. } => SnapshotStatus::ErrorDeleting,
+            _ => SnapshotStatus::Error,
+        };
+        let from = [SnapshotStatus::Creating, SnapshotStatus::Deleting];
+        let now = self.clock.now();
+        self.under_lease(&claimed.lease, |c| {
+            db::snapshots::transition(c, id, &from, to, None, now).map(|_| ())
+        })
+    }
+}

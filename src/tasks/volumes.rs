@@ -1,0 +1,80 @@
+//! The jobs of the standalone catalogue's volumes.
+
+use crate::db::{self, DbError};
+use crate::jobs::Claimed;
+use crate::model::id::VolumeId;
+use crate::model::job::JobArgs;
+use crate::model::volume::{Volume, VolumeStatus};
+use crate::tasks::{TaskError, Tasks};
+
+impl Tasks {
+    fn volume_in(&self, id: &VolumeId, status: VolumeStatus) -> Result<Volume, TaskError> {
+        self.catalog
+            .volume(id)?
+            .filter(|volume| volume.status == status)
+            .ok_or(TaskError::Subject("the volume has changed its state"))
+    }
+
+    fn volume_done(
+        &self,
+        claimed: &Claimed,
+        id: &VolumeId,
+        from: VolumeStatus,
+        size_gib: Option<i64>,
+    ) -> Result<(), TaskError> {
+        let now = self.clock.now();
+        self.settle(&claimed.lease, |c| {
+            let to = VolumeStatus::Available;
+            let moved = db::volumes::transition(c, id, &[from], to, None, now);
+            if moved.map_err(DbError::from)? && size_gib.is_some() {
+                let changes = db::volumes::Changes {
+                    size_gib,
+                    ..db::volumes::Changes::default()
+                };
+                db::volumes::update(c, id, &changes, now).map_err(DbError::from)?;
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn create_volume(&self, claimed: &Claimed, id: &VolumeId) -> Result<(), TaskError> {
+        let volume = self.volume_in(id, VolumeStatus::Creating)?;
+        self.catalog.make_volume(&volume)?;
+        self.volume_done(claimed, id, VolumeStatus::Creating, None)
+    }
+
+    pub(super) fn extend_volume(
+        &self,
+        claimed: &Claimed,
+        id: &VolumeId,
+        size_gib: i64,
+    ) -> Result<(), TaskError> {
+        self.volume_in(id, VolumeStatus::Extending)?;
+        self.catalog.extend_volume(id, size_gib)?;
+        self.volume_done(claimed, id, VolumeStatus::Extending, Some(size_gib))
+    }
+
+    pub(super) fn delete_volume(&self, claimed: &Claimed, id: &VolumeId) -> Result<(), TaskError> {
+        self.catalog.remove_volume(id)?;
+        self.settle(&claimed.lease, |c| {
+            Ok(db::volumes::remove(c, id).map_err(DbError::from)?)
+        })
+    }
+
+    pub(super) fn volume_failed(&self, claimed: &Claimed, id: &VolumeId) -> Result<(), TaskError> {
+        let to = match &*claimed.job.args {
+            JobArgs::DeleteVolume { .. } => VolumeStatus::ErrorDeleting,
+            JobArgs::ExtendVolume { .. } => VolumeStatus::ErrorExtending,
+            _ => VolumeStatus::Error,
+        };
+        let from = [
+            VolumeStatus::Creating,
+            VolumeStatus::Deleting,
+            VolumeStatus::Extending,
+        ];
+        let now = self.clock.now();
+        self.under_lease(&claimed.lease, |c| {
+            db::volumes::transition(c, id, &from, to, None, now).map(|_| ())
+        })
+    }
+}

@@ -1,0 +1,412 @@
+//! The catalogue of standalone mode: rows in our database, sparse raw files in a directory.
+
+use crate::clock::Clock;
+use crate::config;
+use crate::db::{self, Db, DbError};
+use crate::model::column::Json;
+use crate::model::error::Error;
+use crate::model::id::{JobId, ProjectId, SnapshotId, VolumeId, VolumeTypeId};
+use crate::model::job::RestoreVolume;
+use crate::model::snapshot::{Snapshot, SnapshotStatus};
+use crate::model::volume::{
+    DEFAULT_TYPE_NAME, GIB, RestoredFrom, SavedVolume, Volume, VolumeStatus, VolumeType,
+};
+use crate::volume::VolumeError;
+use crate::volume::catalog::{CatalogError, Restore};
+use crate::volume::file::{self, VolumeReader, VolumeWriter};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Names that a restore gave, and so may take away again (Cinder reference, 5.3).
+const RESTORE_NAME_PREFIX: &str = "restore_backup_";
+/// Metadata key that names the backup a volume came from.
+const SOURCE_BACKUP_KEY: &str = "src_backup_id";
+
+/// Our own volumes. Cheap to clone.
+#[derive(Clone)]
+pub struct Catalog {
+    pub(super) db: Db,
+    pub(super) clock: Clock,
+    dir: PathBuf,
+    pub availability_zone: String,
+    quota: config::Quota,
+}
+
+impl Catalog {
+    /// Opens the catalogue; makes its directory and the default volume type if need be.
+    pub fn open(db: Db, clock: Clock, config: &config::Config) -> Result<Self, CatalogError> {
+        let dir = config.volumes_dir();
+        let made = std::fs::create_dir_all(&dir).and_then(|()| dir.canonicalize());
+        let dir = made.map_err(|source| VolumeError {
+            path: dir.clone(),
+            action: "create",
+            source,
+        })?;
+        let catalog = Self {
+            db,
+            clock,
+            dir,
+            availability_zone: config.volumes.availability_zone.clone(),
+            quota: config.quota.clone(),
+        };
+        catalog.ensure_default_type()?;
+        Ok(catalog)
+    }
+
+    fn ensure_default_type(&self) -> Result<(), DbError> {
+        let row = VolumeType {
+            id: VolumeTypeId::random(),
+            name: DEFAULT_TYPE_NAME.to_owned(),
+            description: Some("Default Volume Type".to_owned()),
+            is_public: true,
+            extra_specs: Json::default(),
+            created_at: self.clock.now(),
+        };
+        self.db.write(|c| {
+            match db::volumes::find_type(c, DEFAULT_TYPE_NAME)? {
+                Some(_) => Ok(()),
+                None => db::volumes::insert_type(c, &row),
+            }
+            .map_err(DbError::from)
+        })
+    }
+
+    /// The volume type used when none is asked for.
+    pub fn default_type(&self) -> Result<VolumeType, CatalogError> {
+        self.db
+            .read(|c| db::volumes::find_type(c, DEFAULT_TYPE_NAME).map_err(DbError::from))?
+            .ok_or_else(|| {
+                CatalogError::Refused(Error::internal("the default volume type is gone"))
+            })
+    }
+
+    /// The volume, whosever it is.
+    pub fn volume(&self, id: &VolumeId) -> Result<Option<Volume>, CatalogError> {
+        Ok(self
+            .db
+            .read(|c| db::volumes::find(c, id).map_err(DbError::from))?)
+    }
+
+    /// The snapshot, whosever it is.
+    pub fn snapshot(&self, id: &SnapshotId) -> Result<Option<Snapshot>, CatalogError> {
+        Ok(self
+            .db
+            .read(|c| db::snapshots::find(c, id).map_err(DbError::from))?)
+    }
+
+    /// Where a volume's bytes are.
+    pub fn volume_path(&self, id: &VolumeId) -> PathBuf {
+        self.dir.join(format!("volume-{id}.raw"))
+    }
+
+    /// Where a snapshot's bytes are.
+    pub fn snapshot_path(&self, id: &SnapshotId) -> PathBuf {
+        self.dir.join(format!("snapshot-{id}.raw"))
+    }
+
+    fn temporary_path(&self, job: &JobId) -> PathBuf {
+        self.dir.join(format!("temporary-{job}.raw"))
+    }
+
+    /// Holds the volume, or the snapshot if one is named, for a backup. Repeatable.
+    pub fn begin_backup(
+        &self,
+        job: &JobId,
+        volume: &VolumeId,
+        snapshot: Option<&SnapshotId>,
+        force: bool,
+    ) -> Result<(), CatalogError> {
+        let now = self.clock.now();
+        self.db.write(|c| match snapshot {
+            Some(id) => {
+                let (from, to) = ([SnapshotStatus::Available], SnapshotStatus::BackingUp);
+                let row = db::snapshots::find(c, id).map_err(DbError::from)?;
+                let row = row.ok_or(CatalogError::NoSnapshot)?;
+                if row.reserved_by.as_ref() == Some(job)
+                    || db::snapshots::transition(c, id, &from, to, Some(job), now)
+                        .map_err(DbError::from)?
+                {
+                    return Ok(());
+                }
+                Err(CatalogError::SnapshotState(row.status.to_string()))
+            }
+            None => {
+                let from: &[VolumeStatus] = match force {
+                    true => &[VolumeStatus::Available, VolumeStatus::InUse],
+                    false => &[VolumeStatus::Available],
+                };
+                hold_volume(c, volume, from, VolumeStatus::BackingUp, job, now)
+            }
+        })
+    }
+
+    /// Opens what a held volume or snapshot contains. A volume that is in use is cloned first, so
+    /// that the backup sees one moment of it; on file systems without reflinks the copy takes a
+    /// while, and writes during it may tear.
+    pub fn open_source(
+        &self,
+        job: &JobId,
+        volume: &VolumeId,
+        snapshot: Option<&SnapshotId>,
+    ) -> Result<VolumeReader, CatalogError> {
+        if let Some(id) = snapshot {
+            return Ok(VolumeReader::open(&self.snapshot_path(id))?);
+        }
+        let row = self.volume(volume)?.ok_or(CatalogError::NoVolume)?;
+        let path = self.volume_path(volume);
+        if row.previous_status != Some(VolumeStatus::InUse) {
+            return Ok(VolumeReader::open(&path)?);
+        }
+        let temporary = self.temporary_path(job);
+        if !temporary.exists() {
+            file::clone(&path, &temporary, 0)?;
+        }
+        Ok(VolumeReader::open(&temporary)?)
+    }
+
+    /// What a restored volume will take over from this one.
+    pub fn saved(&self, volume: &VolumeId) -> Result<SavedVolume, CatalogError> {
+        let row = self.volume(volume)?;
+        Ok(row.map_or_else(SavedVolume::default, |row| SavedVolume {
+            name: row.name,
+            description: row.description,
+            bootable: row.bootable,
+            metadata: row.metadata.into_inner(),
+        }))
+    }
+
+    /// Ends a backup's hold: the volume goes back to its state. Repeatable.
+    pub fn end_backup(
+        &self,
+        job: &JobId,
+        volume: &VolumeId,
+        snapshot: Option<&SnapshotId>,
+        succeeded: bool,
+    ) -> Result<(), CatalogError> {
+        let now = self.clock.now();
+        file::remove(&self.temporary_path(job))?;
+        self.db.write(|c| -> Result<(), DbError> {
+            if let Some(id) = snapshot {
+                return Ok(db::snapshots::release(c, id, job, now)?);
+            }
+            let Some(row) = db::volumes::find(c, volume)? else {
+                return Ok(());
+            };
+            let back = row.previous_status.unwrap_or(VolumeStatus::Available);
+            let previous = match succeeded {
+                true => VolumeStatus::BackingUp,
+                false => VolumeStatus::ErrorBackingUp,
+            };
+            db::volumes::release(c, volume, job, back, previous, now)?;
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Makes the volume a restore was asked to make, held for the job. Repeatable.
+    pub fn create_target(
+        &self,
+        job: &JobId,
+        id: &VolumeId,
+        wanted: &RestoreVolume,
+    ) -> Result<(), CatalogError> {
+        let volume_type = self.default_type()?;
+        let now = self.clock.now();
+        let row = Volume {
+            id: id.clone(),
+            project_id: wanted.project_id.clone(),
+            user_id: wanted.user_id.clone(),
+            name: Some(wanted.name.clone()),
+            description: Some("auto-created_from_restore_from_backup".to_owned()),
+            size_gib: wanted.size_gib,
+            status: VolumeStatus::RestoringBackup,
+            previous_status: Some(VolumeStatus::Creating),
+            volume_type_id: volume_type.id,
+            bootable: false,
+            readonly: false,
+            snapshot_id: None,
+            source_volume_id: None,
+            availability_zone: self.availability_zone.clone(),
+            metadata: Json::default(),
+            reserved_by: Some(job.clone()),
+            released_by: None,
+            created_at: now,
+            updated_at: None,
+        };
+        self.db.write(|c| {
+            if db::volumes::find(c, id).map_err(DbError::from)?.is_some() {
+                return Ok(());
+            }
+            db::lock_project(c, &wanted.project_id).map_err(DbError::from)?;
+            self.check_quota(c, &wanted.project_id, wanted.size_gib, false)
+                .map_err(CatalogError::Refused)?;
+            Ok(db::volumes::insert(c, &row).map_err(DbError::from)?)
+        })
+    }
+
+    /// Whether one more volume of this size is within the project's quota. The error bears
+    /// Cinder's class name if asked for (Cinder reference, 1.4 and 3.6).
+    pub fn check_quota(
+        &self,
+        connection: &mut db::DbConnection,
+        project: &ProjectId,
+        size_gib: i64,
+        with_class: bool,
+    ) -> Result<(), Error> {
+        let (volumes, used) = db::volumes::usage(connection, project)?;
+        let (_, snapshots_used) = db::snapshots::usage(connection, project)?;
+        let used = used + snapshots_used;
+        if self.quota.gigabytes >= 0 && used + size_gib > self.quota.gigabytes {
+            return Err(Error::OverQuota {
+                class: with_class.then_some("VolumeSizeExceedsAvailableQuota"),
+                message: format!(
+                    "Requested volume or snapshot exceeds allowed gigabytes quota. \
+                     Requested {size_gib}G, quota is {}G and {used}G has been consumed.",
+                    self.quota.gigabytes
+                ),
+            });
+        }
+        if self.quota.volumes >= 0 && volumes + 1 > self.quota.volumes {
+            return Err(Error::OverQuota {
+                class: with_class.then_some("VolumeLimitExceeded"),
+                message: format!(
+                    "Maximum number of volumes allowed ({}) exceeded for quota 'volumes'.",
+                    self.quota.volumes
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    /// Holds an existing volume for a restore. Repeatable.
+    pub fn begin_restore(&self, job: &JobId, volume: &VolumeId) -> Result<Restore, CatalogError> {
+        let now = self.clock.now();
+        let from = [VolumeStatus::Available];
+        self.db.write(|c| {
+            let row = db::volumes::find(c, volume).map_err(DbError::from)?;
+            if row.is_some_and(|row| row.released_by.as_ref() == Some(job)) {
+                return Ok(Restore::Finished);
+            }
+            hold_volume(c, volume, &from, VolumeStatus::RestoringBackup, job, now)?;
+            Ok(Restore::Begun)
+        })
+    }
+
+    /// Opens a held target, making its file if a restore is to make the volume.
+    pub fn open_target(&self, volume: &VolumeId) -> Result<VolumeWriter, CatalogError> {
+        let row = self.volume(volume)?.ok_or(CatalogError::NoVolume)?;
+        let path = self.volume_path(volume);
+        if row.previous_status == Some(VolumeStatus::Creating) {
+            file::create(&path, row.size_bytes())?;
+        }
+        Ok(VolumeWriter::open(&path)?)
+    }
+
+    /// Ends a restore's hold on its target: with the saved metadata, or in `error_restoring`.
+    /// Repeatable.
+    pub fn end_restore(
+        &self,
+        job: &JobId,
+        volume: &VolumeId,
+        result: Result<&RestoredFrom, ()>,
+    ) -> Result<(), CatalogError> {
+        let now = self.clock.now();
+        self.db.write(|c| -> Result<(), DbError> {
+            let Some(row) = db::volumes::find(c, volume)? else {
+                return Ok(());
+            };
+            let to = match result {
+                Ok(_) => VolumeStatus::Available,
+                Err(()) => VolumeStatus::ErrorRestoring,
+            };
+            let released =
+                db::volumes::release(c, volume, job, to, VolumeStatus::RestoringBackup, now)?;
+            if let (true, Ok(restored)) = (released, result) {
+                db::volumes::update(c, volume, &taken_over(&row, restored), now)?;
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Makes a volume's file: empty, or from a snapshot or another volume. Repeatable.
+    pub fn make_volume(&self, volume: &Volume) -> Result<(), CatalogError> {
+        let path = self.volume_path(&volume.id);
+        if path.exists() {
+            return Ok(());
+        }
+        let source = match (&volume.snapshot_id, &volume.source_volume_id) {
+            (Some(snapshot), _) => Some(self.snapshot_path(snapshot)),
+            (None, Some(source)) => Some(self.volume_path(source)),
+            (None, None) => None,
+        };
+        match source {
+            Some(source) => file::clone(&source, &path, volume.size_bytes())?,
+            None => file::create(&path, volume.size_bytes())?,
+        }
+        Ok(())
+    }
+
+    /// Removes a volume's file. Repeatable.
+    pub fn remove_volume(&self, id: &VolumeId) -> Result<(), CatalogError> {
+        Ok(file::remove(&self.volume_path(id))?)
+    }
+
+    /// Makes a volume's file longer. Repeatable.
+    pub fn extend_volume(&self, id: &VolumeId, size_gib: i64) -> Result<(), CatalogError> {
+        let length = u64::try_from(size_gib).unwrap_or(0) * GIB;
+        Ok(file::create(&self.volume_path(id), length)?)
+    }
+
+    /// Makes a snapshot's file. Repeatable.
+    pub fn make_snapshot(&self, snapshot: &Snapshot) -> Result<(), CatalogError> {
+        let path = self.snapshot_path(&snapshot.id);
+        if !path.exists() {
+            file::clone(&self.volume_path(&snapshot.volume_id), &path, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a snapshot's file. Repeatable.
+    pub fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), CatalogError> {
+        Ok(file::remove(&self.snapshot_path(id))?)
+    }
+}
+
+fn hold_volume(
+    connection: &mut db::DbConnection,
+    volume: &VolumeId,
+    from: &[VolumeStatus],
+    to: VolumeStatus,
+    job: &JobId,
+    now: crate::model::time::Timestamp,
+) -> Result<(), CatalogError> {
+    let row = db::volumes::find(connection, volume).map_err(DbError::from)?;
+    let row = row.ok_or(CatalogError::NoVolume)?;
+    if row.reserved_by.as_ref() == Some(job)
+        || db::volumes::transition(connection, volume, from, to, Some(job), now)
+            .map_err(DbError::from)?
+    {
+        return Ok(());
+    }
+    Err(CatalogError::VolumeState(row.status))
+}
+
+/// What a target becomes after its restore (Cinder reference, 5.3).
+fn taken_over(target: &Volume, restored: &RestoredFrom) -> db::volumes::Changes {
+    let saved = &restored.saved;
+    let name = target.name.as_deref().unwrap_or_default();
+    let takes_name = (name.is_empty() || name.starts_with(RESTORE_NAME_PREFIX))
+        && saved.name.as_deref().is_some_and(|name| !name.is_empty());
+    let mut metadata: BTreeMap<String, String> = saved.metadata.clone();
+    if target.id != restored.source_volume_id || metadata.contains_key(SOURCE_BACKUP_KEY) {
+        metadata.insert(SOURCE_BACKUP_KEY.to_owned(), restored.backup_id.to_string());
+    }
+    db::volumes::Changes {
+        name: takes_name.then(|| saved.name.clone()),
+        description: takes_name.then(|| saved.description.clone()),
+        metadata: Some(metadata),
+        bootable: (saved.bootable && !target.bootable).then_some(true),
+        ..db::volumes::Changes::default()
+    }
+}
