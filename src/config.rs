@@ -272,7 +272,7 @@ pub struct Log {
 impl Default for Log {
     fn default() -> Self {
         Self {
-            filter: "info".to_owned(),
+            filter: "info,actix_server=warn".to_owned(),
             format: LogFormat::Plain,
         }
     }

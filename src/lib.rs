@@ -3,13 +3,15 @@
 //! # Floor plan
 //!
 //! ```text
-//!  7   cli/ app                                  commands; wiring of the parts; graceful stop
-//!  6   api/                                      HTTP in, HTTP out, and nothing else
-//!  5   service/          tasks/                  what a request does | what a job does
-//!  4   engine/           jobs/                   deduplicating repository | durable job runner
-//!  3   volume/           identity/               doors onto floor 2: who owns volumes, who is asking
-//!  2   db/   store/   clock                      doors: SQL, objects, time
-//!  1   model/   config                           nouns, states, errors | settings; no I/O
+//!  9   cli/                         commands
+//!  8   app/                         wiring of the parts; graceful stop
+//!  7   api/                         HTTP in, HTTP out, and nothing else
+//!  6   service/      tasks/         what a request does | what a job does
+//!  5   engine/       jobs/          deduplicating repository | durable job runner
+//!  4   volume/       identity/      doors onto floor 3: who owns volumes, who is asking
+//!  3   db/  store/   clock          doors: SQL, objects, time
+//!  2   config                       settings
+//!  1   model/                       nouns, states, errors; no I/O
 //! ```
 //!
 //! A module uses floors below its own, never its neighbours and never upward; `tests/layers.rs`

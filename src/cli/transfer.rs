@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::db::Db;
 use crate::model::id::VolumeId;
 use crate::model::volume::AttachMode;
-use crate::volume::catalog::{Catalog, Transfer};
+use crate::volume::catalog::Catalog;
 use crate::volume::file::{VolumeReader, VolumeWriter};
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
@@ -25,25 +25,28 @@ pub(super) fn import(config: &Config, volume: &str, file: &Path) -> anyhow::Resu
         true => Box::new(std::io::stdin().lock()),
         false => Box::new(File::open(file).with_context(|| file.display().to_string())?),
     };
-    let transfer = begin(config, volume, AttachMode::ReadWrite)?;
-    let writer = VolumeWriter::open(transfer.path())?;
-    if let Ok(metadata) = std::fs::metadata(file)
-        && metadata.len() > writer.length()
-    {
-        bail!(
-            "the image has {} bytes, but the volume {}",
-            metadata.len(),
-            writer.length()
-        );
-    }
-    let bar = bar("import", writer.length());
-    let written = copy_in(&mut input, &writer, &bar)?;
-    writer.zero(written..writer.length())?;
-    writer.sync()?;
-    bar.finish_and_clear();
-    transfer.end()?;
-    eprintln!("{written} bytes were imported to volume {volume}");
-    Ok(())
+    with_volume(config, volume, AttachMode::ReadWrite, |path| {
+        let writer = VolumeWriter::open(path)?;
+        if let Ok(metadata) = std::fs::metadata(file)
+            && metadata.len() > writer.length()
+        {
+            bail!(too_large(&writer));
+        }
+        let bar = bar("import", writer.length());
+        let written = copy_in(&mut input, &writer, &bar)?;
+        writer.zero(written..writer.length())?;
+        writer.sync()?;
+        bar.finish_and_clear();
+        eprintln!("{written} bytes were imported to volume {volume}");
+        Ok(())
+    })
+}
+
+fn too_large(writer: &VolumeWriter) -> String {
+    format!(
+        "the image is larger than the volume, which has {} bytes",
+        writer.length()
+    )
 }
 
 fn copy_in(input: &mut dyn Read, writer: &VolumeWriter, bar: &ProgressBar) -> anyhow::Result<u64> {
@@ -86,26 +89,25 @@ fn read_full(input: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> 
 
 /// Reads a volume into a raw image.
 pub(super) fn export(config: &Config, volume: &str, file: &Path) -> anyhow::Result<()> {
-    let transfer = begin(config, volume, AttachMode::ReadOnly)?;
-    let reader = VolumeReader::open(transfer.path())?;
-    let bar = bar("export", reader.length());
-    match is_pipe(file) {
-        true => copy_out(&reader, &mut std::io::stdout().lock(), None, &bar)?,
-        false => {
+    with_volume(config, volume, AttachMode::ReadOnly, |path| {
+        let reader = VolumeReader::open(path)?;
+        let bar = bar("export", reader.length());
+        if is_pipe(file) {
+            copy_out(&reader, &mut std::io::stdout().lock(), None, &bar)?;
+        } else {
             let mut output = File::create(file).with_context(|| file.display().to_string())?;
             let holes = output.try_clone()?;
             copy_out(&reader, &mut output, Some(holes), &bar)?;
             output.set_len(reader.length())?;
             output.sync_all()?;
         }
-    }
-    bar.finish_and_clear();
-    transfer.end()?;
-    eprintln!(
-        "{} bytes were exported from volume {volume}",
-        reader.length()
-    );
-    Ok(())
+        bar.finish_and_clear();
+        eprintln!(
+            "{} bytes were exported from volume {volume}",
+            reader.length()
+        );
+        Ok(())
+    })
 }
 
 /// Copies everything; into a file, blocks of zeros are passed over.
@@ -139,7 +141,13 @@ fn is_pipe(file: &Path) -> bool {
     file == Path::new("-")
 }
 
-fn begin(config: &Config, volume: &str, mode: AttachMode) -> anyhow::Result<Transfer> {
+/// Holds a volume while its bytes are moved; it is given back whatever happens.
+fn with_volume(
+    config: &Config,
+    volume: &str,
+    mode: AttachMode,
+    work: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let url = config.database_url();
     if let Some(path) = url.strip_prefix("sqlite:")
         && !Path::new(path).exists()
@@ -147,8 +155,10 @@ fn begin(config: &Config, volume: &str, mode: AttachMode) -> anyhow::Result<Tran
         bail!("there is no database at {path}; name the service's --data-dir or --config");
     }
     let catalog = Catalog::open(Db::open(&url)?, Clock::System, config)?;
-    let id = VolumeId::new(volume);
-    catalog
-        .begin_transfer(&id, mode)
-        .with_context(|| format!("volume {volume}"))
+    let transfer = catalog
+        .begin_transfer(&VolumeId::new(volume), mode)
+        .with_context(|| format!("volume {volume}"))?;
+    let result = work(transfer.path());
+    transfer.end()?;
+    result
 }

@@ -1,0 +1,145 @@
+//! `kill -9` at random moments of backup and restore, through the real program.
+
+use crate::support::{BOTH, Bed, Client, Database, GIBIBYTE, MEBIBYTE, Service, noise};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const KILLS: u64 = 6;
+const DATA_BYTES: u64 = 160 * MEBIBYTE;
+
+/// A moment that differs from run to run and is printed with a failure.
+fn moment(seed: u64, kill: u64) -> Duration {
+    let hash = blake3::hash(format!("{seed} {kill}").as_bytes());
+    let random = u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap());
+    Duration::from_millis(30 + random % 500)
+}
+
+fn seed() -> u64 {
+    match std::env::var("EMBERVAULT_TEST_SEED") {
+        Ok(seed) => seed.parse().unwrap(),
+        Err(_) => std::process::id().into(),
+    }
+}
+
+fn is_transitional(resource: &Value) -> bool {
+    let status = resource["status"].as_str().unwrap();
+    !status.starts_with("error") && status != "available" && status != "in-use"
+}
+
+/// Kills and restarts the service until there were enough kills or the work is done; then waits.
+fn torment(
+    bed: &Bed,
+    mut service: Service,
+    seed: u64,
+    is_done: impl Fn(&Client) -> bool,
+) -> (Service, u64) {
+    let mut kills = 0;
+    while kills < KILLS {
+        std::thread::sleep(moment(seed, kills));
+        let done = is_done(&bed.client(&service, "demo"));
+        if done {
+            break;
+        }
+        service.kill();
+        kills += 1;
+        service = bed.start();
+    }
+    (service, kills)
+}
+
+#[test]
+fn nothing_is_lost_or_stuck_or_uploaded_twice_when_killed() {
+    let seed = seed();
+    for database in BOTH {
+        let mut bed = Bed::new(database);
+        // Slow enough to be killed in many places.
+        bed.set("ENGINE__THREADS", "1");
+        bed.set("ENGINE__COMPRESSION", "zstd:12");
+        let mut service = bed.start();
+        let demo = bed.client(&service, "demo");
+        let volume = demo.create_volume(1);
+        demo.write(
+            &volume,
+            &[
+                (8 * MEBIBYTE, noise(1, DATA_BYTES)),
+                (GIBIBYTE - 4096, noise(2, 4096)),
+            ],
+        );
+        let digest = demo.digest(&volume);
+
+        let backup = demo.back_up(&volume, json!({ "name": "killed" }));
+        let is_done = |client: &Client| {
+            let shown = client.get(&format!("/backups/{backup}")).body["backup"].clone();
+            assert_ne!(
+                shown["status"], "error",
+                "{database:?}, seed {seed}: {shown}"
+            );
+            shown["status"] == "available"
+        };
+        let killed;
+        (service, killed) = torment(&bed, service, seed, is_done);
+        let demo = bed.client(&service, "demo");
+        let shown = demo.wait("backups", &backup, "available");
+        demo.wait("volumes", &volume, "available");
+        assert!(
+            killed >= 2,
+            "{database:?}: the backup was too fast, only {killed} kills"
+        );
+        let stored = Bed::bytes_of(&bed.objects("/p/"));
+        // Noise does not shrink, so whatever was uploaded twice would show.
+        assert!(
+            stored < DATA_BYTES + DATA_BYTES / 50,
+            "{database:?}, seed {seed}: {stored} bytes are stored for {DATA_BYTES}"
+        );
+        assert_eq!(shown["fail_reason"], Value::Null);
+
+        let target = demo.restore(&backup, json!({ "name": "restored" }));
+        let is_done = |client: &Client| {
+            let shown = client.get(&format!("/volumes/{target}")).body["volume"].clone();
+            shown["status"] == "available"
+        };
+        (service, _) = torment(&bed, service, seed + 1, is_done);
+        let demo = bed.client(&service, "demo");
+        demo.wait("volumes", &target, "available");
+        demo.wait("backups", &backup, "available");
+        assert_eq!(demo.digest(&target), digest, "{database:?}, seed {seed}");
+
+        for collection in ["volumes", "backups"] {
+            let listed = demo.get(&format!("/{collection}/detail")).body[collection].clone();
+            for resource in listed.as_array().unwrap() {
+                assert!(
+                    !is_transitional(resource),
+                    "{database:?}, seed {seed}: {resource}"
+                );
+            }
+        }
+        assert!(service.terminate());
+    }
+}
+
+#[test]
+fn sigterm_ends_cleanly_and_the_next_start_resumes() {
+    let mut bed = Bed::new(Database::Sqlite);
+    bed.set("ENGINE__THREADS", "1");
+    bed.set("ENGINE__COMPRESSION", "zstd:12");
+    // Given back, not timed out: the next start must not have to wait for the lease.
+    bed.set("JOBS__LEASE", "10m");
+    let service = bed.start();
+    let demo = bed.client(&service, "demo");
+    let volume = demo.create_volume(1);
+    demo.write(&volume, &[(0, noise(1, DATA_BYTES))]);
+    let digest = demo.digest(&volume);
+    let backup = demo.back_up(&volume, json!({}));
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(
+        demo.get(&format!("/backups/{backup}")).body["backup"]["status"],
+        "creating"
+    );
+    assert!(service.terminate(), "{}", bed.log());
+    let service = bed.start();
+    let demo = bed.client(&service, "demo");
+    demo.wait("backups", &backup, "available");
+    let target = demo.restore(&backup, json!({}));
+    demo.wait("volumes", &target, "available");
+    assert_eq!(demo.digest(&target), digest);
+}

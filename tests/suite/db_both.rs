@@ -1,0 +1,199 @@
+//! What must hold on either database, under threads.
+
+use crate::support::{BOTH, Database, Postgres};
+use embervault::db::{self, Db, DbError};
+use embervault::model::id::{ProjectId, StorageId, VolumeId};
+use embervault::model::job::{Job, JobArgs, JobState, Lane, Lease};
+use embervault::model::time::Timestamp;
+use embervault::model::vault::StorageRow;
+use std::collections::HashSet;
+use std::sync::Mutex;
+
+struct Bed {
+    _dir: tempfile::TempDir,
+    _postgres: Option<Postgres>,
+    db: Db,
+}
+
+fn bed(database: Database) -> Bed {
+    let dir = tempfile::tempdir().unwrap();
+    let postgres = (database == Database::Postgres).then(Postgres::start);
+    let url = match &postgres {
+        Some(postgres) => postgres.url(),
+        None => format!("sqlite:{}", dir.path().join("db").display()),
+    };
+    Bed {
+        db: Db::open(&url).unwrap(),
+        _dir: dir,
+        _postgres: postgres,
+    }
+}
+
+fn job() -> Job {
+    let volume_id = VolumeId::random();
+    Job::new(JobArgs::CreateVolume { volume_id }, Timestamp(100))
+}
+
+#[test]
+fn each_job_is_claimed_exactly_once() {
+    for database in BOTH {
+        let bed = bed(database);
+        for _ in 0..120 {
+            bed.db
+                .write(|c| db::jobs::insert(c, &job()).map_err(DbError::from))
+                .unwrap();
+        }
+        let claimed = Mutex::new(HashSet::new());
+        std::thread::scope(|scope| {
+            for worker in 0..8 {
+                let (db, claimed) = (&bed.db, &claimed);
+                scope.spawn(move || {
+                    let name = format!("w{worker}");
+                    let mut misses = 0;
+                    while misses < 20 {
+                        let claim = |c: &mut db::DbConnection| {
+                            db::jobs::claim(c, Lane::Quick, &name, Timestamp(200), Timestamp(1000))
+                                .map_err(DbError::from)
+                        };
+                        match db.write(claim).unwrap() {
+                            Some(job) => {
+                                assert!(claimed.lock().unwrap().insert(job.id), "claimed twice")
+                            }
+                            None => misses += 1,
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(claimed.lock().unwrap().len(), 120, "{database:?}");
+    }
+}
+
+#[test]
+fn a_lease_that_ran_out_is_claimed_again_and_the_old_owner_changes_nothing() {
+    for database in BOTH {
+        let bed = bed(database);
+        let wanted = job();
+        bed.db
+            .write(|c| db::jobs::insert(c, &wanted).map_err(DbError::from))
+            .unwrap();
+        let claim = |now, until| {
+            bed.db
+                .write(|c| {
+                    db::jobs::claim(c, Lane::Quick, "w", Timestamp(now), Timestamp(until))
+                        .map_err(DbError::from)
+                })
+                .unwrap()
+        };
+        assert!(claim(99, 1000).is_none(), "it is not due yet");
+        let first = claim(100, 1000).unwrap();
+        assert!(claim(1000, 2000).is_none(), "its lease still holds");
+        let second = claim(1001, 2000).unwrap();
+        assert_eq!((first.attempt, second.attempt), (1, 2));
+        let settle = |attempt| {
+            let job_id = wanted.id.clone();
+            let lease = Lease { job_id, attempt };
+            bed.db
+                .write(|c| {
+                    db::jobs::settle(c, &lease, JobState::Completed, None, Timestamp(1500))
+                        .map_err(DbError::from)
+                })
+                .unwrap()
+        };
+        assert!(!settle(1), "a stale owner settled the job");
+        assert!(settle(2));
+        assert!(!settle(2), "it was settled twice");
+        assert!(claim(9999, 10_000).is_none());
+    }
+}
+
+#[test]
+fn a_subject_has_one_live_job() {
+    for database in BOTH {
+        let bed = bed(database);
+        let one = job();
+        let two = Job {
+            id: embervault::model::id::JobId::random(),
+            ..one.clone()
+        };
+        let insert = |job: &Job| {
+            bed.db
+                .write(|c| db::jobs::insert(c, job).map_err(DbError::from))
+        };
+        insert(&one).unwrap();
+        match insert(&two) {
+            Err(DbError::Query(error)) => assert!(db::is_duplicate(&error), "{error}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_failed_transaction_leaves_nothing_and_the_connection_works_on() {
+    for database in BOTH {
+        let bed = bed(database);
+        let wanted = job();
+        let failed: Result<(), DbError> = bed.db.write(|c| {
+            db::jobs::insert(c, &wanted)?;
+            db::jobs::insert(c, &wanted)?;
+            Ok(())
+        });
+        assert!(failed.is_err());
+        let found = bed
+            .db
+            .read(|c| db::jobs::find(c, &wanted.id).map_err(DbError::from))
+            .unwrap();
+        assert!(found.is_none(), "{database:?}");
+        bed.db
+            .write(|c| db::jobs::insert(c, &wanted).map_err(DbError::from))
+            .unwrap();
+    }
+}
+
+#[test]
+fn threads_that_ask_for_a_vault_get_the_same_and_pack_numbers_never_repeat() {
+    for database in BOTH {
+        let bed = bed(database);
+        let storage = StorageId::random();
+        let row = StorageRow {
+            id: storage.clone(),
+            name: "s".to_owned(),
+            master_key_check: String::new(),
+            created_at: Timestamp(0),
+        };
+        bed.db
+            .write(|c| db::vaults::insert_storage(c, &row).map_err(DbError::from))
+            .unwrap();
+        let project = ProjectId::new("p");
+        let vault = bed
+            .db
+            .write(|c| {
+                db::vaults::find_or_insert(c, &project, &storage, Timestamp(0))
+                    .map_err(DbError::from)
+            })
+            .unwrap();
+        let numbers = Mutex::new(HashSet::new());
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        let session = embervault::model::id::JobId::random();
+                        let pack = bed
+                            .db
+                            .write(|c| {
+                                let kind = embervault::model::pack::PackKind::Data;
+                                db::packs::open(c, vault.number, kind, &session)
+                                    .map_err(DbError::from)
+                            })
+                            .unwrap();
+                        assert!(
+                            numbers.lock().unwrap().insert(pack.number),
+                            "a number came twice"
+                        );
+                    }
+                });
+            }
+        });
+        assert_eq!(numbers.lock().unwrap().len(), 120);
+    }
+}

@@ -1,0 +1,261 @@
+//! First start, second start, wrong starts; the other commands.
+
+use crate::support::{Bed, Database, GIBIBYTE, MEBIBYTE, digest_file, noise};
+use serde_json::json;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+
+fn refused(bed: &Bed) -> String {
+    let mut command = bed.command(&["serve", "--listen", "127.0.0.1:0"]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn the_first_start_makes_everything_private_and_the_second_finds_it() {
+    let bed = Bed::new(Database::Sqlite);
+    let service = bed.start();
+    for file in [
+        "clouds.yaml",
+        "keys/master.key",
+        "keys/users.toml",
+        "embervault.db",
+    ] {
+        let mode = std::fs::metadata(bed.data().join(file))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    let demo = bed.client(&service, "demo");
+    let volume = demo.create_volume(1);
+    let clouds = std::fs::read_to_string(bed.data().join("clouds.yaml")).unwrap();
+    assert!(
+        clouds.contains("embervault:") && clouds.contains("embervault-admin:"),
+        "{clouds}"
+    );
+    assert!(refused(&bed).contains("another embervault is running on it"));
+    assert!(service.terminate());
+    let service = bed.start();
+    let demo = bed.client(&service, "demo");
+    assert_eq!(demo.get(&format!("/volumes/{volume}")).status, 200);
+    let log = bed.log();
+    for secret in std::fs::read_to_string(bed.data().join("keys/users.toml"))
+        .unwrap()
+        .lines()
+    {
+        if let Some(password) = secret.strip_prefix("password = ") {
+            assert!(
+                !log.contains(password.trim_matches('"')),
+                "a password is in the log"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_wrong_missing_or_foreign_key_or_storage_is_refused_with_the_reason() {
+    let bed = Bed::new(Database::Sqlite);
+    assert!(bed.start().terminate());
+    let key = bed.data().join("keys/master.key");
+    let right = std::fs::read_to_string(&key).unwrap();
+    std::fs::remove_file(&key).unwrap();
+    assert!(refused(&bed).contains("it is missing, but backups exist that need it"));
+    std::fs::write(&key, "0".repeat(64)).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(refused(&bed).contains("it is not the one that storage \"local\" was used with"));
+    std::fs::write(&key, "rubbish").unwrap();
+    assert!(refused(&bed).contains("must be 64 hexadecimal digits"));
+    std::fs::write(&key, &right).unwrap();
+    std::fs::rename(bed.storage(), bed.dir.path().join("moved")).unwrap();
+    assert!(refused(&bed).contains("it is not the storage this database knows"));
+    std::fs::remove_dir_all(bed.storage()).unwrap();
+    std::fs::rename(bed.dir.path().join("moved"), bed.storage()).unwrap();
+    std::fs::write(bed.storage().join("format.json"), "{}").unwrap();
+    assert!(refused(&bed).contains("format.json is corrupt"));
+}
+
+#[test]
+fn settings_are_printed_without_secrets_and_mistakes_are_named() {
+    let mut bed = Bed::new(Database::Sqlite);
+    bed.set(
+        "IDENTITY__USERS",
+        r#"[{name="a", password="hunter2", project="a", role="member"}]"#,
+    );
+    let print = bed.command(&["config", "print"]).output().unwrap();
+    let text = String::from_utf8(print.stdout).unwrap();
+    assert!(
+        print.status.success() && text.contains("[engine]"),
+        "{text}"
+    );
+    assert!(!text.contains("hunter2"), "{text}");
+    bed.set("ENGINE__PACKBYTES", "1 MiB");
+    let print = bed.command(&["config", "print"]).output().unwrap();
+    let text = String::from_utf8(print.stderr).unwrap();
+    assert!(
+        !print.status.success() && text.contains("did you mean `pack_bytes`?"),
+        "{text}"
+    );
+}
+
+#[test]
+fn images_go_in_and_out_of_volumes() {
+    let bed = Bed::new(Database::Sqlite);
+    let service = bed.start();
+    let demo = bed.client(&service, "demo");
+    let volume = demo.create_volume(1);
+    demo.write(&volume, &[(900 * MEBIBYTE, noise(9, MEBIBYTE))]);
+    let image = bed.dir.path().join("image");
+    let mut bytes = noise(1, 3 * MEBIBYTE + 777);
+    bytes[MEBIBYTE as usize..2 * MEBIBYTE as usize].fill(0);
+    std::fs::write(&image, &bytes).unwrap();
+    let run = |arguments: &[&str]| bed.command(arguments).output().unwrap();
+    let path = image.to_str().unwrap();
+    let done = run(&["volume", "import", "--volume", &volume, path]);
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    demo.wait("volumes", &volume, "available");
+    let exported = bed.dir.path().join("exported");
+    let done = run(&[
+        "volume",
+        "export",
+        "--volume",
+        &volume,
+        exported.to_str().unwrap(),
+    ]);
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    let found = std::fs::read(&exported).unwrap();
+    assert_eq!(found.len() as u64, GIBIBYTE);
+    assert!(found[..bytes.len()] == bytes && found[bytes.len()..].iter().all(|byte| *byte == 0));
+
+    // Through pipes, both ways.
+    let mut import = bed
+        .command(&["volume", "import", "--volume", &volume, "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    import
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(&noise(5, MEBIBYTE))
+        .unwrap();
+    assert!(import.wait().unwrap().success());
+    let piped = run(&["volume", "export", "--volume", &volume, "-"]);
+    assert!(
+        piped.stdout.len() as u64 == GIBIBYTE && piped.stdout[..1 << 20] == noise(5, MEBIBYTE)[..]
+    );
+    drop(piped);
+
+    // Refusals leave the volume as it was.
+    let too_large = std::fs::File::create(bed.dir.path().join("large")).unwrap();
+    too_large.set_len(GIBIBYTE + 1).unwrap();
+    let large = bed.dir.path().join("large");
+    let done = run(&[
+        "volume",
+        "import",
+        "--volume",
+        &volume,
+        large.to_str().unwrap(),
+    ]);
+    assert!(!done.status.success());
+    demo.wait("volumes", &volume, "available");
+    let (attachment, device) = demo.attach(&volume);
+    let before = digest_file(&device);
+    let done = run(&["volume", "import", "--volume", &volume, path]);
+    let text = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(!done.status.success() && text.contains("in-use"), "{text}");
+    assert_eq!(digest_file(&device), before);
+    demo.detach(&attachment, &volume);
+    let done = run(&["volume", "export", "--volume", "nothing", "-"]);
+    assert!(String::from_utf8_lossy(&done.stderr).contains("does not exist"));
+    assert!(service.terminate());
+}
+
+#[test]
+fn volumes_are_extended_reset_and_described() {
+    let bed = Bed::new(Database::Sqlite);
+    let service = bed.start();
+    let (demo, admin) = (bed.client(&service, "demo"), bed.client(&service, "admin"));
+    let volume = demo.create_volume(1);
+    let action = format!("/volumes/{volume}/action");
+    assert_eq!(
+        demo.post(&action, json!({ "os-extend": { "new_size": 1 } }))
+            .status,
+        400
+    );
+    assert_eq!(
+        demo.post(&action, json!({ "os-extend": { "new_size": "2" } }))
+            .status,
+        202
+    );
+    let shown = demo.wait("volumes", &volume, "available");
+    assert_eq!(shown["size"], 2);
+    assert_eq!(demo.post(&action, json!({ "os-nothing": {} })).status, 400);
+    let reset = json!({ "os-reset_status": { "status": "error" } });
+    assert_eq!(demo.post(&action, reset.clone()).status, 403);
+    let foreign = admin.send(
+        "POST",
+        &format!("/v3/volumes/{volume}/action"),
+        Some(reset.to_string()),
+    );
+    assert_eq!(foreign.status, 202);
+    assert_eq!(
+        demo.get(&format!("/volumes/{volume}")).body["volume"]["status"],
+        "error"
+    );
+    let metadata = format!("/volumes/{volume}/metadata");
+    assert_eq!(
+        demo.post(&metadata, json!({ "metadata": { "a": "1", "b": "2" } }))
+            .status,
+        200
+    );
+    assert_eq!(demo.delete(&format!("{metadata}/a")).status, 200);
+    assert_eq!(
+        demo.get(&metadata).body,
+        json!({ "metadata": { "b": "2" } })
+    );
+    assert_eq!(
+        demo.put(&format!("{metadata}/c"), json!({ "meta": { "c": "3" } }))
+            .status,
+        200
+    );
+    assert_eq!(
+        demo.get(&format!("{metadata}/c")).body,
+        json!({ "meta": { "c": "3" } })
+    );
+    assert_eq!(demo.get(&format!("{metadata}/nothing")).status, 404);
+    assert_eq!(demo.delete(&format!("/volumes/{volume}")).status, 202);
+    demo.wait_gone(&format!("/volumes/{volume}"));
+    for path in [
+        "/types",
+        "/types/default",
+        "/os-availability-zone",
+        "/limits",
+        "/extensions",
+        "/resource_filters",
+        "/attachments",
+        "/snapshots/detail",
+    ] {
+        assert_eq!(demo.get(path).status, 200, "{path}");
+    }
+    assert_eq!(
+        demo.get("/types/default").body["volume_type"]["name"],
+        "__DEFAULT__"
+    );
+    assert_eq!(demo.get("/os-services").status, 403);
+    assert_eq!(
+        admin.get("/os-services?binary=cinder-backup").body["services"][0]["state"],
+        "up"
+    );
+}
