@@ -219,7 +219,7 @@ pub struct Jobs {
     /// Longest time between two looks for work; new work in the same process is seen at once.
     #[serde(with = "humantime_serde")]
     pub poll: Duration,
-    /// Claims of one job, crashes included, after which it is given up.
+    /// How often the worker of one job may vanish, by a crash or otherwise, until it is given up.
     pub attempts_max: i32,
 }
 

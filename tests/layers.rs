@@ -20,7 +20,7 @@ const FLOORS: &[(usize, &[&str])] = &[
 const DOORS: &[(&str, &[&str])] = &[
     ("opendal", &["store"]),
     ("actix_web", &["api", "app"]),
-    ("rustix", &["volume", "app", "cli"]),
+    ("rustix", &["volume", "store", "app", "cli"]),
     ("ring", &["engine"]),
     ("zstd", &["engine"]),
     ("fastcdc", &["engine"]),

@@ -94,6 +94,9 @@ CREATE TABLE jobs (
     reason TEXT,
     progress_done BIGINT NOT NULL,
     progress_total BIGINT NOT NULL,
+    failures INTEGER NOT NULL,
+    orphaned INTEGER NOT NULL,
+    checkpoint TEXT,
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL,
     CHECK (state <> 'running' OR leased_until IS NOT NULL)
@@ -135,6 +138,7 @@ CREATE TABLE snapshots (
     status TEXT NOT NULL,
     metadata TEXT NOT NULL,
     reserved_by TEXT,
+    released_by TEXT,
     created_at BIGINT NOT NULL,
     updated_at BIGINT
 );

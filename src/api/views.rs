@@ -237,6 +237,7 @@ pub(super) fn snapshot(call: &Call<'_>, snapshot: &Snapshot, is_detail: bool) ->
         status,
         metadata,
         reserved_by: _,
+        released_by: _,
         created_at,
         updated_at,
     } = snapshot;

@@ -324,15 +324,15 @@ fn run_lanes(
     let (db, clock) = (tasks.db.clone(), tasks.clock.clone());
     let run = Arc::new(move |claimed| tasks.run(claimed));
     for lane in [Lane::Backup, Lane::Quick] {
-        let runner = Runner {
-            db: db.clone(),
-            clock: clock.clone(),
-            settings: config.jobs.clone(),
+        let runner = Runner::new(
+            db.clone(),
+            clock.clone(),
+            config.jobs.clone(),
             lane,
-            worker: format!("{host}:{}", std::process::id()),
-            wake: wake.clone(),
-            run: run.clone(),
-        };
+            format!("{host}:{}", std::process::id()),
+            wake.clone(),
+            run.clone(),
+        );
         tracker.spawn(runner.work(stop.clone()));
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::db::DbConnection;
 use crate::model::id::JobId;
-use crate::model::job::{Job, JobState, Lane, Lease};
+use crate::model::job::{Checkpoint, Job, JobState, Lane, Lease};
 use crate::model::schema::jobs;
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
@@ -37,13 +37,15 @@ pub fn live_for(connection: &mut DbConnection, subject: &str) -> QueryResult<Opt
 }
 
 /// Takes the next job of a lane that is due, or whose worker let its lease run out. New jobs,
-/// retries and orphans of a crash all come through here.
+/// retries and orphans of a crash all come through here. Jobs that still run in this process are left
+/// out: their lease may run out while the database stalls.
 pub fn claim(
     connection: &mut DbConnection,
     lane: Lane,
     worker: &str,
     now: Timestamp,
     leased_until: Timestamp,
+    running_here: Vec<JobId>,
 ) -> QueryResult<Option<Job>> {
     let due = jobs::state
         .eq(JobState::Available)
@@ -53,6 +55,7 @@ pub fn claim(
         .and(jobs::leased_until.assume_not_null().lt(now));
     let candidate = jobs::table
         .filter(jobs::lane.eq(lane).and(due.or(orphaned)))
+        .filter(jobs::id.ne_all(running_here))
         .order((jobs::run_at, jobs::id))
         .select(Job::as_select())
         .first(connection)
@@ -60,11 +63,19 @@ pub fn claim(
     let Some(mut job) = candidate else {
         return Ok(None);
     };
+    job.orphaned += i32::from(job.state == JobState::Running);
     let claimed = diesel::update(jobs::table.find(&job.id))
         .filter(jobs::attempt.eq(job.attempt).and(jobs::state.eq(job.state)))
+        // A lease that was renewed a moment ago is not ours to take.
+        .filter(
+            jobs::leased_until
+                .is_null()
+                .or(jobs::leased_until.assume_not_null().lt(now)),
+        )
         .set((
             jobs::state.eq(JobState::Running),
             jobs::attempt.eq(job.attempt + 1),
+            jobs::orphaned.eq(job.orphaned),
             jobs::leased_until.eq(leased_until),
             jobs::worker.eq(worker),
             jobs::updated_at.eq(now),
@@ -128,7 +139,7 @@ pub fn put_back(
     connection: &mut DbConnection,
     lease: &Lease,
     run_at: Timestamp,
-    reason: Option<&str>,
+    failure: Option<&str>,
     now: Timestamp,
 ) -> QueryResult<bool> {
     diesel::update(jobs::table.find(&lease.job_id))
@@ -140,10 +151,28 @@ pub fn put_back(
         .set((
             jobs::state.eq(JobState::Available),
             jobs::run_at.eq(run_at),
-            jobs::reason.eq(reason),
+            jobs::failures.eq(jobs::failures + i32::from(failure.is_some())),
+            jobs::reason.eq(failure),
             jobs::leased_until.eq(None::<Timestamp>),
             jobs::updated_at.eq(now),
         ))
+        .execute(connection)
+        .map(|count| count == 1)
+}
+
+/// Notes a step that must not be taken again. `false`: the job is no longer this worker's.
+pub fn set_checkpoint(
+    connection: &mut DbConnection,
+    lease: &Lease,
+    checkpoint: Checkpoint,
+) -> QueryResult<bool> {
+    diesel::update(jobs::table.find(&lease.job_id))
+        .filter(
+            jobs::attempt
+                .eq(lease.attempt)
+                .and(jobs::state.eq(JobState::Running)),
+        )
+        .set(jobs::checkpoint.eq(checkpoint))
         .execute(connection)
         .map(|count| count == 1)
 }

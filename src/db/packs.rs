@@ -59,12 +59,16 @@ pub fn go_live(
         .map(|count| count == 1)
 }
 
-/// Forgets a pack that never reached the store.
-pub fn forget(connection: &mut DbConnection, pack: &Pack) -> QueryResult<()> {
+/// Forgets a pack of a session that never reached the store. `false`: it did, or is another's.
+pub fn forget(connection: &mut DbConnection, pack: &Pack, session: &JobId) -> QueryResult<bool> {
     diesel::delete(packs::table.find((pack.vault, pack.number)))
-        .filter(packs::state.eq(PackState::Writing))
+        .filter(
+            packs::state
+                .eq(PackState::Writing)
+                .and(packs::session.eq(session)),
+        )
         .execute(connection)
-        .map(|_| ())
+        .map(|count| count == 1)
 }
 
 /// Packs a session has written or is writing.

@@ -3,7 +3,8 @@
 use crate::db::DbConnection;
 use crate::db::page::load_page;
 use crate::model::column::Json;
-use crate::model::id::{JobId, ProjectId, SnapshotId, VolumeId};
+use crate::model::id::{ProjectId, SnapshotId, VolumeId};
+use crate::model::job::Lease;
 use crate::model::page::{Filter, Page};
 use crate::model::schema::snapshots;
 use crate::model::snapshot::{Snapshot, SnapshotStatus};
@@ -74,7 +75,7 @@ pub fn transition(
     id: &SnapshotId,
     from: &[SnapshotStatus],
     to: SnapshotStatus,
-    holder: Option<&JobId>,
+    holder: Option<&str>,
     now: Timestamp,
 ) -> QueryResult<bool> {
     diesel::update(snapshots::table.find(id))
@@ -88,18 +89,27 @@ pub fn transition(
         .map(|count| count == 1)
 }
 
-/// Ends a job's hold on a snapshot.
+/// Ends the hold of a lease, or of an earlier run of its job, on a snapshot.
 pub fn release(
     connection: &mut DbConnection,
     id: &SnapshotId,
-    holder: &JobId,
+    lease: &Lease,
     now: Timestamp,
 ) -> QueryResult<()> {
+    let held: Option<Option<String>> = snapshots::table
+        .find(id)
+        .select(snapshots::reserved_by)
+        .first(connection)
+        .optional()?;
+    let Some(holder) = held.flatten().filter(|holder| lease.follows(holder)) else {
+        return Ok(());
+    };
     diesel::update(snapshots::table.find(id))
         .filter(snapshots::reserved_by.eq(holder))
         .set((
             snapshots::status.eq(SnapshotStatus::Available),
-            snapshots::reserved_by.eq(None::<JobId>),
+            snapshots::reserved_by.eq(None::<String>),
+            snapshots::released_by.eq(&lease.job_id),
             snapshots::updated_at.eq(now),
         ))
         .execute(connection)

@@ -3,9 +3,11 @@
 use crate::db::DbConnection;
 use crate::db::page::load_page;
 use crate::model::column::Json;
-use crate::model::id::{AttachmentId, JobId, ProjectId, VolumeId, VolumeTypeId};
+use crate::model::id::{AttachmentId, ProjectId, VolumeId, VolumeTypeId};
+use crate::model::job::Lease;
 use crate::model::page::{Filter, Page};
-use crate::model::schema::{attachments, volume_types, volumes};
+use crate::model::schema::{attachments, snapshots, volume_types, volumes};
+use crate::model::snapshot::SnapshotStatus;
 use crate::model::time::Timestamp;
 use crate::model::volume::{AttachStatus, Attachment, Volume, VolumeStatus, VolumeType};
 use diesel::prelude::*;
@@ -73,7 +75,7 @@ pub fn transition(
     id: &VolumeId,
     from: &[VolumeStatus],
     to: VolumeStatus,
-    holder: Option<&JobId>,
+    holder: Option<&str>,
     now: Timestamp,
 ) -> QueryResult<bool> {
     for state in from {
@@ -93,22 +95,60 @@ pub fn transition(
     Ok(false)
 }
 
-/// Ends a job's hold on a volume. `false`: the job does not hold it.
+/// Gives a held volume to a later run of the job that holds it.
+pub fn hand_over(connection: &mut DbConnection, id: &VolumeId, holder: &str) -> QueryResult<bool> {
+    diesel::update(volumes::table.find(id))
+        .filter(volumes::reserved_by.is_not_null())
+        .set(volumes::reserved_by.eq(holder))
+        .execute(connection)
+        .map(|count| count == 1)
+}
+
+/// Whether a snapshot or another volume is being made from this volume.
+pub fn is_being_copied(connection: &mut DbConnection, id: &VolumeId) -> QueryResult<bool> {
+    let is_snapshotted: bool = diesel::select(diesel::dsl::exists(
+        snapshots::table.filter(
+            snapshots::volume_id
+                .eq(id)
+                .and(snapshots::status.eq(SnapshotStatus::Creating)),
+        ),
+    ))
+    .get_result(connection)?;
+    let is_cloned: bool = diesel::select(diesel::dsl::exists(
+        volumes::table.filter(
+            volumes::source_volume_id
+                .eq(id)
+                .and(volumes::status.eq(VolumeStatus::Creating)),
+        ),
+    ))
+    .get_result(connection)?;
+    Ok(is_snapshotted || is_cloned)
+}
+
+/// Ends the hold of a lease, or of an earlier run of its job, on a volume. `false`: neither holds it.
 pub fn release(
     connection: &mut DbConnection,
     id: &VolumeId,
-    holder: &JobId,
+    lease: &Lease,
     to: VolumeStatus,
     previous: VolumeStatus,
     now: Timestamp,
 ) -> QueryResult<bool> {
+    let held: Option<Option<String>> = volumes::table
+        .find(id)
+        .select(volumes::reserved_by)
+        .first(connection)
+        .optional()?;
+    let Some(holder) = held.flatten().filter(|holder| lease.follows(holder)) else {
+        return Ok(false);
+    };
     diesel::update(volumes::table.find(id))
         .filter(volumes::reserved_by.eq(holder))
         .set((
             volumes::status.eq(to),
             volumes::previous_status.eq(previous),
-            volumes::reserved_by.eq(None::<JobId>),
-            volumes::released_by.eq(holder),
+            volumes::reserved_by.eq(None::<String>),
+            volumes::released_by.eq(&lease.job_id),
             volumes::updated_at.eq(now),
         ))
         .execute(connection)

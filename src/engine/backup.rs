@@ -39,9 +39,10 @@ pub fn run(
 ) -> Result<Root> {
     let session = Session::new(vault, session_id, progress);
     session.adopt()?;
-    let parent = match parent {
-        Some(root) => usable_parent(&session, root)?,
-        None => None,
+    let parent = match parent.map(|root| usable_parent(&session, root)) {
+        // A damaged parent does not spoil its child.
+        None | Some(Err(Error::Corrupt { .. } | Error::Missing { .. })) => None,
+        Some(parent) => parent?,
     };
     Progress::add(&progress.total, reader.length());
     let (sender, uploads) = Uploads::new();
@@ -79,8 +80,8 @@ pub fn run(
         deduplicated_bytes: Progress::value(&progress.deduplicated),
         object_count: Progress::value(&progress.objects),
     };
-    vault.put_root(&root)?;
-    Ok(root)
+    check(progress)?;
+    vault.put_root(root)
 }
 
 /// The stored form of a set of pack numbers.
@@ -600,8 +601,10 @@ impl<'j, 'a, 's> Worker<'j, 'a, 's> {
         let base_sums = match (base, parent_sums, &self.job.parent) {
             (Some(SumsRef { base, patch: None }), Some(sums), _) => Some((base, sums)),
             (Some(SumsRef { base, .. }), Some(_), Some(parent)) => {
-                let bytes = parent.reader.chunk(&base)?;
-                sums::decode_full(&bytes, self.sums.len()).map(|sums| (base, sums))
+                let bytes = parent.reader.chunk(&base).ok();
+                bytes
+                    .and_then(|bytes| sums::decode_full(&bytes, self.sums.len()))
+                    .map(|sums| (base, sums))
             }
             _ => None,
         };

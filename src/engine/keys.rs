@@ -36,6 +36,13 @@ impl Key {
         Key(*hasher.finalize().as_bytes())
     }
 
+    /// Tells whether bytes were changed by somebody without the key: 64 hexadecimal digits.
+    pub fn authenticate(&self, context: &str, bytes: &[u8]) -> String {
+        blake3::keyed_hash(&self.derive(context).0, bytes)
+            .to_hex()
+            .to_string()
+    }
+
     /// The key as AES-256-GCM takes it.
     pub fn sealing(&self) -> LessSafeKey {
         let key = UnboundKey::new(&AES_256_GCM, &self.0).expect("the key has the cipher's length");
@@ -98,7 +105,10 @@ impl MasterKey {
         let key = Key::random();
         let hex: String = key.0.iter().map(|byte| format!("{byte:02x}")).collect();
         let write = || {
-            if let Some(folder) = path.parent() {
+            let folder = path
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty());
+            if let Some(folder) = folder.filter(|folder| !folder.exists()) {
                 std::fs::create_dir_all(folder)?;
                 std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
             }
@@ -113,7 +123,8 @@ impl MasterKey {
             writeln!(file, "{hex}")?;
             file.sync_all()?;
             std::fs::hard_link(&partial, path)?;
-            std::fs::remove_file(&partial)
+            std::fs::remove_file(&partial)?;
+            std::fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
         };
         write().map_err(|source| MasterKeyError::Io {
             path: path.to_owned(),

@@ -122,6 +122,11 @@ impl PackBuilder {
         self.bytes.len()
     }
 
+    /// Chunks so far.
+    pub(crate) fn count(&self) -> usize {
+        self.rows.len()
+    }
+
     /// Seals and appends a chunk; gives its ordinal.
     pub(crate) fn push(
         &mut self,

@@ -12,8 +12,12 @@ use crate::model::id::JobId;
 use crate::model::pack::{IndexedChunk, Pack, PackKind, PackState};
 use crate::model::progress::Progress;
 use crate::store::{Store, StoreErrorKind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+/// Chunks of one pack, far below what a reader believes.
+const PACK_CHUNKS_MAX: usize = 1 << 17;
 
 /// A chunk that is not known yet.
 pub(crate) struct NewChunk {
@@ -67,11 +71,14 @@ impl<'a> Session<'a> {
         match stored_pack(&self.vault.store, name, self.vault) {
             Ok(Some((length, reader))) => self.go_live(&name, length, &reader.rows),
             Ok(None) | Err(Error::Corrupt { .. } | Error::Missing { .. }) => {
-                self.vault.store.delete(&name.key())?;
-                Ok(self
-                    .vault
-                    .db
-                    .write(|c| db::packs::forget(c, pack).map_err(DbError::from))?)
+                // The row first: a stale run of this session may be storing the pack just now.
+                let forget = |c: &mut db::DbConnection| {
+                    db::packs::forget(c, pack, self.id).map_err(DbError::from)
+                };
+                match self.vault.db.write(forget)? {
+                    true => Ok(self.vault.store.delete(&name.key())?),
+                    false => Ok(()),
+                }
             }
             Err(error) => Err(error),
         }
@@ -206,10 +213,15 @@ impl Uploads {
                 .recv();
             let Ok(pack) = received else { return };
             if session.progress.is_stopped() {
+                // A pack that is not stored must fail the backup, or its root would be written.
+                session.fail(Error::Cancelled);
                 continue;
             }
-            if let Err(error) = session.upload(pack) {
-                session.fail(error);
+            // A panic must not leave the others waiting at the queue for ever.
+            match catch_unwind(AssertUnwindSafe(|| session.upload(pack))) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => session.fail(error),
+                Err(_) => session.fail(Error::corrupt("an upload", "its thread panicked")),
             }
         }
     }
@@ -241,37 +253,35 @@ impl<'a, 's> Packer<'a, 's> {
     /// that another thread appended meanwhile is not stored again. Gives the places in order.
     pub(crate) fn append(&self, chunks: Vec<NewChunk>) -> Result<Vec<ChunkRef>> {
         let mut places = Vec::with_capacity(chunks.len());
-        let mut full = Vec::new();
-        {
-            let mut open = self.open.lock().expect("no panic while the pack is locked");
-            for chunk in chunks {
-                if let Some(place) = self.session.index.pending().get(&chunk.id).copied() {
-                    Progress::add(
-                        &self.session.progress.deduplicated,
-                        chunk.plain_length.into(),
-                    );
-                    places.push(place);
-                    continue;
-                }
-                let builder = match open.as_mut() {
-                    Some(builder) => builder,
-                    None => open.insert(self.begin()?),
-                };
-                let id = chunk.id;
-                let place = ChunkRef {
-                    pack: builder.name.number,
-                    ordinal: builder.push(id, chunk.kind, chunk.plain_length, chunk.encoded)?,
-                    id: id.short(),
-                };
-                self.session.index.pending().insert(id, place);
+        let mut open = self.open.lock().expect("no panic while the pack is locked");
+        for chunk in chunks {
+            if let Some(place) = self.session.index.pending().get(&chunk.id).copied() {
+                Progress::add(
+                    &self.session.progress.deduplicated,
+                    chunk.plain_length.into(),
+                );
                 places.push(place);
-                if builder.length() >= self.session.vault.options.pack_bytes {
-                    full.extend(open.take());
-                }
+                continue;
             }
-        }
-        for builder in full {
-            self.send(builder)?;
+            let builder = match open.as_mut() {
+                Some(builder) => builder,
+                None => open.insert(self.begin()?),
+            };
+            let id = chunk.id;
+            let place = ChunkRef {
+                pack: builder.name.number,
+                ordinal: builder.push(id, chunk.kind, chunk.plain_length, chunk.encoded)?,
+                id: id.short(),
+            };
+            self.session.index.pending().insert(id, place);
+            places.push(place);
+            let is_full = builder.length() >= self.session.vault.options.pack_bytes
+                || builder.count() >= PACK_CHUNKS_MAX;
+            if is_full && let Some(builder) = open.take() {
+                // Under the lock, so that at most one full pack waits, however many threads there
+                // are; uploading threads never take it.
+                self.send(builder)?;
+            }
         }
         Ok(places)
     }

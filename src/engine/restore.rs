@@ -101,6 +101,8 @@ fn write_window(
         Extent::Slice { chunk, .. } => Some(*chunk),
         Extent::Hole { .. } => None,
     }))?;
+    // Fetching may have taken long; a run that was overtaken meanwhile must not write any more.
+    check(progress)?;
     for extent in extents {
         let end = at + u64::from(extent.length());
         match extent {

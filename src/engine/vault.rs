@@ -74,7 +74,7 @@ impl Parameters {
             && (256..=1 << 20).contains(&self.chunk_average)
             && (block..=1 << 30).contains(&self.span_bytes)
             && self.span_bytes.is_multiple_of(block)
-            && self.hole_bytes >= block
+            && (block..=16 << 20).contains(&self.hole_bytes)
     }
 }
 
@@ -87,6 +87,23 @@ struct VaultRecord {
     cipher: String,
     /// Base64 of the vault's key under the master key.
     wrapped_key: String,
+    /// BLAKE3 of the record's JSON without this field, keyed with a key derived from the vault's.
+    mac: String,
+}
+
+impl VaultRecord {
+    fn authenticate(&self, key: &keys::Key) -> String {
+        let unsigned = (
+            self.version,
+            &self.storage,
+            &self.vault,
+            &self.parameters,
+            &self.cipher,
+            &self.wrapped_key,
+        );
+        let json = serde_json::to_vec(&unsigned).expect("own types serialize to JSON");
+        key.authenticate("embervault 2026-11 vault record", &json)
+    }
 }
 
 /// What of the settings concerns running jobs.
@@ -159,6 +176,9 @@ impl Vault {
             .decode(&record.wrapped_key)
             .map_err(|_| Error::corrupt(&key, "its key is not base64"))?;
         let vault_key = master.unwrap(&wrapped, &record.storage, &record.vault)?;
+        if record.mac != record.authenticate(&vault_key) {
+            return Err(Error::corrupt(&key, "somebody changed it"));
+        }
         let name = Uuid::parse_str(row.id.as_str())
             .map_err(|_| Error::corrupt(&key, "its name is not a UUID"))?;
         Ok(Self {
@@ -180,9 +200,10 @@ impl Vault {
         }
     }
 
-    /// Stores a root: from here on the backup exists in the store.
-    pub fn put_root(&self, root: &Root) -> Result<()> {
-        let plain = serde_json::to_vec(root).expect("own types serialize to JSON");
+    /// Stores a root: from here on the backup exists in the store. A root that is there already,
+    /// by an earlier run or an upload nobody was told of, stays and is the result.
+    pub fn put_root(&self, root: Root) -> Result<Root> {
+        let plain = serde_json::to_vec(&root).expect("own types serialize to JSON");
         let mut sealed = zstd::bulk::compress(&plain, 3)
             .map_err(|error| Error::corrupt(self.root_key(&root.backup.id), error))?;
         let header = root_header(self.name, &random_bytes());
@@ -197,7 +218,11 @@ impl Vault {
             )
             .expect("a root is far shorter than the cipher's limit");
         let bytes = [header.as_slice(), &sealed].concat();
-        Ok(self.store.put_new(&self.root_key(&root.backup.id), bytes)?)
+        match self.store.put_new(&self.root_key(&root.backup.id), bytes) {
+            Ok(()) => Ok(root),
+            Err(error) if error.kind == StoreErrorKind::Exists => self.root(&root.backup.id),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Reads and verifies a root.
@@ -284,15 +309,18 @@ fn create_record(
     row: &VaultRow,
     parameters: &Parameters,
 ) -> Result<VaultRecord> {
-    let wrapped = master.wrap(&keys::Key::random(), &row.storage_id, &row.id);
-    let record = VaultRecord {
+    let vault_key = keys::Key::random();
+    let wrapped = master.wrap(&vault_key, &row.storage_id, &row.id);
+    let mut record = VaultRecord {
         version: VERSION,
         storage: row.storage_id.clone(),
         vault: row.id.clone(),
         parameters: parameters.clone(),
         cipher: "aes-256-gcm".to_owned(),
         wrapped_key: BASE64_STANDARD.encode(wrapped),
+        mac: String::new(),
     };
+    record.mac = record.authenticate(&vault_key);
     let bytes = serde_json::to_vec_pretty(&record).expect("own types serialize to JSON");
     let key = Key::Vault(row.id.clone());
     match store.put_new(&key, bytes) {

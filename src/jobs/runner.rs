@@ -5,15 +5,22 @@ use crate::config;
 use crate::db::{self, Db, DbError};
 use crate::jobs::Wake;
 use crate::model::error::chain;
+use crate::model::id::JobId;
 use crate::model::job::{Job, JobState, Lane, Lease, Outcome};
 use crate::model::progress::Progress;
-use std::sync::Arc;
+use crate::model::time::Timestamp;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// Every so often old jobs are forgotten.
+const PRUNE_SECONDS: i64 = 600;
+/// How long a job that ended is kept for the operator.
+const KEPT_SECONDS: i64 = 7 * 24 * 3600;
 /// How long after a panic or a failed settlement a job waits.
 const MISHAP_DELAY: Duration = Duration::from_secs(5);
 
@@ -34,12 +41,42 @@ pub struct Runner<F> {
     pub worker: String,
     pub wake: Arc<Wake>,
     pub run: Arc<F>,
+    /// Jobs that run in this process now.
+    running: Mutex<HashSet<JobId>>,
 }
 
 impl<F> Runner<F>
 where
     F: Fn(Claimed) -> Outcome + Send + Sync + 'static,
 {
+    /// A runner that runs nothing yet.
+    pub fn new(
+        db: Db,
+        clock: Clock,
+        settings: config::Jobs,
+        lane: Lane,
+        worker: String,
+        wake: Arc<Wake>,
+        run: Arc<F>,
+    ) -> Self {
+        Self {
+            db,
+            clock,
+            settings,
+            lane,
+            worker,
+            wake,
+            run,
+            running: Mutex::default(),
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashSet<JobId>> {
+        self.running
+            .lock()
+            .expect("no panic while the set is locked")
+    }
+
     /// Works until asked to stop, then until every job it holds has been given back.
     pub async fn work(self, stop: CancellationToken) {
         let places = match self.lane {
@@ -58,11 +95,16 @@ where
                 Ok(Some(job)) => {
                     let (runner, stop) = (runner.clone(), stop.clone());
                     tracker.spawn(async move {
+                        let id = job.id.clone();
                         runner.run_one(job, stop).await;
+                        runner.running().remove(&id);
                         drop(place);
                     });
                 }
-                Ok(None) => runner.wait(&stop).await,
+                Ok(None) => {
+                    runner.prune().await;
+                    runner.wait(&stop).await;
+                }
                 Err(error) => {
                     tracing::error!(error = %chain(&error), "no job could be claimed");
                     runner.wait(&stop).await;
@@ -81,12 +123,34 @@ where
         }
     }
 
+    /// Forgets jobs that ended long ago, now and then.
+    async fn prune(&self) {
+        let seconds = self.clock.now().0 / 1_000_000;
+        let poll_seconds = self.settings.poll.as_secs().max(1) as i64;
+        if self.lane != Lane::Quick || seconds % PRUNE_SECONDS >= poll_seconds {
+            return;
+        }
+        let before = Timestamp((seconds - KEPT_SECONDS) * 1_000_000);
+        if let Err(error) = self.write(move |c| db::jobs::prune(c, before)).await {
+            tracing::warn!(error = %chain(&error), "old jobs were not pruned");
+        }
+    }
+
     async fn claim(&self) -> Result<Option<Job>, DbError> {
         let (lane, worker) = (self.lane, self.worker.clone());
-        let now = self.clock.now();
-        let until = now.after(self.settings.lease);
-        self.write(move |c| db::jobs::claim(c, lane, &worker, now, until))
-            .await
+        let (clock, lease) = (self.clock.clone(), self.settings.lease);
+        let running = self.running().iter().cloned().collect();
+        let claimed = self
+            .write(move |c| {
+                // Not before the writer is ours: waiting for it may take a while.
+                let now = clock.now();
+                db::jobs::claim(c, lane, &worker, now, now.after(lease), running)
+            })
+            .await?;
+        if let Some(job) = &claimed {
+            self.running().insert(job.id.clone());
+        }
+        Ok(claimed)
     }
 
     async fn run_one(&self, job: Job, stop: CancellationToken) {
@@ -143,15 +207,17 @@ where
 
     async fn renew(&self, lease: &Lease, progress: &Progress) -> Result<bool, DbError> {
         let lease = lease.clone();
-        let now = self.clock.now();
-        let until = now.after(self.settings.lease);
+        let (clock, length) = (self.clock.clone(), self.settings.lease);
         let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
         let done = (
             signed(Progress::value(&progress.done)),
             signed(Progress::value(&progress.total)),
         );
-        self.write(move |c| db::jobs::renew(c, &lease, until, done, now))
-            .await
+        self.write(move |c| {
+            let now = clock.now();
+            db::jobs::renew(c, &lease, now.after(length), done, now)
+        })
+        .await
     }
 
     async fn settle(&self, lease: &Lease, outcome: Outcome) -> Result<bool, DbError> {

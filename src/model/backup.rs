@@ -43,7 +43,8 @@ impl BackupStatus {
             // A failed restore does not spoil the backup.
             (Restoring, Finished | Failed) => Some(Available),
             (Available | Error, DeleteRequested) => Some(Deleting),
-            (Deleting, Failed) => Some(ErrorDeleting),
+            // As Cinder's drivers do: the owner can try again.
+            (Deleting, Failed) => Some(Error),
             (Creating, RestoreRequested | DeleteRequested)
             | (Restoring, RestoreRequested | DeleteRequested)
             | (Available, Finished | Failed)

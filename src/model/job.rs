@@ -28,6 +28,14 @@ text_enum! {
     }
 }
 
+text_enum! {
+    /// Steps that are noted as soon as they are done.
+    Checkpoint {
+        /// A restore has written its target; whoever uses the target now must not be overwritten.
+        Written => "written",
+    }
+}
+
 /// What to do, with all that is needed to do it again after a crash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -141,6 +149,12 @@ pub struct Job {
     pub reason: Option<String>,
     pub progress_done: i64,
     pub progress_total: i64,
+    /// Runs that ended with a passing fault.
+    pub failures: i32,
+    /// Runs that ended without a word: the lease ran out.
+    pub orphaned: i32,
+    /// A step that must not be taken again.
+    pub checkpoint: Option<Checkpoint>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
@@ -162,6 +176,9 @@ impl Job {
             reason: None,
             progress_done: 0,
             progress_total: 0,
+            failures: 0,
+            orphaned: 0,
+            checkpoint: None,
             created_at: now,
             updated_at: now,
         }
@@ -173,6 +190,31 @@ impl Job {
 pub struct Lease {
     pub job_id: JobId,
     pub attempt: i32,
+}
+
+impl Lease {
+    /// The lease under which a request prepares a job that nobody has claimed yet.
+    pub fn unclaimed(job_id: &JobId) -> Self {
+        Self {
+            job_id: job_id.clone(),
+            attempt: 0,
+        }
+    }
+
+    /// The text by which a volume or snapshot knows who holds it.
+    pub fn holder(&self) -> String {
+        format!("{}#{}", self.job_id, self.attempt)
+    }
+
+    /// Whether a holder is this lease or an earlier one of the same job, which this one follows.
+    pub fn follows(&self, holder: &str) -> bool {
+        holder.split_once('#').is_some_and(|(job, attempt)| {
+            job == self.job_id.as_str()
+                && attempt
+                    .parse()
+                    .is_ok_and(|attempt: i32| attempt <= self.attempt)
+        })
+    }
 }
 
 /// What became of one run of a job.
@@ -188,4 +230,23 @@ pub enum Outcome {
     Released,
     /// Final failure; the subject was told.
     Failed { reason: String },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_follows_earlier_runs_of_its_own_job_only() {
+        let job_id = JobId::random();
+        let lease = |attempt| Lease {
+            job_id: job_id.clone(),
+            attempt,
+        };
+        assert!(lease(3).follows(&lease(2).holder()));
+        assert!(lease(3).follows(&lease(3).holder()));
+        assert!(!lease(3).follows(&lease(4).holder()));
+        assert!(!lease(3).follows(&Lease::unclaimed(&JobId::random()).holder()));
+        assert!(!lease(3).follows("rubbish"));
+    }
 }

@@ -37,6 +37,7 @@ diesel::table! {
         id -> Text, lane -> Text, kind -> Text, subject -> Text, args -> Text, state -> Text,
         attempt -> Integer, run_at -> BigInt, leased_until -> Nullable<BigInt>, worker -> Nullable<Text>,
         reason -> Nullable<Text>, progress_done -> BigInt, progress_total -> BigInt,
+        failures -> Integer, orphaned -> Integer, checkpoint -> Nullable<Text>,
         created_at -> BigInt, updated_at -> BigInt,
     }
 }
@@ -53,7 +54,7 @@ diesel::table! {
     snapshots (id) {
         id -> Text, volume_id -> Text, project_id -> Text, user_id -> Text, name -> Nullable<Text>,
         description -> Nullable<Text>, size_gib -> BigInt, status -> Text, metadata -> Text,
-        reserved_by -> Nullable<Text>, created_at -> BigInt, updated_at -> Nullable<BigInt>,
+        reserved_by -> Nullable<Text>, released_by -> Nullable<Text>, created_at -> BigInt, updated_at -> Nullable<BigInt>,
     }
 }
 diesel::table! {

@@ -33,7 +33,10 @@ pub struct Snapshot {
     pub size_gib: i64,
     pub status: SnapshotStatus,
     pub metadata: Json<BTreeMap<String, String>>,
-    pub reserved_by: Option<JobId>,
+    /// Who holds the snapshot now: a lease, as text.
+    pub reserved_by: Option<String>,
+    /// The last job that ended on the snapshot.
+    pub released_by: Option<JobId>,
     pub created_at: Timestamp,
     pub updated_at: Option<Timestamp>,
 }

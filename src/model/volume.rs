@@ -54,8 +54,8 @@ pub struct Volume {
     pub source_volume_id: Option<VolumeId>,
     pub availability_zone: String,
     pub metadata: Json<BTreeMap<String, String>>,
-    /// The job that holds the volume now.
-    pub reserved_by: Option<JobId>,
+    /// Who holds the volume now: a lease, as text.
+    pub reserved_by: Option<String>,
     /// The last job that ended on the volume; lets a repeated job see that it is done.
     pub released_by: Option<JobId>,
     pub created_at: Timestamp,

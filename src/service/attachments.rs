@@ -91,6 +91,10 @@ impl Services {
         };
         self.db.write(|c| {
             let from = [VolumeStatus::Available];
+            if db::volumes::is_being_copied(c, &volume.id)? {
+                let message = format!("A snapshot or copy of volume {} is being taken.", volume.id);
+                return Err(Error::invalid("volume", message));
+            }
             if !db::volumes::transition(c, &volume.id, &from, to, None, now)? {
                 let message = format!(
                     "Volume {} status must be available or downloading to reserve, but the current status is {}.",

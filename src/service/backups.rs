@@ -8,7 +8,7 @@ use crate::model::backup::{Backup, BackupEvent, BackupStatus};
 use crate::model::column::Json;
 use crate::model::error::Error;
 use crate::model::id::{BackupId, JobId, SnapshotId, VolumeId};
-use crate::model::job::{Job, JobArgs, RestoreTarget, RestoreVolume};
+use crate::model::job::{Job, JobArgs, Lease, RestoreTarget, RestoreVolume};
 use crate::model::page::{Filter, Page};
 use crate::model::snapshot::{Snapshot, SnapshotStatus};
 use crate::model::volume::{Volume, VolumeStatus};
@@ -128,13 +128,14 @@ impl Services {
             db::backups::insert(c, &backup)?;
             Ok(db::jobs::insert(c, &job)?)
         })?;
-        let held = self.catalog.begin_backup(
-            &job.id,
-            &wanted.volume_id,
-            wanted.snapshot_id.as_ref(),
-            wanted.force,
-        );
-        if let Err(error) = held {
+        let (source, snapshot) = (&wanted.volume_id, wanted.snapshot_id.as_ref());
+        let lease = Lease::unclaimed(&job.id);
+        if let Err(error) = self
+            .catalog
+            .begin_backup(&lease, source, snapshot, wanted.force)
+        {
+            // The hold may have been taken although the answer was lost.
+            self.catalog.end_backup(&lease, source, snapshot, false)?;
             self.withdraw(&job.id, |c| db::backups::remove(c, &backup.id))?;
             return Err(refused_source(error, &wanted.volume_id));
         }
@@ -359,16 +360,16 @@ impl Services {
             db::backups::set_restore_volume(c, id, &target.volume_id)?;
             Ok(db::jobs::insert(c, &job)?)
         })?;
+        let lease = Lease::unclaimed(&job.id);
         let held = match &target.create {
             Some(volume) => self
                 .catalog
-                .create_target(&job.id, &target.volume_id, volume),
-            None => self
-                .catalog
-                .begin_restore(&job.id, &target.volume_id)
-                .map(|_| ()),
+                .create_target(&lease, &target.volume_id, volume),
+            None => self.catalog.begin_restore(&lease, &target.volume_id),
         };
         if let Err(error) = held {
+            self.catalog
+                .end_restore(&lease, &target.volume_id, Err(()))?;
             self.withdraw(&job.id, |c| {
                 db::backups::transition(c, id, BackupEvent::Finished, now).map(|_| ())
             })?;
@@ -475,7 +476,7 @@ fn refused_source(error: CatalogError, volume: &VolumeId) -> Error {
 fn refused_target(error: CatalogError, volume: &VolumeId) -> Error {
     match error {
         CatalogError::NoVolume => Error::not_found("Volume", volume),
-        CatalogError::VolumeState(_) => target_not_available(),
+        CatalogError::VolumeState(_) | CatalogError::BeingCopied => target_not_available(),
         other => other.into(),
     }
 }

@@ -66,9 +66,9 @@ impl From<CatalogError> for Error {
         match error {
             CatalogError::NoVolume => Error::NotFound("Volume could not be found.".to_owned()),
             CatalogError::NoSnapshot => Error::NotFound("Snapshot could not be found.".to_owned()),
-            CatalogError::VolumeState(_) | CatalogError::SnapshotState(_) => {
-                Error::invalid("volume", error)
-            }
+            CatalogError::VolumeState(_)
+            | CatalogError::BeingCopied
+            | CatalogError::SnapshotState(_) => Error::invalid("volume", error),
             CatalogError::Db(error) => error.into(),
             CatalogError::Volume(_) => Error::internal(error),
             CatalogError::Refused(error) => error,

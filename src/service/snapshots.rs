@@ -93,6 +93,7 @@ impl Services {
             status: SnapshotStatus::Creating,
             metadata: Json::new(wanted.metadata),
             reserved_by: None,
+            released_by: None,
             created_at: self.clock.now(),
             updated_at: None,
         };
@@ -111,6 +112,7 @@ impl Services {
                     ),
                 });
             }
+            self.check_source(c, &volume)?;
             Ok(db::snapshots::insert(c, &snapshot)?)
         })?;
         Ok(snapshot)

@@ -141,9 +141,35 @@ impl Services {
             db::lock_project(c, &ctx.project_id)?;
             self.catalog
                 .check_quota(c, &ctx.project_id, size_gib, true)?;
+            if let Some(source) = &volume.source_volume_id {
+                let is_still = [VolumeStatus::Available, VolumeStatus::InUse];
+                let source = db::volumes::find(c, source)?;
+                if !source.is_some_and(|source| is_still.contains(&source.status)) {
+                    return Err(Error::Conflict(
+                        "The source has just changed its state.".to_owned(),
+                    ));
+                }
+            }
             Ok(db::volumes::insert(c, &volume)?)
         })?;
         self.detail_one(volume)
+    }
+
+    /// Refuses to copy a volume whose state has changed since it was looked at: a restore or
+    /// attachment that began meanwhile would tear the copy.
+    pub(crate) fn check_source(
+        &self,
+        connection: &mut db::DbConnection,
+        seen: &Volume,
+    ) -> Result<(), Error> {
+        let now = db::volumes::find(connection, &seen.id)?;
+        match now.is_some_and(|now| now.status == seen.status) {
+            true => Ok(()),
+            false => Err(Error::Conflict(format!(
+                "Volume {} has just changed its state.",
+                seen.id
+            ))),
+        }
     }
 
     fn type_for(&self, wanted: Option<&str>) -> Result<VolumeType, Error> {
@@ -351,7 +377,10 @@ impl Services {
                 });
             }
             let from = [VolumeStatus::Available];
-            match db::volumes::transition(c, id, &from, VolumeStatus::Extending, None, now)? {
+            let row = db::volumes::find(c, id)?;
+            let is_as_seen = row.is_some_and(|row| row.size_gib == volume.size_gib);
+            let to = VolumeStatus::Extending;
+            match is_as_seen && db::volumes::transition(c, id, &from, to, None, now)? {
                 true => Ok(()),
                 false => {
                     let message = format!(

@@ -1,19 +1,19 @@
 //! The door to a storage: one bucket, container or directory of objects, through OpenDAL.
 //!
 //! Calls block; they may come from any thread that is not running async code. An object is either
-//! there whole or not at all: directories get a temporary name, fsync, rename and fsync of the
-//! directory.
+//! there whole or not at all.
 
+mod directory;
 pub mod key;
 mod open;
 
 use crate::store::key::Key;
-use opendal::{Buffer, ErrorKind, Operator};
-use std::collections::HashSet;
+use opendal::{ErrorKind, Operator};
 use std::fmt;
+use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::sync::Arc;
 use tokio::runtime::Handle;
 
 pub use open::OpenError;
@@ -80,9 +80,8 @@ pub type Hook = Arc<dyn Fn(Verb, &str) -> Result<(), StoreErrorKind> + Send + Sy
 pub struct Store {
     operator: Operator,
     handle: Handle,
-    /// Where the objects lie, if they are files: renames must be made durable.
+    /// Where the objects lie, if they are files.
     directory: Option<PathBuf>,
-    synced: Arc<Mutex<HashSet<PathBuf>>>,
     hook: Option<Hook>,
 }
 
@@ -93,63 +92,24 @@ impl Store {
         self
     }
 
-    /// Stores a new object. An object of that name is not replaced where the storage can tell.
+    /// Stores a new object, whole or not at all. An object of that name is not replaced where the
+    /// storage can tell; directories always can.
     pub fn put_new(&self, key: &Key, bytes: Vec<u8>) -> Result<(), StoreError> {
         let path = key.to_string();
         self.before(Verb::Put, &path)?;
-        self.handle
-            .block_on(self.write_new(&path, bytes))
-            .and_then(|()| self.sync_directories(&path))
-            .map_err(|error| failed(Verb::Put, &path, error))
-    }
-
-    async fn write_new(&self, path: &str, bytes: Vec<u8>) -> Result<(), opendal::Error> {
+        if let Some(root) = &self.directory {
+            return directory::put_new(root, &path, &bytes)
+                .map_err(|error| not_stored(&path, error));
+        }
         let conditional = self.operator.info().capability().write_with_if_not_exists;
-        let mut writer = self
+        let write = self
             .operator
-            .writer_with(path)
-            .if_not_exists(conditional)
-            .await?;
-        let written = match writer.write(Buffer::from(bytes)).await {
-            Ok(()) => writer.close().await.map(|_| ()),
-            Err(error) => Err(error),
-        };
-        if written.is_err() {
-            // Half an object under a temporary name would only take space.
-            writer.abort().await.ok();
-        }
-        written
-    }
-
-    /// A rename is durable once its directory is, and a new directory once its parent is.
-    fn sync_directories(&self, path: &str) -> Result<(), opendal::Error> {
-        let Some(root) = &self.directory else {
-            return Ok(());
-        };
-        let sync = |directory: &Path| {
-            std::fs::File::open(directory)
-                .and_then(|file| file.sync_all())
-                .map_err(|error| {
-                    opendal::Error::new(ErrorKind::Unexpected, "directory is not durable")
-                        .set_source(error)
-                })
-        };
-        let file = root.join(path);
-        let mut directory = file.parent();
-        let mut newest = true;
-        while let Some(current) = directory.filter(|current| current.starts_with(root)) {
-            let first = self
-                .synced
-                .lock()
-                .expect("no panic while the set is locked")
-                .insert(current.to_owned());
-            if newest || first {
-                sync(current)?;
-            }
-            newest = false;
-            directory = current.parent();
-        }
-        Ok(())
+            .write_with(&path, bytes)
+            .if_not_exists(conditional);
+        self.handle
+            .block_on(async { write.await })
+            .map(|_| ())
+            .map_err(|error| failed(Verb::Put, &path, error))
     }
 
     /// A whole object.
@@ -225,7 +185,6 @@ fn failed(verb: Verb, object: &str, error: opendal::Error) -> StoreError {
         ErrorKind::NotFound => StoreErrorKind::Missing,
         ErrorKind::AlreadyExists | ErrorKind::ConditionNotMatch => StoreErrorKind::Exists,
         ErrorKind::RangeNotSatisfied => StoreErrorKind::Truncated,
-        _ if is_full(&error) => StoreErrorKind::Full,
         _ => StoreErrorKind::Other,
     };
     StoreError {
@@ -236,14 +195,16 @@ fn failed(verb: Verb, object: &str, error: opendal::Error) -> StoreError {
     }
 }
 
-fn is_full(error: &opendal::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-            return matches!(io.kind(), StorageFull | QuotaExceeded);
-        }
-        source = cause.source();
+fn not_stored(object: &str, error: io::Error) -> StoreError {
+    let kind = match error.kind() {
+        io::ErrorKind::AlreadyExists => StoreErrorKind::Exists,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreErrorKind::Full,
+        _ => StoreErrorKind::Other,
+    };
+    StoreError {
+        kind,
+        verb: Verb::Put,
+        object: object.to_owned(),
+        source: Some(error.into()),
     }
-    false
 }

@@ -1,11 +1,10 @@
 //! From a storage's URL to a store with retries, timeouts and bounded concurrency.
 
 use crate::store::Store;
+use crate::store::directory::TEMPORARY;
 use opendal::layers::{ConcurrentLimitLayer, RetryLayer, TimeoutLayer};
 use opendal::{Operator, services};
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
@@ -13,8 +12,6 @@ use tokio::runtime::Handle;
 const CALLS_MAX: usize = 64;
 /// Temporary files older than this belong to nobody any more.
 const TEMPORARY_AGE_MAX: Duration = Duration::from_secs(3600);
-/// Folder of temporary files inside a directory storage.
-const TEMPORARY: &str = "tmp";
 
 /// Why a storage could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +35,7 @@ impl Store {
         };
         let directory = make_directory(Path::new(path))?;
         clean_temporary(&directory.join(TEMPORARY));
-        let backend = services::Fs::default()
-            .root(&directory.to_string_lossy())
-            .atomic_write_dir(&directory.join(TEMPORARY).to_string_lossy());
+        let backend = services::Fs::default().root(&directory.to_string_lossy());
         let operator = Operator::new(backend).map_err(|source| OpenError::Backend {
             url: url.to_owned(),
             source,
@@ -49,7 +44,6 @@ impl Store {
             operator: guarded(operator),
             handle,
             directory: Some(directory),
-            synced: Arc::new(Mutex::new(HashSet::new())),
             hook: None,
         })
     }
@@ -62,7 +56,6 @@ impl Store {
             operator,
             handle,
             directory: None,
-            synced: Arc::new(Mutex::new(HashSet::new())),
             hook: None,
         }
     }

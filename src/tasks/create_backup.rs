@@ -18,7 +18,7 @@ impl Tasks {
         id: &BackupId,
         force: bool,
     ) -> Result<(), TaskError> {
-        let job = &claimed.job.id;
+        let lease = &claimed.lease;
         let backup = self.begin(claimed, id)?;
         let (volume, snapshot) = (&backup.volume_id, backup.snapshot_id.as_ref());
         let vault = self
@@ -28,11 +28,11 @@ impl Tasks {
         let root = match vault.find_root(id)? {
             Some(root) => root,
             None => {
-                self.catalog.begin_backup(job, volume, snapshot, force)?;
+                self.catalog.begin_backup(lease, volume, snapshot, force)?;
                 self.copy(claimed, &vault, &backup)?
             }
         };
-        self.catalog.end_backup(job, volume, snapshot, true)?;
+        self.catalog.end_backup(lease, volume, snapshot, true)?;
         self.commit(claimed, &vault, &root)
     }
 
@@ -157,8 +157,12 @@ impl Tasks {
             .db
             .read(|c| db::backups::find(c, id).map_err(DbError::from))?;
         let Some(backup) = found else { return Ok(()) };
-        self.catalog
-            .end_backup(job, &backup.volume_id, backup.snapshot_id.as_ref(), false)?;
+        self.catalog.end_backup(
+            &claimed.lease,
+            &backup.volume_id,
+            backup.snapshot_id.as_ref(),
+            false,
+        )?;
         let now = self.clock.now();
         self.under_lease(&claimed.lease, |c| {
             if db::backups::transition(c, id, BackupEvent::Failed, now)? {

@@ -25,9 +25,9 @@ use crate::volume::catalog::{Catalog, CatalogError};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Claims of a job after which a passing fault is taken for a lasting one.
+/// Passing faults of a job after which the next is taken for a lasting one.
 const RETRIES_MAX: i32 = 5;
-/// Wait before the second claim; doubled each time.
+/// Wait after the first of them; doubled each time.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
 
 /// A storage that is open.
@@ -61,7 +61,7 @@ enum TaskError {
     /// The row the job is about has changed or gone.
     #[error("{0}")]
     Subject(&'static str),
-    #[error("the job was given up after {0} attempts")]
+    #[error("the job was given up: {0} times its worker vanished")]
     Attempts(i32),
     /// Another worker has the job.
     #[error("another worker has taken over")]
@@ -84,7 +84,7 @@ impl TaskError {
 impl Tasks {
     /// Runs a claimed job.
     pub fn run(&self, claimed: Claimed) -> Outcome {
-        let result = match claimed.job.attempt > self.attempts_max {
+        let result = match claimed.job.orphaned >= self.attempts_max {
             true => Err(TaskError::Attempts(self.attempts_max)),
             false => self.attempt(&claimed),
         };
@@ -122,8 +122,8 @@ impl Tasks {
             | TaskError::Engine(engine::Error::Cancelled | engine::Error::Fenced) => {
                 return Outcome::Released;
             }
-            error if error.is_temporary() && claimed.job.attempt < RETRIES_MAX => {
-                let doublings = u32::try_from(claimed.job.attempt - 1).unwrap_or(0);
+            error if error.is_temporary() && claimed.job.failures < RETRIES_MAX => {
+                let doublings = u32::try_from(claimed.job.failures).unwrap_or(0);
                 return Outcome::Retry {
                     after: RETRY_DELAY * 2_u32.saturating_pow(doublings),
                     reason,

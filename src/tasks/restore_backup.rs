@@ -5,10 +5,9 @@ use crate::engine;
 use crate::jobs::Claimed;
 use crate::model::backup::{BackupEvent, BackupStatus};
 use crate::model::id::BackupId;
-use crate::model::job::RestoreTarget;
+use crate::model::job::{Checkpoint, RestoreTarget};
 use crate::model::volume::RestoredFrom;
 use crate::tasks::{TaskError, Tasks};
-use crate::volume::catalog::Restore;
 
 impl Tasks {
     pub(super) fn restore_backup(
@@ -25,29 +24,34 @@ impl Tasks {
             .ok_or(TaskError::Subject(
                 "the backup is not being restored any more",
             ))?;
-        let job = &claimed.job.id;
-        if let Some(wanted) = &target.create {
-            self.catalog.create_target(job, &target.volume_id, wanted)?;
-        }
-        // What was finished by an earlier run may be in use by now.
-        if self.catalog.begin_restore(job, &target.volume_id)? == Restore::Begun {
-            let vault = self
-                .vault_of(&backup)?
-                .ok_or(TaskError::Subject("the backup has no vault"))?;
+        let lease = &claimed.lease;
+        let volume = &target.volume_id;
+        let vault = self
+            .vault_of(&backup)?
+            .ok_or(TaskError::Subject("the backup has no vault"))?;
+        // What an earlier run has written may be in use by now.
+        if claimed.job.checkpoint != Some(Checkpoint::Written) {
+            match &target.create {
+                Some(wanted) => self.catalog.create_target(lease, volume, wanted)?,
+                None => self.catalog.begin_restore(lease, volume)?,
+            }
             let root = vault.root(id)?;
-            let writer = self.catalog.open_target(&target.volume_id)?;
+            let writer = self.catalog.open_target(volume)?;
             if writer.length() < root.volume_bytes {
                 return Err(TaskError::Subject("the target is smaller than the backup"));
             }
             engine::restore::run(&vault, &root, &writer, &claimed.progress)?;
-            let restored = RestoredFrom {
-                backup_id: id.clone(),
-                source_volume_id: root.backup.volume_id,
-                saved: root.backup.volume,
-            };
-            self.catalog
-                .end_restore(job, &target.volume_id, Ok(&restored))?;
+            self.under_lease(lease, |c| {
+                db::jobs::set_checkpoint(c, lease, Checkpoint::Written).map(|_| ())
+            })?;
         }
+        let root = vault.root(id)?;
+        let restored = RestoredFrom {
+            backup_id: id.clone(),
+            source_volume_id: root.backup.volume_id,
+            saved: root.backup.volume,
+        };
+        self.catalog.end_restore(lease, volume, Ok(&restored))?;
         let now = self.clock.now();
         self.settle(&claimed.lease, |c| {
             db::backups::transition(c, id, BackupEvent::Finished, now).map_err(DbError::from)?;
@@ -62,7 +66,7 @@ impl Tasks {
         target: &RestoreTarget,
     ) -> Result<(), TaskError> {
         self.catalog
-            .end_restore(&claimed.job.id, &target.volume_id, Err(()))?;
+            .end_restore(&claimed.lease, &target.volume_id, Err(()))?;
         let now = self.clock.now();
         self.under_lease(&claimed.lease, |c| {
             db::backups::transition(c, id, BackupEvent::Failed, now).map(|_| ())

@@ -175,6 +175,22 @@ pub fn create(path: &Path, length: u64) -> Result<(), VolumeError> {
     })
 }
 
+/// Makes an existing file longer; one that is that long already stays as it is.
+pub fn extend(path: &Path, length: u64) -> Result<(), VolumeError> {
+    let make = || {
+        let file = OpenOptions::new().write(true).open(path)?;
+        if file.metadata()?.len() < length {
+            file.set_len(length)?;
+        }
+        file.sync_all()
+    };
+    make().map_err(|source| VolumeError {
+        path: path.to_owned(),
+        action: "extend",
+        source,
+    })
+}
+
 /// Makes `to` a copy of `from` with a length of at least `length`: sharing blocks where the file
 /// system can (a reflink), else copying the data and leaving holes out. `to` appears only when it
 /// is whole.

@@ -52,8 +52,15 @@ fn each_job_is_claimed_exactly_once() {
                     let mut misses = 0;
                     while misses < 20 {
                         let claim = |c: &mut db::DbConnection| {
-                            db::jobs::claim(c, Lane::Quick, &name, Timestamp(200), Timestamp(1000))
-                                .map_err(DbError::from)
+                            db::jobs::claim(
+                                c,
+                                Lane::Quick,
+                                &name,
+                                Timestamp(200),
+                                Timestamp(1000),
+                                Vec::new(),
+                            )
+                            .map_err(DbError::from)
                         };
                         match db.write(claim).unwrap() {
                             Some(job) => {
@@ -80,8 +87,15 @@ fn a_lease_that_ran_out_is_claimed_again_and_the_old_owner_changes_nothing() {
         let claim = |now, until| {
             bed.db
                 .write(|c| {
-                    db::jobs::claim(c, Lane::Quick, "w", Timestamp(now), Timestamp(until))
-                        .map_err(DbError::from)
+                    db::jobs::claim(
+                        c,
+                        Lane::Quick,
+                        "w",
+                        Timestamp(now),
+                        Timestamp(until),
+                        Vec::new(),
+                    )
+                    .map_err(DbError::from)
                 })
                 .unwrap()
         };

@@ -25,6 +25,8 @@ pub enum CatalogError {
     /// The volume is in a state that does not allow it.
     #[error("the volume is {0}")]
     VolumeState(VolumeStatus),
+    #[error("a snapshot or copy of the volume is being taken")]
+    BeingCopied,
     /// The snapshot is in a state that does not allow it.
     #[error("the snapshot is {0}")]
     SnapshotState(String),
@@ -35,13 +37,4 @@ pub enum CatalogError {
     /// A quota stands against it, or something else a client must be told.
     #[error(transparent)]
     Refused(Error),
-}
-
-/// Whether a restore has to be carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Restore {
-    /// The target is held for this job.
-    Begun,
-    /// This job has finished with the target before; it must not be touched again.
-    Finished,
 }

@@ -6,13 +6,14 @@ use crate::db::{self, Db, DbError};
 use crate::model::column::Json;
 use crate::model::error::Error;
 use crate::model::id::{JobId, ProjectId, SnapshotId, VolumeId, VolumeTypeId};
-use crate::model::job::RestoreVolume;
+use crate::model::job::{Lease, RestoreVolume};
 use crate::model::snapshot::{Snapshot, SnapshotStatus};
+use crate::model::time::Timestamp;
 use crate::model::volume::{
     DEFAULT_TYPE_NAME, GIB, RestoredFrom, SavedVolume, Volume, VolumeStatus, VolumeType,
 };
 use crate::volume::VolumeError;
-use crate::volume::catalog::{CatalogError, Restore};
+use crate::volume::catalog::CatalogError;
 use crate::volume::file::{self, VolumeReader, VolumeWriter};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -108,10 +109,11 @@ impl Catalog {
         self.dir.join(format!("temporary-{job}.raw"))
     }
 
-    /// Holds the volume, or the snapshot if one is named, for a backup. Repeatable.
+    /// Holds the volume, or the snapshot if one is named, for a backup. Repeatable; nothing happens
+    /// if the job has let go already.
     pub fn begin_backup(
         &self,
-        job: &JobId,
+        lease: &Lease,
         volume: &VolumeId,
         snapshot: Option<&SnapshotId>,
         force: bool,
@@ -119,23 +121,28 @@ impl Catalog {
         let now = self.clock.now();
         self.db.write(|c| match snapshot {
             Some(id) => {
-                let (from, to) = ([SnapshotStatus::Available], SnapshotStatus::BackingUp);
+                let (from, to) = (SnapshotStatus::Available, SnapshotStatus::BackingUp);
                 let row = db::snapshots::find(c, id).map_err(DbError::from)?;
                 let row = row.ok_or(CatalogError::NoSnapshot)?;
-                if row.reserved_by.as_ref() == Some(job)
-                    || db::snapshots::transition(c, id, &from, to, Some(job), now)
-                        .map_err(DbError::from)?
-                {
+                if row.released_by.as_ref() == Some(&lease.job_id) {
                     return Ok(());
                 }
-                Err(CatalogError::SnapshotState(row.status.to_string()))
+                let is_ours = row.reserved_by.is_some_and(|holder| lease.follows(&holder));
+                let from = if is_ours { to } else { from };
+                let holder = lease.holder();
+                match db::snapshots::transition(c, id, &[from], to, Some(&holder), now)
+                    .map_err(DbError::from)?
+                {
+                    true => Ok(()),
+                    false => Err(CatalogError::SnapshotState(row.status.to_string())),
+                }
             }
             None => {
                 let from: &[VolumeStatus] = match force {
                     true => &[VolumeStatus::Available, VolumeStatus::InUse],
                     false => &[VolumeStatus::Available],
                 };
-                hold_volume(c, volume, from, VolumeStatus::BackingUp, job, now)
+                hold_volume(c, volume, from, VolumeStatus::BackingUp, lease, now)
             }
         })
     }
@@ -178,26 +185,31 @@ impl Catalog {
     /// Ends a backup's hold: the volume goes back to its state. Repeatable.
     pub fn end_backup(
         &self,
-        job: &JobId,
+        lease: &Lease,
         volume: &VolumeId,
         snapshot: Option<&SnapshotId>,
         succeeded: bool,
     ) -> Result<(), CatalogError> {
         let now = self.clock.now();
-        file::remove(&self.temporary_path(job))?;
+        file::remove(&self.temporary_path(&lease.job_id))?;
         self.db.write(|c| -> Result<(), DbError> {
             if let Some(id) = snapshot {
-                return Ok(db::snapshots::release(c, id, job, now)?);
+                return Ok(db::snapshots::release(c, id, lease, now)?);
             }
             let Some(row) = db::volumes::find(c, volume)? else {
                 return Ok(());
             };
-            let back = row.previous_status.unwrap_or(VolumeStatus::Available);
+            // Whoever had it in use may have let go meanwhile.
+            let is_attached = !db::volumes::attachments_of(c, vec![volume.clone()])?.is_empty();
+            let back = match row.previous_status {
+                Some(VolumeStatus::InUse) if is_attached => VolumeStatus::InUse,
+                _ => VolumeStatus::Available,
+            };
             let previous = match succeeded {
                 true => VolumeStatus::BackingUp,
                 false => VolumeStatus::ErrorBackingUp,
             };
-            db::volumes::release(c, volume, job, back, previous, now)?;
+            db::volumes::release(c, volume, lease, back, previous, now)?;
             Ok(())
         })?;
         Ok(())
@@ -206,7 +218,7 @@ impl Catalog {
     /// Makes the volume a restore was asked to make, held for the job. Repeatable.
     pub fn create_target(
         &self,
-        job: &JobId,
+        lease: &Lease,
         id: &VolumeId,
         wanted: &RestoreVolume,
     ) -> Result<(), CatalogError> {
@@ -228,14 +240,15 @@ impl Catalog {
             source_volume_id: None,
             availability_zone: self.availability_zone.clone(),
             metadata: Json::default(),
-            reserved_by: Some(job.clone()),
+            reserved_by: Some(lease.holder()),
             released_by: None,
             created_at: now,
             updated_at: None,
         };
         self.db.write(|c| {
             if db::volumes::find(c, id).map_err(DbError::from)?.is_some() {
-                return Ok(());
+                let to = VolumeStatus::RestoringBackup;
+                return hold_volume(c, id, &[], to, lease, now);
             }
             db::lock_project(c, &wanted.project_id).map_err(DbError::from)?;
             self.check_quota(c, &wanted.project_id, wanted.size_gib, false)
@@ -278,18 +291,17 @@ impl Catalog {
         Ok(())
     }
 
-    /// Holds an existing volume for a restore. Repeatable.
-    pub fn begin_restore(&self, job: &JobId, volume: &VolumeId) -> Result<Restore, CatalogError> {
+    /// Holds an existing volume for a restore. Repeatable; nothing happens if the job has let go
+    /// already.
+    pub fn begin_restore(&self, lease: &Lease, volume: &VolumeId) -> Result<(), CatalogError> {
         let now = self.clock.now();
-        let from = [VolumeStatus::Available];
-        self.db.write(|c| {
-            let row = db::volumes::find(c, volume).map_err(DbError::from)?;
-            if row.is_some_and(|row| row.released_by.as_ref() == Some(job)) {
-                return Ok(Restore::Finished);
-            }
-            hold_volume(c, volume, &from, VolumeStatus::RestoringBackup, job, now)?;
-            Ok(Restore::Begun)
-        })
+        let (from, to) = ([VolumeStatus::Available], VolumeStatus::RestoringBackup);
+        self.db.write(
+            |c| match db::volumes::is_being_copied(c, volume).map_err(DbError::from)? {
+                true => Err(CatalogError::BeingCopied),
+                false => hold_volume(c, volume, &from, to, lease, now),
+            },
+        )
     }
 
     /// Opens a held target, making its file if a restore is to make the volume.
@@ -306,7 +318,7 @@ impl Catalog {
     /// Repeatable.
     pub fn end_restore(
         &self,
-        job: &JobId,
+        lease: &Lease,
         volume: &VolumeId,
         result: Result<&RestoredFrom, ()>,
     ) -> Result<(), CatalogError> {
@@ -320,7 +332,7 @@ impl Catalog {
                 Err(()) => VolumeStatus::ErrorRestoring,
             };
             let released =
-                db::volumes::release(c, volume, job, to, VolumeStatus::RestoringBackup, now)?;
+                db::volumes::release(c, volume, lease, to, VolumeStatus::RestoringBackup, now)?;
             if let (true, Ok(restored)) = (released, result) {
                 db::volumes::update(c, volume, &taken_over(&row, restored), now)?;
             }
@@ -332,15 +344,14 @@ impl Catalog {
     /// Makes a volume's file: empty, or from a snapshot or another volume. Repeatable.
     pub fn make_volume(&self, volume: &Volume) -> Result<(), CatalogError> {
         let path = self.volume_path(&volume.id);
-        if path.exists() {
-            return Ok(());
-        }
         let source = match (&volume.snapshot_id, &volume.source_volume_id) {
             (Some(snapshot), _) => Some(self.snapshot_path(snapshot)),
             (None, Some(source)) => Some(self.volume_path(source)),
             (None, None) => None,
         };
         match source {
+            // A copy appears only when it is whole.
+            Some(_) if path.exists() => {}
             Some(source) => file::clone(&source, &path, volume.size_bytes())?,
             None => file::create(&path, volume.size_bytes())?,
         }
@@ -355,7 +366,7 @@ impl Catalog {
     /// Makes a volume's file longer. Repeatable.
     pub fn extend_volume(&self, id: &VolumeId, size_gib: i64) -> Result<(), CatalogError> {
         let length = u64::try_from(size_gib).unwrap_or(0) * GIB;
-        Ok(file::create(&self.volume_path(id), length)?)
+        Ok(file::extend(&self.volume_path(id), length)?)
     }
 
     /// Makes a snapshot's file. Repeatable.
@@ -373,23 +384,31 @@ impl Catalog {
     }
 }
 
+/// Moves a volume into a state that the lease holds: from states in which it is free, or from an
+/// earlier run of the same job.
 fn hold_volume(
     connection: &mut db::DbConnection,
     volume: &VolumeId,
-    from: &[VolumeStatus],
+    free: &[VolumeStatus],
     to: VolumeStatus,
-    job: &JobId,
-    now: crate::model::time::Timestamp,
+    lease: &Lease,
+    now: Timestamp,
 ) -> Result<(), CatalogError> {
     let row = db::volumes::find(connection, volume).map_err(DbError::from)?;
     let row = row.ok_or(CatalogError::NoVolume)?;
-    if row.reserved_by.as_ref() == Some(job)
-        || db::volumes::transition(connection, volume, from, to, Some(job), now)
-            .map_err(DbError::from)?
-    {
+    if row.released_by.as_ref() == Some(&lease.job_id) {
         return Ok(());
     }
-    Err(CatalogError::VolumeState(row.status))
+    let holder = lease.holder();
+    let is_ours = row.reserved_by.is_some_and(|holder| lease.follows(&holder));
+    let held = match is_ours {
+        true => db::volumes::hand_over(connection, volume, &holder),
+        false => db::volumes::transition(connection, volume, free, to, Some(&holder), now),
+    };
+    match held.map_err(DbError::from)? {
+        true => Ok(()),
+        false => Err(CatalogError::VolumeState(row.status)),
+    }
 }
 
 /// What a target becomes after its restore (Cinder reference, 5.3).

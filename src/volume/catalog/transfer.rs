@@ -88,10 +88,15 @@ impl Catalog {
         };
         let attachment_id = self.db.write(|c| {
             let known = db::volumes::attachments_of(c, vec![id.clone()]).map_err(DbError::from)?;
+            let row = db::volumes::find(c, id).map_err(DbError::from)?;
             if let [left] = known.as_slice()
                 && left.host.as_deref() == Some(HOST)
+                && row.is_some_and(|row| row.status == VolumeStatus::InUse)
             {
                 return Ok(left.id.clone());
+            }
+            if db::volumes::is_being_copied(c, id).map_err(DbError::from)? {
+                return Err(CatalogError::BeingCopied);
             }
             let (from, to) = ([VolumeStatus::Available], VolumeStatus::InUse);
             match db::volumes::transition(c, id, &from, to, None, now).map_err(DbError::from)? {

@@ -1,0 +1,71 @@
+"""Starts the program once, as the README does, for all tests with real clients."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+TOOLS = ROOT / "target" / "tools"
+
+
+class Service:
+    """The running program and the environment its clients need."""
+
+    def __init__(self, data, extra=None):
+        self.data = data
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("OS_")},
+            "OS_CLIENT_CONFIG_FILE": str(data / "clouds.yaml"),
+            "OS_CLOUD": "embervault",
+            "EMBERVAULT_QUOTA__VOLUMES": "100",
+            "EMBERVAULT_QUOTA__BACKUPS": "100",
+            **(extra or {}),
+        }
+        self.start()
+
+    def start(self):
+        log = open(self.data.parent / "log", "a")
+        self.process = subprocess.Popen(
+            [TARGET / "debug" / "embervault", "serve", "--data-dir", self.data, "--listen", "127.0.0.1:0"],
+            stdout=subprocess.PIPE, stderr=log, text=True, env=self.environment,
+        )
+        first = self.process.stdout.readline()
+        self.base = re.search(r"http://\S+", first).group()
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(30) == 0
+
+    def run(self, *command, **more):
+        environment = {**self.environment, **more.pop("environment", {})}
+        return subprocess.run(
+            [str(part) for part in command], env=environment, capture_output=True, text=True, timeout=600, **more
+        )
+
+    def openstack(self, *arguments, cloud="embervault"):
+        done = self.run(TOOLS / "sdk-new/bin/openstack", *arguments, environment={"OS_CLOUD": cloud})
+        assert done.returncode == 0, f"openstack {' '.join(arguments)}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def conformance(self, *arguments, **more):
+        return self.run(TARGET / "debug" / "embervault-conformance", *arguments, **more)
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory):
+    service = Service(tmp_path_factory.mktemp("service") / "data")
+    yield service
+    service.stop()
+
+
+@pytest.fixture
+def own_service(tmp_path):
+    """A service of a test's own."""
+    service = Service(tmp_path / "data")
+    yield service
+    service.stop()
