@@ -39,10 +39,9 @@ pub fn run(
 ) -> Result<Root> {
     let session = Session::new(vault, session_id, progress);
     session.adopt()?;
-    let parent = match parent.map(|root| usable_parent(&session, root)) {
-        // A damaged parent does not spoil its child.
-        None | Some(Err(Error::Corrupt { .. } | Error::Missing { .. })) => None,
-        Some(parent) => parent?,
+    let parent = match parent {
+        Some(root) => unless_damaged(&session, usable_parent(&session, root))?.flatten(),
+        None => None,
     };
     Progress::add(&progress.total, reader.length());
     let (sender, uploads) = Uploads::new();
@@ -96,6 +95,18 @@ pub fn encode_pack_set(packs: &RoaringBitmap) -> Vec<u8> {
 /// A set of pack numbers from its stored form.
 pub fn decode_pack_set(bytes: &[u8]) -> Result<RoaringBitmap> {
     RoaringBitmap::deserialize_from(bytes).map_err(|error| Error::corrupt("a pack set", error))
+}
+
+/// A damaged parent does not spoil its child: what cannot be read of it is as good as not there.
+fn unless_damaged<T>(session: &Session<'_>, read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(Error::Corrupt { .. } | Error::Missing { .. }) => {
+            session.distrusts_meta.store(true, Ordering::SeqCst);
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 struct Parent<'a> {
@@ -244,7 +255,9 @@ impl Job<'_, '_> {
     /// Stores a leaf, node or sums, unless it is known.
     fn put_meta(&self, kind: ChunkKind, plain: &[u8]) -> Result<ChunkRef> {
         let id = ChunkId::of(&self.session.vault.keys.id, plain);
-        if let Some(known) = self.session.index.known(&[id])?.get(&id) {
+        if !self.session.distrusts_meta.load(Ordering::SeqCst)
+            && let Some(known) = self.session.index.known(&[id])?.get(&id)
+        {
             return Ok(*known);
         }
         let chunk = NewChunk {
@@ -352,11 +365,8 @@ impl<'j, 'a, 's> Worker<'j, 'a, 's> {
         let (Some(refs), Some(parent)) = (sums, &self.job.parent) else {
             return Ok(None);
         };
-        let read = |chunk: &ChunkRef| match parent.reader.chunk(chunk) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(Error::Corrupt { .. } | Error::Missing { .. }) => Ok(None),
-            Err(error) => Err(error),
-        };
+        let session = self.job.session;
+        let read = |chunk: &ChunkRef| unless_damaged(session, parent.reader.chunk(chunk));
         let Some(mut sums) = read(&refs.base)?.and_then(|bytes| sums::decode_full(&bytes, blocks))
         else {
             return Ok(None);
@@ -400,11 +410,8 @@ impl<'j, 'a, 's> Worker<'j, 'a, 's> {
         let (Some(SpanEntry::Leaf { leaf, .. }), Some(parent)) = (entry, &self.job.parent) else {
             return Ok(());
         };
-        let bytes = match parent.reader.chunk(leaf) {
-            Ok(bytes) => bytes,
-            // A damaged parent does not spoil its child.
-            Err(Error::Corrupt { .. } | Error::Missing { .. }) => return Ok(()),
-            Err(error) => return Err(error),
+        let Some(bytes) = unless_damaged(self.job.session, parent.reader.chunk(leaf))? else {
+            return Ok(());
         };
         for extent in decode_leaf(&bytes, span_bytes).unwrap_or_default() {
             if let Extent::Slice { chunk, .. } = extent {
@@ -601,8 +608,7 @@ impl<'j, 'a, 's> Worker<'j, 'a, 's> {
         let base_sums = match (base, parent_sums, &self.job.parent) {
             (Some(SumsRef { base, patch: None }), Some(sums), _) => Some((base, sums)),
             (Some(SumsRef { base, .. }), Some(_), Some(parent)) => {
-                let bytes = parent.reader.chunk(&base).ok();
-                bytes
+                unless_damaged(self.job.session, parent.reader.chunk(&base))?
                     .and_then(|bytes| sums::decode_full(&bytes, self.sums.len()))
                     .map(|sums| (base, sums))
             }

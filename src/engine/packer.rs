@@ -14,6 +14,7 @@ use crate::model::progress::Progress;
 use crate::store::{Store, StoreErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Chunks of one pack, far below what a reader believes.
@@ -33,6 +34,9 @@ pub(crate) struct Session<'a> {
     pub(crate) id: &'a JobId,
     pub(crate) index: Index<'a>,
     pub(crate) progress: &'a Progress,
+    /// Set when a meta pack turned out damaged: leaves, nodes and sums are then stored anew, as the
+    /// index may lead to the damaged ones.
+    pub(crate) distrusts_meta: AtomicBool,
     /// The first failure of an upload; everybody stops at it.
     failure: Mutex<Option<Error>>,
 }
@@ -44,6 +48,7 @@ impl<'a> Session<'a> {
             id,
             index: Index::new(&vault.db, vault.number, id),
             progress,
+            distrusts_meta: AtomicBool::new(false),
             failure: Mutex::new(None),
         }
     }

@@ -396,6 +396,82 @@ fn a_crash_at_any_store_operation_loses_nothing_and_uploads_nothing_twice() {
     assert!(crashes > 8, "only {crashes} crash points were reached");
 }
 
+#[test]
+fn first_backups_at_once_share_one_key() {
+    for _ in 0..20 {
+        let bed = Bed::new();
+        let keys: Vec<_> = std::thread::scope(|scope| {
+            let opening: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| bed.vault().keys.id))
+                .collect();
+            opening
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        assert!(
+            keys.iter().all(|key| *key == keys[0]),
+            "a vault has two keys"
+        );
+    }
+}
+
+#[test]
+fn a_stop_at_any_store_operation_leaves_no_root_without_its_packs() {
+    let mut stopped = 0;
+    for limit in 0.. {
+        let bed = Bed::new();
+        fill(&bed);
+        let (session, id) = (JobId::random(), BackupId::random());
+        let progress = Arc::new(Progress::default());
+        let (seen, stop) = (AtomicUsize::new(0), progress.clone());
+        let hook: Hook = Arc::new(move |_, _| {
+            if seen.fetch_add(1, Ordering::SeqCst) == limit {
+                stop.stop();
+            }
+            Ok(())
+        });
+        let vault = bed.vault_on(bed.store().with_hook(hook)).unwrap();
+        let reader = VolumeReader::open(&bed.volume()).unwrap();
+        let result = backup::run(&vault, &session, describe(&id), None, &reader, &progress);
+        match bed.restore(&id) {
+            Ok(content) => assert_eq!(content, bed.content(), "stop {limit}"),
+            Err(error) => assert!(
+                matches!(error, Error::Missing { .. }),
+                "stop {limit}: {error}"
+            ),
+        }
+        let (root, _) = bed.backup_on(&bed.vault(), &session, &id, None).unwrap();
+        bed.end(&session);
+        assert_eq!(
+            bed.restore(&root.backup.id).unwrap(),
+            bed.content(),
+            "resumed after {limit}"
+        );
+        match result {
+            Ok(_) => break,
+            Err(error) => assert!(matches!(error, Error::Cancelled), "stop {limit}: {error}"),
+        }
+        stopped += 1;
+    }
+    assert!(stopped > 4, "only {stopped} stops were tried");
+}
+
+#[test]
+fn a_damaged_parent_costs_its_child_time_and_nothing_else() {
+    let bed = Bed::new();
+    fill(&bed);
+    let (full, _) = bed.backup(None);
+    for path in bed.objects("/m/") {
+        std::fs::write(path, b"rubbish").unwrap();
+    }
+    bed.write(&noise(9, 9000), 1000);
+    let (child, _) = bed.backup(Some(&full));
+    // Chunks of the data packs are still known; leaves are stored again under new names or found.
+    let restored = bed.restore(&child.backup.id);
+    assert!(restored.is_ok_and(|bytes| bytes == bed.content()));
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Damage {
     Truncate,
