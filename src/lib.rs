@@ -22,11 +22,11 @@
 //!
 //! # One backup
 //!
-//! 1. `POST /v3/{project}/backups` reaches [`api::backups`], which parses the body and calls
+//! 1. `POST /v3/{project}/backups` reaches `api::backups`, which parses the body and calls
 //!    [`service::backups`].
 //! 2. The service checks the volume and the quota, then inserts the backup (`creating`) and its
 //!    job in one transaction, and asks the catalogue to reserve the volume.
-//! 3. A runner ([`jobs`]) claims the job under a lease; [`tasks::create_backup`] opens the volume
+//! 3. A runner ([`jobs`]) claims the job under a lease; `tasks::create_backup` opens the volume
 //!    and lets the [`engine`] write packs and, last, the root: the commit point in the store.
 //! 4. The volume is released, then one transaction makes the backup `available` and completes the
 //!    job. Whatever the moment of a crash, the job is claimed again and the line is walked again;

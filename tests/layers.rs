@@ -1,6 +1,8 @@
 //! The floor plan of `src/lib.rs`, executable: a module uses floors below its own, nothing beside
 //! it and nothing above.
 
+#![allow(clippy::unwrap_used, reason = "the whole file is a test")]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,7 @@
 //! HTTP in, HTTP out, and nothing else.
 //!
 //! One table of routes ([`routes`]), one line from request to answer ([`server`]), one map from
-//! failures to faults ([`fault`]). Handlers parse, call a service and show the result; they are
+//! failures to faults (`fault`). Handlers parse, call a service and show the result; they are
 //! ordinary blocking functions, run on a blocking thread.
 
 mod attachments;

@@ -94,7 +94,7 @@ struct TransferArguments {
 
 #[derive(Debug, Args)]
 struct SettingsArguments {
-    /// Configuration file (TOML). Variables EMBERVAULT_<SECTION>__<KEY> override it.
+    /// Configuration file (TOML). Variables EMBERVAULT_SECTION__KEY override it.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where database, keys, volumes and the default storage live [default: ./embervault-data]

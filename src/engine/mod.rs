@@ -3,7 +3,7 @@
 //! Promises: a backup is complete in itself; a root in the store means that all it needs is in
 //! the store; nothing is relied upon before its reference is committed; every chunk is verified
 //! when it is read; memory is bounded whatever the volume's size. The engine knows nothing of
-//! HTTP, of jobs, or of who may do what. [`format`] is the truth about stored bytes.
+//! HTTP, of jobs, or of who may do what. [`mod@format`] is the truth about stored bytes.
 //!
 //! # Who may run beside whom, in one vault
 //!

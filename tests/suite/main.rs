@@ -1,6 +1,8 @@
 //! The program, driven over HTTP and by signals, on SQLite and PostgreSQL. Every test starts what
 //! it needs itself.
 
+#![allow(clippy::unwrap_used, reason = "the whole program is a test")]
+
 mod api_ref;
 mod backups;
 mod bad_input;
