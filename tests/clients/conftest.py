@@ -47,6 +47,12 @@ class Service:
             [str(part) for part in command], env=environment, capture_output=True, text=True, timeout=600, **more
         )
 
+    def user(self, name):
+        """Name, password and project of a user that the first start made."""
+        text = (self.data / "keys" / "users.toml").read_text()
+        rows = [dict(re.findall(r'(\w+) = "(.*)"', part)) for part in text.split("[[users]]")[1:]]
+        return next(row for row in rows if row["name"] == name)
+
     def openstack(self, *arguments, cloud="embervault"):
         done = self.run(TOOLS / "sdk-new/bin/openstack", *arguments, environment={"OS_CLOUD": cloud})
         assert done.returncode == 0, f"openstack {' '.join(arguments)}: {done.stdout}{done.stderr}"

@@ -4,6 +4,7 @@ calls, waits and conditions are those of the check, its weaknesses included.
 
 Prints PASS, or the reason."""
 
+import importlib.metadata
 import sys
 import time
 
@@ -67,7 +68,7 @@ def main():
             check(conn)
         finally:
             cleanup(conn, startswith)
-    print("PASS", openstack.version.__version__)
+    print("PASS", importlib.metadata.version("openstacksdk"))
 
 
 main()

@@ -85,7 +85,7 @@ def test_snapshots_types_limits_and_services_by_the_openstack_client(service):
     assert "__DEFAULT__" in openstack("volume", "type", "list")
     assert "nova" in openstack("availability", "zone", "list", "--volume")
     assert "cinder-backup" in openstack("volume", "service", "list", cloud="embervault-admin")
-    assert "maxTotalBackups" in openstack("limits", "show", "--absolute", "--volume")
+    assert "total_backups_used" in openstack("limits", "show", "--absolute")
     created = json.loads(openstack("application", "credential", "create", "ci", "-f", "json"))
     environment = {
         "OS_CLOUD": "", "OS_CLIENT_CONFIG_FILE": "/nonexistent", "OS_AUTH_TYPE": "v3applicationcredential",
@@ -100,9 +100,10 @@ def test_cinderclient_makes_and_deletes_a_backup(service):
     openstack = service.openstack
     openstack("volume", "create", "--size", "1", "by-cinder")
     wait(service, "volume", "by-cinder")
-    token = json.loads(openstack("token", "issue", "-f", "json"))
-    cinder = [TOOLS / "sdk-new/bin/cinder", "--os-auth-type", "v3token", "--os-auth-url", f"{service.base}/identity/v3",
-              "--os-token", token["id"], "--os-project-id", token["project_id"]]
+    user = service.user("demo")
+    cinder = [TOOLS / "sdk-new/bin/cinder", "--os-auth-type", "v3password", "--os-auth-url", f"{service.base}/identity/v3",
+              "--os-username", user["name"], "--os-password", user["password"], "--os-user-domain-id", "default",
+              "--os-project-name", user["project"], "--os-project-domain-id", "default"]
     for command in (["backup-create", "--name", "cb", "by-cinder"], ["backup-list"], ["backup-show", "cb"]):
         if command[0] == "backup-show":
             wait(service, "volume backup", "cb")
@@ -147,12 +148,13 @@ def test_the_conformance_tester_refuses_administrators_and_tells_failures(own_se
     assert (done.returncode, done.stdout) == (1, "scs-0117-test-backup: ABORT\n"), done.stderr
     done = own_service.conformance("--os-cloud", "nothing")
     assert done.returncode != 0 and done.stdout == "scs-0117-test-backup: ABORT\n", done.stderr
-    # A storage that loses what it is given must not pass.
-    storage = own_service.data / "storage"
-    (storage / "v").write_text("no directory")
+    # A storage that gives back something else than it was given must not pass.
+    own_service.conformance("--os-cloud", "embervault")
+    [record] = (own_service.data / "storage").glob("v/*/vault.json")
+    record.write_text("rubbish")
     done = own_service.conformance("--os-cloud", "embervault", "--timeout", "60")
     assert (done.returncode, done.stdout) == (1, "scs-0117-test-backup: FAIL\n"), done.stderr
-    (storage / "v").unlink()
+    assert "vault.json is corrupt" in done.stderr
 
 
 def test_the_demonstration_succeeds_on_an_ext4_image(service, tmp_path):
