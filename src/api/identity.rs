@@ -379,9 +379,11 @@ fn credential_view(row: &ApplicationCredential) -> Value {
 pub(super) fn create_credential(call: &Call<'_>) -> Result {
     own_user(call)?;
     let fields = call.body()?.object("application_credential")?;
+    // Clients send an empty list when they want none.
+    let has_rules = |rules: &Value| rules.as_array().is_none_or(|rules| !rules.is_empty());
     if fields
         .value("access_rules")
-        .is_some_and(|rules| !rules.is_null())
+        .is_some_and(|rules| !rules.is_null() && has_rules(rules))
     {
         return Err(invalid(
             "access_rules are not supported by the embedded identity.",

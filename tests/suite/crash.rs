@@ -50,6 +50,7 @@ fn torment(
 #[test]
 fn nothing_is_lost_or_stuck_or_uploaded_twice_when_killed() {
     let seed = seed();
+    let mut kills = 0;
     for database in BOTH {
         let mut bed = Bed::new(database);
         // Slow enough to be killed in many places.
@@ -78,6 +79,7 @@ fn nothing_is_lost_or_stuck_or_uploaded_twice_when_killed() {
         };
         let killed;
         (service, killed) = torment(&bed, service, seed, is_done);
+        kills += killed;
         let demo = bed.client(&service, "demo");
         let shown = demo.wait("backups", &backup, "available");
         demo.wait("volumes", &volume, "available");
@@ -98,7 +100,9 @@ fn nothing_is_lost_or_stuck_or_uploaded_twice_when_killed() {
             let shown = client.get(&format!("/volumes/{target}")).body["volume"].clone();
             shown["status"] == "available"
         };
-        (service, _) = torment(&bed, service, seed + 1, is_done);
+        let killed;
+        (service, killed) = torment(&bed, service, seed + 1, is_done);
+        kills += killed;
         let demo = bed.client(&service, "demo");
         demo.wait("volumes", &target, "available");
         demo.wait("backups", &backup, "available");
@@ -115,6 +119,10 @@ fn nothing_is_lost_or_stuck_or_uploaded_twice_when_killed() {
         }
         assert!(service.terminate());
     }
+    assert!(
+        kills >= 10,
+        "the work was too fast: only {kills} kills, seed {seed}"
+    );
 }
 
 #[test]
