@@ -27,6 +27,7 @@ mod pack;
 mod packer;
 mod reader;
 pub mod restore;
+mod span;
 pub mod storage;
 mod sums;
 #[cfg(test)]

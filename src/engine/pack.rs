@@ -19,6 +19,9 @@ const PACK_KEY_CONTEXT: &str = "embervault 2026-11 one pack";
 const TRAILER_KEY_CONTEXT: &str = "embervault 2026-11 one trailer";
 const TRAILER_ORDINAL: u32 = u32::MAX;
 
+/// Unless everything is checked after sealing, one chunk of so many is.
+const SAMPLE: u32 = 64;
+
 /// Longest trailer that is believed: a million chunks.
 const TRAILER_BYTES_MAX: u64 = (TRAILER_ROW_BYTES as u64) << 20;
 
@@ -91,8 +94,10 @@ pub(crate) struct PackBuilder {
     header: [u8; PACK_HEADER_BYTES],
     key: LessSafeKey,
     trailer_key: LessSafeKey,
-    /// Set when what is sealed is to be opened and hashed again: the key of ids.
-    paranoid: Option<[u8; 32]>,
+    /// The key of ids, by which what was sealed is checked.
+    id_key: [u8; 32],
+    /// Of so many chunks one is opened and hashed again before it is trusted.
+    checked_every: u32,
 }
 
 /// A pack ready to be stored.
@@ -113,7 +118,8 @@ impl PackBuilder {
             header,
             key: keys.pack.salted(PACK_KEY_CONTEXT, &salt).sealing(),
             trailer_key: keys.trailer.salted(TRAILER_KEY_CONTEXT, &salt).sealing(),
-            paranoid: paranoid.then_some(keys.id),
+            id_key: keys.id,
+            checked_every: if paranoid { 1 } else { SAMPLE },
         }
     }
 
@@ -149,9 +155,9 @@ impl PackBuilder {
             stored_length: u32::try_from(bytes.len()).expect("a chunk is far below 4 GiB"),
             plain_length,
         };
-        if let Some(id_key) = &self.paranoid {
+        if ordinal.is_multiple_of(self.checked_every) {
             let opened = open_chunk(&self.name, &self.key, ordinal, &row, bytes.clone())?;
-            if ChunkId::of(id_key, &opened) != id {
+            if ChunkId::of(&self.id_key, &opened) != id {
                 return Err(Error::corrupt(
                     self.name.key(),
                     "a chunk just sealed does not open to itself",

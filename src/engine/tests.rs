@@ -397,6 +397,111 @@ fn a_crash_at_any_store_operation_loses_nothing_and_uploads_nothing_twice() {
 }
 
 #[test]
+fn slices_of_chunks_restore_as_the_bytes_they_name() {
+    use crate::engine::format::ChunkKind;
+    use crate::engine::manifest::{self, ChunkId, ChunkRef, Extent, SpanEntry};
+    use crate::engine::packer::{NewChunk, Packer, Session, Uploads};
+    let bed = Bed::new();
+    bed.write(&noise(1, 60_000), 0);
+    let (full, _) = bed.backup(None);
+    let vault = bed.vault();
+    let reader = reader::ChunkReader::new(&vault);
+    let spans = reader.spans(&full).unwrap();
+    let SpanEntry::Leaf {
+        leaf,
+        data_bytes,
+        packs,
+        ..
+    } = &spans[0]
+    else {
+        panic!("the first span has data");
+    };
+    let extents = manifest::decode_leaf(&reader.chunk(leaf).unwrap(), full.span_bytes).unwrap();
+    // Every chunk in two slices, all of them in reverse order.
+    let mut sliced = Vec::new();
+    let (mut at, mut expected) = (0, Vec::new());
+    let content = bed.content();
+    for extent in &extents {
+        let length = extent.length();
+        let half = length / 3;
+        if let Extent::Slice { chunk, .. } = *extent {
+            sliced.push((
+                Extent::Slice {
+                    length: half,
+                    chunk,
+                    offset: 0,
+                },
+                at..at + half,
+            ));
+            let rest = length - half;
+            sliced.push((
+                Extent::Slice {
+                    length: rest,
+                    chunk,
+                    offset: half,
+                },
+                at + half..at + length,
+            ));
+        } else {
+            sliced.push((*extent, at..at + length));
+        }
+        at += length;
+    }
+    sliced.reverse();
+    for (_, range) in &sliced {
+        expected.extend_from_slice(&content[range.start as usize..range.end as usize]);
+    }
+    let (session_id, progress) = (JobId::random(), Progress::default());
+    let session = Session::new(&vault, &session_id, &progress);
+    let (sender, uploads) = Uploads::new();
+    let put = |packer: &Packer<'_, '_>, kind, plain: Vec<u8>| -> ChunkRef {
+        let chunk = NewChunk {
+            id: ChunkId::of(&vault.keys.id, &plain),
+            kind,
+            plain_length: plain.len() as u32,
+            encoded: vault.encoder().encode(&plain),
+        };
+        packer.append(vec![chunk]).unwrap()[0]
+    };
+    let tree = std::thread::scope(|scope| {
+        scope.spawn(|| uploads.run(&session));
+        let packer = Packer::new(&session, crate::model::pack::PackKind::Meta, sender);
+        let extents: Vec<Extent> = sliced.iter().map(|(extent, _)| *extent).collect();
+        let leaf = put(&packer, ChunkKind::Leaf, manifest::encode_leaf(&extents));
+        let (data_bytes, packs) = (*data_bytes, packs.clone());
+        let mut entries = vec![SpanEntry::Hole; spans.len()];
+        entries[0] = SpanEntry::Leaf {
+            leaf,
+            data_bytes,
+            sums: None,
+            packs,
+        };
+        let tree = put(
+            &packer,
+            ChunkKind::Node,
+            manifest::encode_span_node(&entries),
+        );
+        packer.finish().unwrap();
+        tree
+    });
+    assert!(session.failure().is_none());
+    let id = BackupId::random();
+    let root = Root {
+        backup: describe(&id),
+        tree: Some(tree),
+        levels: 1,
+        ..full
+    };
+    vault.put_root(root).unwrap();
+    let restored = bed.restore(&id).unwrap();
+    assert!(
+        restored[..expected.len()] == expected[..],
+        "slices came back wrong"
+    );
+    assert!(restored[expected.len()..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
 fn first_backups_at_once_share_one_key() {
     for _ in 0..20 {
         let bed = Bed::new();

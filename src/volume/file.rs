@@ -26,16 +26,7 @@ pub struct VolumeReader {
 impl VolumeReader {
     /// Opens a file or block device; its length is what it is at this moment.
     pub fn open(path: &Path) -> Result<Self, VolumeError> {
-        let open = || {
-            let mut file = File::open(path)?;
-            let length = io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
-            Ok((file, length))
-        };
-        let (file, length) = open().map_err(|source| VolumeError {
-            path: path.to_owned(),
-            action: "open",
-            source,
-        })?;
+        let (file, length) = open_measured(path, OpenOptions::new().read(true))?;
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -92,16 +83,7 @@ pub struct VolumeWriter {
 impl VolumeWriter {
     /// Opens an existing file or block device.
     pub fn open(path: &Path) -> Result<Self, VolumeError> {
-        let open = || {
-            let mut file = OpenOptions::new().read(true).write(true).open(path)?;
-            let length = io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
-            Ok((file, length))
-        };
-        let (file, length) = open().map_err(|source| VolumeError {
-            path: path.to_owned(),
-            action: "open",
-            source,
-        })?;
+        let (file, length) = open_measured(path, OpenOptions::new().read(true).write(true))?;
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -154,6 +136,20 @@ impl VolumeWriter {
             source,
         }
     }
+}
+
+/// Opens a file or device; its end is its length, also where metadata knows none.
+fn open_measured(path: &Path, options: &OpenOptions) -> Result<(File, u64), VolumeError> {
+    let open = || {
+        let mut file = options.open(path)?;
+        let length = io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
+        Ok((file, length))
+    };
+    open().map_err(|source| VolumeError {
+        path: path.to_owned(),
+        action: "open",
+        source,
+    })
 }
 
 /// Makes a sparse file of a length, if it is not there; an existing one is made that long.
