@@ -262,26 +262,15 @@ fn handle(api: &Api, incoming: Incoming) -> Answer {
             .strip_suffix(".json")
             .unwrap_or(&incoming.path),
     };
-    let routed = api.route(&incoming.method, path);
-    let (area, is_routed) = match &routed {
-        Some((route, _)) => (route.area, true),
-        None if is_identity => (Area::IdentityOpen, false),
-        // Cinder's token check stands before its routes.
-        None if path.starts_with("/v3/") => (Area::BlockStorage, false),
-        None => (Area::Open, false),
-    };
-    match (area, routed) {
-        (_, None) if !is_routed && area != Area::BlockStorage => match is_identity {
-            true => {
-                let error = Error::NotFound("The resource could not be found.".to_owned());
-                Answer::fault(Fault::of_identity(&error), None)
-            }
-            false => Answer::fault(Fault::unrouted(), None),
-        },
-        (Area::IdentityOpen | Area::Identity, Some((route, parts))) => {
-            identity_call(api, incoming, route, parts)
+    match api.route(&incoming.method, path) {
+        Some((route, parts)) if is_identity => identity_call(api, incoming, route, parts),
+        None if is_identity => {
+            let error = Error::NotFound("The resource could not be found.".to_owned());
+            Answer::fault(Fault::of_identity(&error), None)
         }
-        (_, routed) => block_storage_call(api, incoming, routed),
+        // Cinder's token check stands before its routes.
+        None if !path.starts_with("/v3/") => Answer::fault(Fault::unrouted(), None),
+        routed => block_storage_call(api, incoming, routed),
     }
 }
 

@@ -4,12 +4,12 @@ use crate::app::{self, Running, logging};
 use crate::cli::client::Client;
 use crate::cli::table::{self, mebibytes};
 use crate::cli::{compare, image, serve};
-use crate::config::{Config, DataDir, Log};
+use crate::config::{Config, ConfiguredUser, DataDir, Log};
 use crate::db::{self, Db, DbError};
 use crate::model::backup::Backup;
 use crate::model::id::BackupId;
 use crate::model::volume::GIB;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::fs::{File, OpenOptions};
@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 
 const COPY_BYTES: usize = 1 << 20;
 
@@ -30,9 +31,9 @@ struct Row {
     backup: Option<Backup>,
 }
 
-struct Demo<'a> {
+struct Demo {
     client: Client,
-    db: &'a Db,
+    db: Db,
     size_gib: u64,
     rows: Vec<Row>,
 }
@@ -66,17 +67,43 @@ pub(super) fn run(size_gib: u32, input: Option<&Path>) -> anyhow::Result<()> {
         running.address,
         dir.path().display()
     );
-    let result = demonstrate(&running, size_gib, input);
+    let result = runtime.block_on(until_interrupted(&running, size_gib, input));
     runtime.block_on(running.stop());
+    // An interrupted demonstration is not waited for; its directory goes all the same.
+    runtime.shutdown_background();
     result
 }
 
-fn demonstrate(running: &Running, size_gib: u64, input: Option<&Path>) -> anyhow::Result<()> {
-    let user = running.users.first().context("there is no user")?;
+/// Runs beside the service, which shares this runtime, until it is done or somebody stops it.
+async fn until_interrupted(
+    running: &Running,
+    size_gib: u64,
+    input: Option<&Path>,
+) -> anyhow::Result<()> {
+    let user = running.users.first().context("there is no user")?.clone();
     let base = format!("http://{}", running.address);
+    let (db, input) = (running.db.clone(), input.map(Path::to_owned));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let work = tokio::task::spawn_blocking(move || {
+        demonstrate(&base, &user, db, size_gib, input.as_deref())
+    });
+    tokio::select! {
+        result = work => result.context("the demonstration panicked")?,
+        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        _ = terminate.recv() => bail!("interrupted"),
+    }
+}
+
+fn demonstrate(
+    base: &str,
+    user: &ConfiguredUser,
+    db: Db,
+    size_gib: u64,
+    input: Option<&Path>,
+) -> anyhow::Result<()> {
     let mut demo = Demo {
-        client: Client::log_in(&base, &user.name, user.password.expose(), &user.project)?,
-        db: &running.db,
+        client: Client::log_in(base, &user.name, user.password.expose(), &user.project)?,
+        db,
         size_gib,
         rows: Vec::new(),
     };
@@ -99,7 +126,7 @@ fn demonstrate(running: &Running, size_gib: u64, input: Option<&Path>) -> anyhow
     Ok(())
 }
 
-impl Demo<'_> {
+impl Demo {
     fn create_volume(&self, name: &str) -> anyhow::Result<String> {
         let body = json!({ "volume": { "name": name, "size": self.size_gib } });
         self.volume_of(&body)

@@ -86,6 +86,18 @@ pub fn claim(
     Ok((claimed == 1).then_some(job))
 }
 
+/// The job, for as long as the lease holds: every write of a worker goes through here.
+#[diesel::dsl::auto_type(no_type_alias)]
+fn held<'a>(lease: &'a Lease) -> _ {
+    let id: &'a JobId = &lease.job_id;
+    let attempt: i32 = lease.attempt;
+    let running: JobState = JobState::Running;
+    jobs::table
+        .filter(jobs::id.eq(id))
+        .filter(jobs::attempt.eq(attempt))
+        .filter(jobs::state.eq(running))
+}
+
 /// Prolongs a lease and notes the progress. `false`: the job is no longer this worker's.
 pub fn renew(
     connection: &mut DbConnection,
@@ -94,12 +106,7 @@ pub fn renew(
     progress: (i64, i64),
     now: Timestamp,
 ) -> QueryResult<bool> {
-    diesel::update(jobs::table.find(&lease.job_id))
-        .filter(
-            jobs::attempt
-                .eq(lease.attempt)
-                .and(jobs::state.eq(JobState::Running)),
-        )
+    diesel::update(held(lease))
         .set((
             jobs::leased_until.eq(leased_until),
             jobs::progress_done.eq(progress.0),
@@ -118,12 +125,7 @@ pub fn settle(
     reason: Option<&str>,
     now: Timestamp,
 ) -> QueryResult<bool> {
-    diesel::update(jobs::table.find(&lease.job_id))
-        .filter(
-            jobs::attempt
-                .eq(lease.attempt)
-                .and(jobs::state.eq(JobState::Running)),
-        )
+    diesel::update(held(lease))
         .set((
             jobs::state.eq(state),
             jobs::reason.eq(reason),
@@ -142,12 +144,7 @@ pub fn put_back(
     failure: Option<&str>,
     now: Timestamp,
 ) -> QueryResult<bool> {
-    diesel::update(jobs::table.find(&lease.job_id))
-        .filter(
-            jobs::attempt
-                .eq(lease.attempt)
-                .and(jobs::state.eq(JobState::Running)),
-        )
+    diesel::update(held(lease))
         .set((
             jobs::state.eq(JobState::Available),
             jobs::run_at.eq(run_at),
@@ -166,12 +163,7 @@ pub fn set_checkpoint(
     lease: &Lease,
     checkpoint: Checkpoint,
 ) -> QueryResult<bool> {
-    diesel::update(jobs::table.find(&lease.job_id))
-        .filter(
-            jobs::attempt
-                .eq(lease.attempt)
-                .and(jobs::state.eq(JobState::Running)),
-        )
+    diesel::update(held(lease))
         .set(jobs::checkpoint.eq(checkpoint))
         .execute(connection)
         .map(|count| count == 1)

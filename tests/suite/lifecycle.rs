@@ -101,6 +101,32 @@ fn settings_are_printed_without_secrets_and_mistakes_are_named() {
 }
 
 #[test]
+fn the_readme_shows_the_default_settings() {
+    let readme =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let (_, rest) = readme.split_once("```toml\n").unwrap();
+    let (settings, _) = rest.split_once("```").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("embervault.toml");
+    std::fs::write(&file, settings).unwrap();
+    let print = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_embervault"));
+        let output = command
+            .args(["config", "print"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(print(&["--config", file.to_str().unwrap()]), print(&[]));
+}
+
+#[test]
 fn images_go_in_and_out_of_volumes() {
     let bed = Bed::new(Database::Sqlite);
     let service = bed.start();
