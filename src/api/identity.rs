@@ -418,8 +418,10 @@ pub(super) fn create_credential(call: &Call<'_>) -> Result {
 }
 
 fn wanted_roles(fields: Fields<'_>) -> std::result::Result<Option<Vec<Role>>, Error> {
-    let Some(Value::Array(listed)) = fields.value("roles") else {
-        return Ok(None);
+    // Clients send an empty list when they want all.
+    let listed = match fields.value("roles") {
+        Some(Value::Array(listed)) if !listed.is_empty() => listed,
+        _ => return Ok(None),
     };
     let role = |value: &Value| {
         Role::ALL.iter().copied().find(|role| {

@@ -87,6 +87,7 @@ def test_snapshots_types_limits_and_services_by_the_openstack_client(service):
     assert "cinder-backup" in openstack("volume", "service", "list", cloud="embervault-admin")
     assert "total_backups_used" in openstack("limits", "show", "--absolute")
     created = json.loads(openstack("application", "credential", "create", "ci", "-f", "json"))
+    created = {key.lower(): value for key, value in created.items()}
     environment = {
         "OS_CLOUD": "", "OS_CLIENT_CONFIG_FILE": "/nonexistent", "OS_AUTH_TYPE": "v3applicationcredential",
         "OS_AUTH_URL": f"{service.base}/identity/v3",
