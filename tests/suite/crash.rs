@@ -11,7 +11,7 @@ const DATA_BYTES: u64 = 160 * MEBIBYTE;
 fn moment(seed: u64, kill: u64) -> Duration {
     let hash = blake3::hash(format!("{seed} {kill}").as_bytes());
     let random = u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap());
-    Duration::from_millis(50 + random % 1000)
+    Duration::from_millis(30 + random % 500)
 }
 
 fn seed() -> u64 {
@@ -56,8 +56,6 @@ fn nothing_is_lost_or_stuck_or_uploaded_twice_when_killed() {
         // Slow enough to be killed in many places.
         bed.set("ENGINE__THREADS", "1");
         bed.set("ENGINE__COMPRESSION", "zstd:12");
-        // Short, so that work has begun again when the next kill comes.
-        bed.set("JOBS__LEASE", "500ms");
         let mut service = bed.start();
         let demo = bed.client(&service, "demo");
         let volume = demo.create_volume(1);
