@@ -120,23 +120,7 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let now = self.clock.now();
         self.db.write(|c| match snapshot {
-            Some(id) => {
-                let (from, to) = (SnapshotStatus::Available, SnapshotStatus::BackingUp);
-                let row = db::snapshots::find(c, id).map_err(DbError::from)?;
-                let row = row.ok_or(CatalogError::NoSnapshot)?;
-                if row.released_by.as_ref() == Some(&lease.job_id) {
-                    return Ok(());
-                }
-                let is_ours = row.reserved_by.is_some_and(|holder| lease.follows(&holder));
-                let from = if is_ours { to } else { from };
-                let holder = lease.holder();
-                match db::snapshots::transition(c, id, &[from], to, Some(&holder), now)
-                    .map_err(DbError::from)?
-                {
-                    true => Ok(()),
-                    false => Err(CatalogError::SnapshotState(row.status.to_string())),
-                }
-            }
+            Some(id) => hold_snapshot(c, id, lease, now),
             None => {
                 let from: &[VolumeStatus] = match force {
                     true => &[VolumeStatus::Available, VolumeStatus::InUse],
@@ -385,7 +369,8 @@ impl Catalog {
 }
 
 /// Moves a volume into a state that the lease holds: from states in which it is free, or from an
-/// earlier run of the same job.
+/// earlier run of the same job. Where another transaction was faster, its result is looked at
+/// again, so that a refusal names the state that caused it.
 fn hold_volume(
     connection: &mut db::DbConnection,
     volume: &VolumeId,
@@ -394,20 +379,52 @@ fn hold_volume(
     lease: &Lease,
     now: Timestamp,
 ) -> Result<(), CatalogError> {
-    let row = db::volumes::find(connection, volume).map_err(DbError::from)?;
-    let row = row.ok_or(CatalogError::NoVolume)?;
-    if row.released_by.as_ref() == Some(&lease.job_id) {
-        return Ok(());
-    }
     let holder = lease.holder();
-    let is_ours = row.reserved_by.is_some_and(|holder| lease.follows(&holder));
-    let held = match is_ours {
-        true => db::volumes::hand_over(connection, volume, &holder),
-        false => db::volumes::transition(connection, volume, free, to, Some(&holder), now),
-    };
-    match held.map_err(DbError::from)? {
-        true => Ok(()),
-        false => Err(CatalogError::VolumeState(row.status)),
+    loop {
+        let row = db::volumes::find(connection, volume).map_err(DbError::from)?;
+        let row = row.ok_or(CatalogError::NoVolume)?;
+        if row.released_by.as_ref() == Some(&lease.job_id) {
+            return Ok(());
+        }
+        let is_ours = row.reserved_by.is_some_and(|holder| lease.follows(&holder));
+        if !is_ours && !free.contains(&row.status) {
+            return Err(CatalogError::VolumeState(row.status));
+        }
+        let held = match is_ours {
+            true => db::volumes::hand_over(connection, volume, &holder),
+            false => db::volumes::transition(connection, volume, free, to, Some(&holder), now),
+        };
+        if held.map_err(DbError::from)? {
+            return Ok(());
+        }
+    }
+}
+
+/// The same for a snapshot, which is free when it is available.
+fn hold_snapshot(
+    connection: &mut db::DbConnection,
+    snapshot: &SnapshotId,
+    lease: &Lease,
+    now: Timestamp,
+) -> Result<(), CatalogError> {
+    let holder = lease.holder();
+    loop {
+        let row = db::snapshots::find(connection, snapshot).map_err(DbError::from)?;
+        let row = row.ok_or(CatalogError::NoSnapshot)?;
+        if row.released_by.as_ref() == Some(&lease.job_id) {
+            return Ok(());
+        }
+        let is_ours = row.reserved_by.is_some_and(|holder| lease.follows(&holder));
+        let from = match (is_ours, row.status) {
+            (true, status) => status,
+            (false, SnapshotStatus::Available) => SnapshotStatus::Available,
+            (false, status) => return Err(CatalogError::SnapshotState(status.to_string())),
+        };
+        let to = SnapshotStatus::BackingUp;
+        let held = db::snapshots::transition(connection, snapshot, &[from], to, Some(&holder), now);
+        if held.map_err(DbError::from)? {
+            return Ok(());
+        }
     }
 }
 
