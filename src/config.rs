@@ -24,6 +24,7 @@ pub struct Config {
     pub api: Api,
     pub database: Database,
     pub identity: Identity,
+    pub policy: Policy,
     pub volumes: Volumes,
     /// Backup storages by name; without any, a directory `storage` inside the data directory.
     pub storage: BTreeMap<String, Storage>,
@@ -52,6 +53,9 @@ pub struct Api {
     pub listen: SocketAddr,
     /// Base of links and catalogue entries, when a proxy stands in front.
     pub public_endpoint: Option<String>,
+    /// Believe what a proxy says of the client's side: `Forwarded`, `X-Forwarded-…`. Only behind one.
+    pub proxy_headers: bool,
+    pub cors: Cors,
     /// Largest request body.
     pub body_bytes_max: ByteSize,
     /// Largest page of a list, and its default.
@@ -63,10 +67,20 @@ impl Default for Api {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8776)),
             public_endpoint: None,
+            proxy_headers: false,
+            cors: Cors::default(),
             body_bytes_max: ByteSize(114_688),
             page_items_max: 1000,
         }
     }
+}
+
+/// Web pages of other origins that may call the API from a browser.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cors {
+    /// Origins such as `https://dashboard.example.org`; `*` is any. Default: none.
+    pub allowed_origins: Vec<String>,
 }
 
 /// The database.
@@ -77,10 +91,80 @@ pub struct Database {
     pub url: Option<String>,
 }
 
-/// The embedded identity service.
+/// Who vouches for users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IdentityMode {
+    /// Users and projects of our own, at `/identity/v3`.
+    #[default]
+    Embedded,
+    /// A Keystone validates tokens.
+    Keystone,
+}
+
+/// A Keystone that validates tokens. Needed in the mode `keystone`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeystoneSettings {
+    /// Keystone as this service reaches it, such as `https://keystone.example.org/v3`.
+    pub auth_url: String,
+    /// Keystone as clients reach it, told to those without a token. Default: `auth_url`.
+    pub www_authenticate_uri: Option<String>,
+    /// The user of this service. It needs the role `service` or `admin`.
+    pub username: String,
+    pub password: Secret,
+    pub project_name: String,
+    pub user_domain_name: String,
+    pub project_domain_name: String,
+    /// Certificates to trust, PEM. Default: those of the system.
+    pub cacert: Option<PathBuf>,
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// How long a validated token is believed without asking again: a revocation is noticed within
+    /// this time.
+    #[serde(with = "humantime_serde")]
+    pub cache_time: Duration,
+    pub cache_tokens_max: u64,
+    /// Our type in access rules of application credentials.
+    pub service_type: String,
+    /// Roles of services whose requests for a user go on after the user's token has expired.
+    pub service_token_roles: Vec<String>,
+}
+
+impl Default for KeystoneSettings {
+    fn default() -> Self {
+        Self {
+            auth_url: String::new(),
+            www_authenticate_uri: None,
+            username: String::new(),
+            password: Secret::from(""),
+            project_name: "service".to_owned(),
+            user_domain_name: "Default".to_owned(),
+            project_domain_name: "Default".to_owned(),
+            cacert: None,
+            timeout: Duration::from_secs(10),
+            cache_time: Duration::from_secs(300),
+            cache_tokens_max: 10_000,
+            service_type: "block-storage".to_owned(),
+            service_token_roles: vec!["service".to_owned()],
+        }
+    }
+}
+
+/// Rules of who may do what.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// A `policy.yaml` as of oslo.policy. Default: `policy.yaml` in the data directory, if it is there.
+    pub file: Option<PathBuf>,
+}
+
+/// Users and their tokens.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Identity {
+    pub mode: IdentityMode,
+    pub keystone: KeystoneSettings,
     #[serde(with = "humantime_serde")]
     pub token_lifetime: Duration,
     pub region: String,
@@ -91,6 +175,8 @@ pub struct Identity {
 impl Default for Identity {
     fn default() -> Self {
         Self {
+            mode: IdentityMode::default(),
+            keystone: KeystoneSettings::default(),
             token_lifetime: Duration::from_secs(12 * 3600),
             region: "RegionOne".to_owned(),
             users: Vec::new(),
@@ -240,22 +326,27 @@ impl Default for Jobs {
 #[serde(default, deny_unknown_fields)]
 pub struct Quota {
     pub volumes: i64,
+    /// Largest volume, GiB.
+    pub per_volume_gigabytes: i64,
     pub snapshots: i64,
     /// Volumes and snapshots together, GiB.
     pub gigabytes: i64,
     pub backups: i64,
     /// Sum of the sizes of the backed-up volumes, GiB.
     pub backup_gigabytes: i64,
+    pub groups: i64,
 }
 
 impl Default for Quota {
     fn default() -> Self {
         Self {
             volumes: 10,
+            per_volume_gigabytes: -1,
             snapshots: 10,
             gigabytes: 1000,
             backups: 10,
             backup_gigabytes: 1000,
+            groups: 10,
         }
     }
 }
@@ -387,6 +478,18 @@ impl Config {
         }
         if self.api.page_items_max == 0 {
             return refuse("api.page_items_max", "must be at least 1");
+        }
+        let keystone = &self.identity.keystone;
+        if self.identity.mode == IdentityMode::Keystone {
+            if !keystone.auth_url.starts_with("http") || keystone.username.is_empty() {
+                return refuse(
+                    "identity.keystone",
+                    "the mode keystone needs auth_url, username and password",
+                );
+            }
+            if keystone.timeout.is_zero() {
+                return refuse("identity.keystone.timeout", "must not be zero");
+            }
         }
         if self.storage.len() > 1 && self.storage.values().filter(|s| s.default).count() != 1 {
             return refuse(

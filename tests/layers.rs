@@ -28,6 +28,9 @@ const DOORS: &[(&str, &[&str])] = &[
     ("fastcdc", &["engine"]),
     ("argon2", &["identity"]),
     ("clap", &["cli"]),
+    ("moka", &["identity"]),
+    ("serde_saphyr", &["identity"]),
+    ("ureq", &["identity", "cli"]),
     // The derives on rows, columns and tables are all of diesel that the first floor sees.
     ("diesel", &["db", "model"]),
     ("diesel_migrations", &["db"]),

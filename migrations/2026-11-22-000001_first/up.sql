@@ -115,7 +115,7 @@ CREATE TABLE volumes (
     previous_status TEXT,
     volume_type_id TEXT NOT NULL,
     bootable BOOLEAN NOT NULL,
-    readonly BOOLEAN NOT NULL,
+    readonly BOOLEAN,
     snapshot_id TEXT,
     source_volume_id TEXT,
     availability_zone TEXT NOT NULL,

@@ -1,18 +1,27 @@
 //! `/backups`
 
+use crate::api::body::Fields;
 use crate::api::call::{Call, Reply};
-use crate::api::list::ListQuery;
-use crate::api::microversion::{BACKUP_METADATA, BACKUP_ZONE};
+use crate::api::list::{Collection, ListQuery};
+use crate::api::microversion::{BACKUP_METADATA, BACKUP_SORT_NAME, BACKUP_ZONE};
 use crate::api::views::{backup_detail, backup_summary};
+use crate::api::volume_actions::no_such_action;
 use crate::db::backups::Changes;
+use crate::model::backup::BackupStatus;
 use crate::model::error::Error;
 use crate::model::id::{BackupId, SnapshotId, VolumeId};
+use crate::model::record::SERVICE;
 use crate::service::backups::{CreateBackup, RestoreBackup};
 use serde_json::{Value, json};
 
 type Result = std::result::Result<Reply, Error>;
 
-const FILTERS: [&str; 3] = ["name", "status", "volume_id"];
+pub(super) static COLLECTION: Collection = Collection {
+    name: "backups",
+    columns: crate::model::backup::COLUMNS,
+    filters: &["name", "status", "volume_id"],
+    sorted_by_name: BACKUP_SORT_NAME,
+};
 
 fn id(call: &Call<'_>) -> BackupId {
     BackupId::new(call.parameter("id"))
@@ -66,7 +75,7 @@ fn list_as(
     call: &Call<'_>,
     view: impl Fn(&Call<'_>, &crate::model::backup::Backup, bool) -> Value,
 ) -> Result {
-    let query = ListQuery::from_call(call, &FILTERS)?;
+    let query = ListQuery::from_call(call, &COLLECTION)?;
     let services = &call.api.services;
     let found = services.list_backups(call.ctx()?, &query.filter, &query.page, query.with_count)?;
     let last = found.backups.last().map(|backup| backup.id.to_string());
@@ -77,7 +86,7 @@ fn list_as(
         .collect();
     Ok(Reply::json(
         200,
-        query.answer(call, "backups", items, last, found.count),
+        query.answer(call, &COLLECTION, items, last, found.count),
     ))
 }
 
@@ -112,6 +121,48 @@ pub(super) fn update(call: &Call<'_>) -> Result {
 pub(super) fn delete(call: &Call<'_>) -> Result {
     call.api.services.delete_backup(call.ctx()?, &id(call))?;
     Ok(Reply::empty(202))
+}
+
+pub(super) fn export_record(call: &Call<'_>) -> Result {
+    let record = call.api.services.export_backup(call.ctx()?, &id(call))?;
+    let view = json!({ "backup_service": SERVICE, "backup_url": record.encode() });
+    Ok(Reply::json(200, json!({ "backup-record": view })))
+}
+
+pub(super) fn import_record(call: &Call<'_>) -> Result {
+    let fields = call.body()?.object("backup-record")?;
+    fields.only(&["backup_service", "backup_url"])?;
+    let service = fields.required_text("backup_service")?;
+    let url = fields.base64("backup_url")?;
+    let ctx = call.ctx()?;
+    let backup = call.api.services.import_backup(ctx, &service, url)?;
+    Ok(Reply::json(
+        201,
+        json!({ "backup": backup_summary(call, &backup) }),
+    ))
+}
+
+pub(super) fn action(call: &Call<'_>) -> Result {
+    let (name, value) = call.body()?.action()?;
+    let (ctx, services) = (call.ctx()?, &call.api.services);
+    match name {
+        "os-reset_status" => services.reset_backup(ctx, &id(call), wanted_status(value)?)?,
+        "os-force_delete" => services.force_delete_backup(ctx, &id(call))?,
+        other => return Err(no_such_action(other)),
+    }
+    Ok(Reply::empty(202))
+}
+
+fn wanted_status(value: &Value) -> std::result::Result<BackupStatus, Error> {
+    let fields = Fields::of("os-reset_status", value)?;
+    fields.only(&["status"])?;
+    let word = fields.required_text("status")?;
+    match BackupStatus::parse(&word.to_lowercase()) {
+        Some(status @ (BackupStatus::Available | BackupStatus::Error)) => Ok(status),
+        _ => Err(Error::Invalid(format!(
+            "Backup status: {word} is invalid, valid statuses are: ['available', 'error']."
+        ))),
+    }
 }
 
 pub(super) fn restore(call: &Call<'_>) -> Result {

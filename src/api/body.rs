@@ -1,11 +1,13 @@
 //! Request bodies: parsed once, with Cinder's error texts (Cinder reference, 1.2).
 
-use crate::api::python;
+use crate::api::{printable, python};
 use crate::model::error::Error;
 use crate::service::Metadata;
 use serde_json::{Map, Value};
 
 const NAME_CHARACTERS_MAX: usize = 255;
+/// Cinder's largest integer; of GiB it is far more than any volume has, and bytes still fit.
+const SIZE_GIB_MAX: i64 = 2_147_483_647;
 const TRUE_WORDS: [&str; 12] = [
     "True", "TRUE", "true", "1", "ON", "On", "on", "YES", "Yes", "yes", "y", "t",
 ];
@@ -39,6 +41,16 @@ impl<'a> Body<'a> {
             Some(Value::Object(fields)) => Ok(Fields { name: key, fields }),
             Some(other) => Err(wrong_type(key, other, "'object'")),
         }
+    }
+
+    /// The body itself as an object.
+    pub(super) fn whole(&self) -> Result<Fields<'a>, Error> {
+        self.whole_as("body")
+    }
+
+    /// The same, under a name for its errors.
+    pub(super) fn whole_as(&self, name: &'static str) -> Result<Fields<'a>, Error> {
+        Fields::of(name, self.value)
     }
 
     /// The same, where other keys may stand beside it.
@@ -116,6 +128,11 @@ impl<'a> Fields<'a> {
         self.fields.get(key).filter(|value| !value.is_null())
     }
 
+    /// The fields, by name.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&'a String, &'a Value)> {
+        self.fields.iter()
+    }
+
     /// Whether the object has no field.
     pub(super) fn is_empty(&self) -> bool {
         self.fields.is_empty()
@@ -125,7 +142,14 @@ impl<'a> Fields<'a> {
     pub(super) fn uuid(&self, key: &str) -> Result<Option<String>, Error> {
         match self.present(key) {
             None => Ok(None),
-            Some(value) => uuid_of(key, value).map(Some),
+            Some(value) => match uuid_of(key, value) {
+                Ok(id) => Ok(Some(id)),
+                Err(_) => {
+                    let why = "is not valid under any of the given schemas";
+                    let message = format!("{} {why}", python::repr(value));
+                    Err(invalid_field(key, value, &message))
+                }
+            },
         }
     }
 
@@ -154,17 +178,41 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A text that must be there, of at most 255 characters.
+    pub(super) fn required_text(&self, key: &str) -> Result<String, Error> {
+        text_of(key, self.require(key)?, "'string'")
+    }
+
+    /// A text that must be there and be base64; it is left to others to decode it.
+    pub(super) fn base64(&self, key: &str) -> Result<&'a str, Error> {
+        let value = self.require(key)?;
+        let Value::String(text) = value else {
+            return Err(wrong_type(key, value, "'string'"));
+        };
+        let is_in_alphabet = |c: &char| c.is_ascii_alphanumeric() || "+/=".contains(*c);
+        let digits = text.chars().filter(is_in_alphabet).count();
+        let why = match (text.is_empty(), digits % 4) {
+            (true, _) => "should be non-empty",
+            (false, 0) => return Ok(text),
+            (false, _) => "is not a 'base64'",
+        };
+        Err(invalid_field(
+            key,
+            value,
+            &format!("{} {why}", python::repr(value)),
+        ))
+    }
+
     /// A text as [`Self::text`], of printable characters of the Basic Multilingual Plane only.
     pub(super) fn description(&self, key: &str) -> Result<Option<Option<String>>, Error> {
         let text = self.text(key)?;
         if let (Some(value), Some(Some(_))) = (self.fields.get(key), &text)
-            && python::str(value)
-                .chars()
-                .any(|c| c.is_control() || u32::from(c) > 0xffff)
+            && !printable::is_printable(&python::str(value))
         {
             let message = format!(
-                "{} has characters that are not printable or not of the basic plane",
-                python::repr(value)
+                "{} does not match '{}'",
+                python::repr(value),
+                printable::PATTERN
             );
             return Err(invalid_field(key, value, &message));
         }
@@ -192,9 +240,13 @@ impl<'a> Fields<'a> {
             _ => None,
         };
         // Sizes in bytes must fit, too.
-        match size.filter(|size| (1..=i64::MAX >> 31).contains(size)) {
-            Some(size) => Ok(Some(size)),
-            None => {
+        match size {
+            Some(size @ 1..=SIZE_GIB_MAX) => Ok(Some(size)),
+            Some(size @ ..1) if value.is_number() => {
+                let message = format!("{size} is less than the minimum of 1");
+                Err(invalid_field(key, value, &message))
+            }
+            _ => {
                 let message = format!(
                     "Volume size must be a whole number of GiB, 1 or more (got: {}).",
                     python::str(value)
@@ -268,7 +320,7 @@ fn flag_of(key: &str, value: &Value) -> Result<bool, Error> {
         Value::Bool(flag) => Ok(*flag),
         Value::String(text) if TRUE_WORDS.contains(&text.as_str()) => Ok(true),
         Value::String(text) if FALSE_WORDS.contains(&text.as_str()) => Ok(false),
-        other => {
+        Value::String(_) => {
             let words: Vec<String> = [Value::Bool(true)]
                 .iter()
                 .map(python::repr)
@@ -278,11 +330,12 @@ fn flag_of(key: &str, value: &Value) -> Result<bool, Error> {
                 .collect();
             let message = format!(
                 "{} is not one of [{}]",
-                python::repr(other),
+                python::repr(value),
                 words.join(", ")
             );
-            Err(invalid_field(key, other, &message))
+            Err(invalid_field(key, value, &message))
         }
+        other => Err(wrong_type(key, other, "'boolean', 'string'")),
     }
 }
 
@@ -328,7 +381,7 @@ mod tests {
             refused(fields.text("name")),
             "Invalid input for field/attribute name. Value: 5. 5 is not of type 'string', 'null'"
         );
-        assert!(refused(fields.flag("force")).contains("None is not one of [True, 'True'"));
+        assert!(refused(fields.flag("force")).contains("None is not of type 'boolean', 'string'"));
         assert_eq!(
             refused(fields.only(&["volume_id", "name", "force"])),
             "Invalid input for field/attribute backup. Value: {'volume_id': 'notuuid', 'foo': 1, \

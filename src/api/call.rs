@@ -1,12 +1,13 @@
 //! One request as handlers see it, and their reply.
 
-use crate::api::body::Body;
+use crate::api::body::{Body, Fields};
 use crate::api::fault::Fault;
 use crate::api::microversion::Microversion;
 use crate::api::server::Api;
 use crate::identity::RequestContext;
-use crate::identity::embedded::Session;
+use crate::identity::embedded::{Embedded, Session};
 use crate::model::error::Error;
+use crate::service::Metadata;
 use serde_json::Value;
 
 /// A request that was routed and, unless its route is open, authenticated.
@@ -27,6 +28,10 @@ pub(super) struct Call<'a> {
     /// `scheme://host` as clients reach us.
     pub(super) base: String,
     pub(super) path: String,
+    /// The mark a client expects metadata to bear (`If-Match`).
+    pub(super) if_match: Option<String>,
+    /// What the client can read (`Accept`).
+    pub(super) accept: Option<String>,
 }
 
 impl Call<'_> {
@@ -38,6 +43,12 @@ impl Call<'_> {
     /// The token's session. Identity routes that are not open always have one.
     pub(super) fn session(&self) -> Result<&Session, Error> {
         self.session.as_ref().ok_or(Error::Unauthenticated)
+    }
+
+    /// The embedded identity. Identity routes are not served without it.
+    pub(super) fn embedded(&self) -> Result<&Embedded, Error> {
+        let embedded = self.api.identity.embedded();
+        embedded.ok_or_else(|| Error::NotFound("The resource could not be found.".to_owned()))
     }
 
     /// A part of the path.
@@ -62,6 +73,27 @@ impl Call<'_> {
         }
     }
 
+    /// `{"metadata": {…}}`
+    pub(super) fn metadata_body(&self) -> Result<Metadata, Error> {
+        let fields = self.body()?.whole_as("metadata")?;
+        fields.only(&["metadata"])?;
+        fields.require("metadata")?;
+        Ok(fields.metadata("metadata", false)?.unwrap_or_default())
+    }
+
+    /// `{"meta": {key: value}}`, where the key must be that of the path.
+    pub(super) fn metadata_entry(&self) -> Result<(String, String), Error> {
+        let fields = self.body()?.object("meta")?;
+        let key = self.parameter("key");
+        let Some(value) = fields.value(key) else {
+            return Err(Error::Invalid("Request body and URI mismatch".to_owned()));
+        };
+        let entry = serde_json::json!({ "metadata": { key: value } });
+        let metadata = Fields::of("meta", &entry)?.metadata("metadata", false)?;
+        let mut entries = metadata.unwrap_or_default().into_iter();
+        entries.next().ok_or(Error::Invalid(String::new()))
+    }
+
     /// Base of the links to resources: with the project only if the request had it.
     pub(super) fn resource_base(&self, bookmark: bool) -> String {
         let version = match bookmark {
@@ -81,6 +113,20 @@ pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) body: Option<Value>,
     pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) form: Form,
+}
+
+/// How Cinder frames an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// JSON with all of Cinder's headers.
+    Full,
+    /// A handler of Cinder that answers by itself: no `x-compute-request-id`, declared as HTML.
+    Bare,
+    /// Not Cinder but what stands in front of it: no version.
+    Plain(&'static str),
+    /// Nothing at all.
+    Silent,
 }
 
 impl Reply {
@@ -89,6 +135,7 @@ impl Reply {
             status,
             body: Some(body),
             headers: Vec::new(),
+            form: Form::Full,
         }
     }
 
@@ -97,7 +144,18 @@ impl Reply {
             status,
             body: None,
             headers: Vec::new(),
+            form: Form::Full,
         }
+    }
+
+    pub(super) fn bare(mut self) -> Self {
+        self.form = Form::Bare;
+        self
+    }
+
+    pub(super) fn in_form(mut self, form: Form) -> Self {
+        self.form = form;
+        self
     }
 
     pub(super) fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -112,6 +170,10 @@ impl From<Fault> for Reply {
             status: fault.status,
             body: Some(fault.body),
             headers: fault.headers,
+            form: match fault.is_enveloped {
+                true => Form::Full,
+                false => Form::Plain("application/json"),
+            },
         }
     }
 }

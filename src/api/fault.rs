@@ -1,9 +1,9 @@
 //! Every failure -> status, headers, body: the one map (Cinder reference, 1.4).
 
-use crate::model::error::{Error, chain};
+use crate::api::call::{Form, Reply};
+use crate::model::error::{Error, MALFORMED, chain};
 use serde_json::{Value, json};
 
-const MALFORMED: &str = "The server could not comply with the request since it is either malformed or otherwise incorrect.";
 const NOT_FOUND: &str = "The resource could not be found.";
 const INTERNAL: &str =
     "The server has either erred or is incapable of performing the requested operation.";
@@ -53,32 +53,59 @@ impl Fault {
         Self::enveloped(500, "computeFault", INTERNAL)
     }
 
-    /// A path or method that leads nowhere: answered before Cinder's envelope.
-    pub(super) fn unrouted() -> Self {
+    fn of_middleware(status: u16, title: &str, message: &str) -> Self {
         Self {
-            status: 404,
+            status,
             body: json!({
-                "message": "The resource could not be found.<br /><br />\n\n\n",
-                "code": "404 Not Found",
-                "title": "Not Found",
+                "message": format!("{message}<br /><br />\n\n\n"),
+                "code": format!("{status} {title}"),
+                "title": title,
             }),
             headers: Vec::new(),
             is_enveloped: false,
         }
     }
 
+    /// A path or method that leads nowhere: answered before Cinder's envelope.
+    pub(super) fn unrouted() -> Self {
+        Self::of_middleware(404, "Not Found", NOT_FOUND)
+    }
+
     /// A body over the limit: answered before Cinder's envelope.
     pub(super) fn too_large() -> Self {
-        Self {
-            status: 413,
-            body: json!({
-                "message": "Request is too large.<br /><br />\n\n\n",
-                "code": "413 Request Entity Too Large",
-                "title": "Request Entity Too Large",
-            }),
-            headers: Vec::new(),
-            is_enveloped: false,
+        Self::of_middleware(413, "Request Entity Too Large", "Request is too large.")
+    }
+
+    /// The identity service cannot be asked.
+    pub(super) fn identity_unavailable() -> Self {
+        let message = "The server is currently unavailable. Please try again at a later time.<br /><br />\nThe Keystone service is temporarily unavailable.";
+        Self::of_middleware(503, "Service Unavailable", message)
+    }
+
+    /// The answer as the client can read it: middleware answers in the first form it accepts.
+    pub(super) fn into_reply(self, accept: Option<&str>) -> Reply {
+        let text = self.body["message"].as_str().unwrap_or_default().to_owned();
+        let code = self.body["code"].as_str().unwrap_or_default().to_owned();
+        let mut reply = Reply::from(self);
+        let accept = accept.unwrap_or_default();
+        let wants_json = code.is_empty() || accept.contains("json");
+        if reply.form == Form::Full || wants_json {
+            return reply;
         }
+        let is_html = accept.contains("html");
+        let plain = text.replace("<br /><br />", "\n");
+        reply.form = Form::Plain(match is_html {
+            true => "text/html; charset=UTF-8",
+            false => "text/plain; charset=UTF-8",
+        });
+        let body = match is_html {
+            true => format!(
+                "<html>\n <head>\n  <title>{code}</title>\n </head>\n <body>\n  <h1>{code}</h1>\n  {text}\n </body>\n</html>"
+            ),
+            false => format!("{code}\n\n{plain}"),
+        };
+        reply.body = Some(Value::String(body));
+        reply
     }
 
     /// Missing, unknown or expired token: the shape of Keystone's middleware.
@@ -111,6 +138,8 @@ impl Fault {
                 fault.headers.push(("Retry-After", "0".to_owned()));
                 fault
             }
+            Error::IdentityUnavailable(_) => Self::identity_unavailable(),
+            Error::Stale => Self::enveloped(412, "computeFault", &error.to_string()),
             Error::Conflict(message) => Self::enveloped(409, "conflictingRequest", message),
             Error::Unavailable { message, .. } => {
                 Self::enveloped(503, "serviceUnavailable", message)
@@ -128,6 +157,8 @@ impl Fault {
             Error::Unauthenticated => (401, "Unauthorized"),
             Error::OverQuota { .. } => (413, "Request Entity Too Large"),
             Error::Conflict(_) => (409, "Conflict"),
+            Error::IdentityUnavailable(_) => (503, "Service Unavailable"),
+            Error::Stale => (412, "Precondition Failed"),
             Error::Unavailable { .. } => (503, "Service Unavailable"),
             Error::Internal(_) => (500, "Internal Server Error"),
         };
@@ -147,7 +178,7 @@ fn identity_body(status: u16, title: &str, message: &str) -> Value {
 /// Logs a failed request, once.
 pub(super) fn log(error: &Error, request_id: &str, method: &str, path: &str) {
     match error {
-        Error::Internal(_) | Error::Unavailable { .. } => {
+        Error::Internal(_) | Error::Unavailable { .. } | Error::IdentityUnavailable(_) => {
             tracing::error!(request.id = request_id, method, path, error = %chain(error), "request failed");
         }
         _ => {

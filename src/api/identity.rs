@@ -25,8 +25,7 @@ pub(super) fn log_in(call: &Call<'_>) -> Result {
     let credentials = credentials(identity, &methods)?;
     let scope = scope(auth)?;
     let (token, session) = call
-        .api
-        .identity
+        .embedded()?
         .authenticate(methods, &credentials, scope.as_ref())?;
     let body = token_view(call, &session, call.query("nocatalog").is_none());
     Ok(Reply::json(201, body)
@@ -197,7 +196,7 @@ fn subject(call: &Call<'_>) -> std::result::Result<(String, Session), Error> {
         .subject_token
         .clone()
         .ok_or_else(|| invalid("X-Subject-Token is missing."))?;
-    let session = call.api.identity.validate(&token)?;
+    let session = call.embedded()?.validate(&token)?;
     let session = session.ok_or_else(|| Error::NotFound("Could not find token.".to_owned()))?;
     let may_know = caller.row.roles.contains(&Role::Admin) || caller.user.id == session.user.id;
     match may_know {
@@ -224,7 +223,7 @@ pub(super) fn check_token(call: &Call<'_>) -> Result {
 /// `DELETE /auth/tokens`
 pub(super) fn revoke_token(call: &Call<'_>) -> Result {
     let (token, _) = subject(call)?;
-    call.api.identity.revoke(&token)?;
+    call.embedded()?.revoke(&token)?;
     Ok(Reply::empty(204))
 }
 
@@ -263,7 +262,7 @@ fn list_view(key: &str, items: Vec<Value>) -> Reply {
 
 /// `GET /auth/projects`
 pub(super) fn own_projects(call: &Call<'_>) -> Result {
-    let projects = call.api.identity.projects_of(&call.session()?.user.id)?;
+    let projects = call.embedded()?.projects_of(&call.session()?.user.id)?;
     let items = projects
         .iter()
         .map(|project| project_view(call, project))
@@ -280,8 +279,8 @@ pub(super) fn projects_of_user(call: &Call<'_>) -> Result {
 fn visible_projects(call: &Call<'_>) -> std::result::Result<Vec<Project>, Error> {
     let session = call.session()?;
     match session.row.roles.contains(&Role::Admin) {
-        true => call.api.identity.projects(),
-        false => call.api.identity.projects_of(&session.user.id),
+        true => call.embedded()?.projects(),
+        false => call.embedded()?.projects_of(&session.user.id),
     }
 }
 
@@ -409,8 +408,7 @@ pub(super) fn create_credential(call: &Call<'_>) -> Result {
         expires_at: wanted_expiry(fields)?,
     };
     let (row, secret) = call
-        .api
-        .identity
+        .embedded()?
         .create_credential(call.session()?, wanted)?;
     let mut view = credential_view(&row);
     view["secret"] = json!(secret.expose());
@@ -448,7 +446,7 @@ fn wanted_expiry(fields: Fields<'_>) -> std::result::Result<Option<Timestamp>, E
 pub(super) fn list_credentials(call: &Call<'_>) -> Result {
     let user = own_user(call)?;
     let name = call.query("name");
-    let rows = call.api.identity.credentials_of(&user.id)?;
+    let rows = call.embedded()?.credentials_of(&user.id)?;
     let items = rows
         .iter()
         .filter(|row| name.is_none_or(|name| row.name == name))
@@ -465,7 +463,7 @@ fn no_credential(id: &str) -> Error {
 pub(super) fn show_credential(call: &Call<'_>) -> Result {
     let user = own_user(call)?;
     let id = call.parameter("credential");
-    let rows = call.api.identity.credentials_of(&user.id)?;
+    let rows = call.embedded()?.credentials_of(&user.id)?;
     let row = rows
         .iter()
         .find(|row| row.id == id)
@@ -480,7 +478,7 @@ pub(super) fn show_credential(call: &Call<'_>) -> Result {
 pub(super) fn delete_credential(call: &Call<'_>) -> Result {
     let user = own_user(call)?;
     let id = call.parameter("credential");
-    match call.api.identity.remove_credential(&user.id, id)? {
+    match call.embedded()?.remove_credential(&user.id, id)? {
         true => Ok(Reply::empty(204)),
         false => Err(no_credential(id)),
     }

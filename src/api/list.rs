@@ -3,14 +3,16 @@
 
 use crate::api::body::flag_word;
 use crate::api::call::Call;
-use crate::api::microversion::{STRICT_FILTERS, WITH_COUNT};
+use crate::api::microversion::{Microversion, SIMILAR, STRICT_FILTERS, WITH_COUNT};
 use crate::model::error::Error;
 use crate::model::id::ProjectId;
-use crate::model::page::{Filter, Page, SortKey};
-use serde_json::{Value, json};
+use crate::model::page::{Column, Comparison, Condition, Filter, Kind, Order, Page, column};
+use crate::model::time::Timestamp;
+use serde_json::{Map, Value, json};
+use std::collections::HashSet;
 
 /// Keys that are no filters.
-const PAGING: [&str; 8] = [
+const PAGING: [&str; 7] = [
     "limit",
     "offset",
     "marker",
@@ -18,8 +20,19 @@ const PAGING: [&str; 8] = [
     "sort_key",
     "sort_dir",
     "all_tenants",
-    "with_count",
 ];
+
+/// A collection as its lists are asked for.
+#[derive(Debug)]
+pub(super) struct Collection {
+    /// Name in answers.
+    pub(super) name: &'static str,
+    pub(super) columns: &'static [Column],
+    /// What those who are no administrators may filter by (`resource_filters`).
+    pub(super) filters: &'static [&'static str],
+    /// First version at which lists can be sorted by name.
+    pub(super) sorted_by_name: Microversion,
+}
 
 /// What a list request asks for.
 #[derive(Debug)]
@@ -30,16 +43,10 @@ pub(super) struct ListQuery {
 }
 
 impl ListQuery {
-    /// Reads the query. `filters` are those the resource has.
-    pub(super) fn from_call(call: &Call<'_>, filters: &[&str]) -> Result<Self, Error> {
+    /// Reads the query of a list.
+    pub(super) fn from_call(call: &Call<'_>, collection: &Collection) -> Result<Self, Error> {
         let ctx = call.ctx()?;
-        let all_tenants = match call.query("all_tenants") {
-            None => false,
-            Some(word) => flag_word(word).ok_or_else(|| {
-                Error::Invalid(format!("all_tenants must be a boolean, got '{word}'."))
-            })?,
-        };
-        let all = all_tenants && ctx.is_admin();
+        let all = all_tenants(call)? && ctx.is_admin();
         let with_count = match call.query("with_count") {
             Some(word) if call.version >= WITH_COUNT => flag_word(word).ok_or_else(|| {
                 Error::Invalid(format!("Value '{word}' for 'with_count' is not a boolean."))
@@ -51,32 +58,32 @@ impl ListQuery {
             ..Filter::default()
         };
         let mut unknown = Vec::new();
-        for (key, value) in &call.query {
-            let key = key.as_str();
-            match key {
-                _ if PAGING.contains(&key) => {}
+        for (key, value) in filters(call) {
+            if !key.is_ascii() && call.version >= STRICT_FILTERS {
+                let message = "Filter keys can only contain ASCII characters.";
+                return Err(Error::Invalid(message.to_owned()));
+            }
+            let is_known = collection.filters.contains(&key);
+            match (is_known, ctx.is_admin(), key) {
                 // Only administrators who look at all projects can choose one.
-                "project_id" if all => filter.project = Some(ProjectId::new(value)),
-                "project_id" => {}
-                "name" | "display_name" if filters.contains(&"name") => {
-                    filter.name = Some(value.clone());
+                (_, true, "project_id") if all => filter.project = Some(ProjectId::new(value)),
+                (_, true, "project_id") => {}
+                (true, ..) | (_, true, _) => {
+                    filter
+                        .conditions
+                        .extend(conditions(collection, call.version, key, value));
                 }
-                "status" if filters.contains(&"status") => filter.status = Some(value.clone()),
-                "volume_id" if filters.contains(&"volume_id") => {
-                    filter.volume_id = Some(value.clone());
-                }
-                other => unknown.push(other),
+                (false, false, key) => unknown.push(key),
             }
         }
-        if !unknown.is_empty() && (call.version >= STRICT_FILTERS || ctx.is_admin()) {
-            unknown.sort_unstable();
+        if !unknown.is_empty() && call.version >= STRICT_FILTERS {
             return Err(Error::Invalid(format!(
                 "Invalid filters {} are found in query options.",
                 unknown.join(",")
             )));
         }
         Ok(Self {
-            page: page(call)?,
+            page: page(call, collection)?,
             filter,
             with_count,
         })
@@ -86,15 +93,18 @@ impl ListQuery {
     pub(super) fn answer(
         &self,
         call: &Call<'_>,
-        collection: &str,
+        collection: &Collection,
         items: Vec<Value>,
         last_id: Option<String>,
         count: Option<i64>,
     ) -> Value {
-        let is_full = self.page.limit <= items.len();
-        let mut answer = json!({ collection: items });
-        if let (true, Some(last)) = (is_full, last_id) {
-            answer[format!("{collection}_links")] =
+        let most = i64::try_from(self.page.limit).unwrap_or(i64::MAX);
+        // With a count Cinder links on even from the last page; clients stop at the empty one.
+        let has_next = self.page.limit <= items.len() || count.is_some_and(|count| most <= count);
+        let name = collection.name;
+        let mut answer = json!({ name: items });
+        if let (true, Some(last)) = (has_next, last_id) {
+            answer[format!("{name}_links")] =
                 json!([{ "rel": "next", "href": next_link(call, &last) }]);
         }
         if let Some(count) = count {
@@ -104,7 +114,100 @@ impl ListQuery {
     }
 }
 
-fn page(call: &Call<'_>) -> Result<Page, Error> {
+/// Whether administrators want the rows of all projects; others are not asked.
+fn all_tenants(call: &Call<'_>) -> Result<bool, Error> {
+    match call.query("all_tenants") {
+        None => Ok(false),
+        Some(word) => flag_word(word)
+            .ok_or_else(|| Error::Invalid(format!("all_tenants must be a boolean, got '{word}'."))),
+    }
+}
+
+/// The filters of a query. Of a repeated key the last value counts, and of repeated paging keys
+/// the rest is left over, as in Cinder.
+fn filters<'a>(call: &'a Call<'_>) -> Vec<(&'a str, &'a str)> {
+    let (mut seen, mut paging, mut found) = (HashSet::new(), HashSet::new(), Vec::new());
+    for (key, value) in call.query.iter().rev() {
+        let key = key.as_str();
+        let is_paging =
+            PAGING.contains(&key) || (key == "with_count" && call.version >= WITH_COUNT);
+        let is_leftover = is_paging && key != "all_tenants" && !paging.insert(key);
+        if (!is_paging || is_leftover) && seen.insert(key) {
+            found.push((key, value.as_str()));
+        }
+    }
+    found.reverse();
+    found
+}
+
+fn conditions(
+    collection: &Collection,
+    version: Microversion,
+    key: &str,
+    value: &str,
+) -> Vec<Condition> {
+    if let Some(name) = key.strip_suffix('~') {
+        return match column(collection.columns, name) {
+            // Below, the key is known and without effect.
+            Some(_) if version < STRICT_FILTERS => Vec::new(),
+            Some(column) if column.kind == Kind::Text && version >= SIMILAR => {
+                vec![Condition::Contains(column, value.to_owned())]
+            }
+            _ => vec![Condition::Never],
+        };
+    }
+    let Some(column) = column(collection.columns, key) else {
+        return vec![Condition::Never];
+    };
+    match column.kind {
+        Kind::Text => vec![Condition::Text(column, value.to_owned())],
+        Kind::Number => vec![
+            value
+                .parse()
+                .map_or(Condition::Never, |number| Condition::Number(column, number)),
+        ],
+        Kind::Flag => {
+            vec![flag_word(value).map_or(Condition::Never, |flag| Condition::Flag(column, flag))]
+        }
+        Kind::Time => times(column, value),
+        Kind::Map => entries(column, value),
+    }
+}
+
+/// `gt:TIME,lt:TIME`, or one time.
+fn times(column: &'static Column, value: &str) -> Vec<Condition> {
+    let one = |part: &str| {
+        let (how, time) = match part.split_once(':') {
+            Some((word, rest)) => match Comparison::parse(word) {
+                Some(how) => (how, rest),
+                None => (Comparison::Equal, part),
+            },
+            None => (Comparison::Equal, part),
+        };
+        Timestamp::parse(time).map_or(Condition::Never, |time| {
+            Condition::Compare(column, how, time.0)
+        })
+    };
+    value.split(',').map(one).collect()
+}
+
+/// A map as Python or JSON writes it.
+fn entries(column: &'static Column, value: &str) -> Vec<Condition> {
+    let map: Option<Map<String, Value>> = serde_json::from_str(value)
+        .or_else(|_| serde_json::from_str(&value.replace('\'', "\"")))
+        .ok();
+    let Some(map) = map else {
+        return vec![Condition::Never];
+    };
+    map.into_iter()
+        .map(|(key, value)| match value {
+            Value::String(text) => Condition::Entry(column, key, text),
+            other => Condition::Entry(column, key, other.to_string()),
+        })
+        .collect()
+}
+
+fn page(call: &Call<'_>, collection: &Collection) -> Result<Page, Error> {
     let most = call.api.settings.page_items_max;
     let limit = match call.query("limit") {
         None => most,
@@ -115,34 +218,33 @@ fn page(call: &Call<'_>) -> Result<Page, Error> {
             Err(_) => return Err(Error::Invalid("limit param must be an integer".to_owned())),
         },
     };
-    let offset = match call.query("offset") {
-        None => 0,
-        Some(text) => {
-            let offset = text
-                .parse::<i64>()
-                .map_err(|_| Error::Invalid("offset param must be an integer".to_owned()))?;
-            match offset {
-                0..=2_147_483_647 => offset as usize,
-                _ => {
-                    let message = "Invalid input for field/attribute offset: it must be >= 0 and <= 2147483647";
-                    return Err(Error::Invalid(message.to_owned()));
-                }
-            }
-        }
-    };
-    let (sort, descending) = sort(call)?;
     Ok(Page {
         limit,
-        offset,
+        offset: offset(call)?,
         marker: call.query("marker").map(str::to_owned),
-        sort,
-        descending,
+        sort: sort(call, collection)?,
     })
 }
 
-/// The first key and its direction; ties are broken the same way in any case.
-fn sort(call: &Call<'_>) -> Result<(SortKey, bool), Error> {
-    let (key, direction) = match (
+fn offset(call: &Call<'_>) -> Result<usize, Error> {
+    let refused = |why: &str| {
+        let message = format!("Invalid input received: {why}");
+        Err(Error::Invalid(message))
+    };
+    let Some(text) = call.query("offset") else {
+        return Ok(0);
+    };
+    match text.parse::<i64>() {
+        Ok(offset @ 0..=2_147_483_647) => Ok(offset as usize),
+        Ok(..0) => refused("offset must be >= 0"),
+        Ok(_) => refused("offset must be <= 2147483647"),
+        Err(_) => refused("offset must be an integer"),
+    }
+}
+
+/// The order asked for; ties are broken by creation and id, in the direction of the first key.
+fn sort(call: &Call<'_>, collection: &Collection) -> Result<Vec<Order>, Error> {
+    let pairs: Vec<(&str, &str)> = match (
         call.query("sort"),
         call.query("sort_key"),
         call.query("sort_dir"),
@@ -151,21 +253,44 @@ fn sort(call: &Call<'_>) -> Result<(SortKey, bool), Error> {
             let message = "The 'sort_key' and 'sort_dir' parameters are deprecated and cannot be used with the 'sort' parameter.";
             return Err(Error::Invalid(message.to_owned()));
         }
-        (Some(sort), None, None) => {
-            let first = sort.split(',').next().unwrap_or_default().trim();
-            first.split_once(':').unwrap_or((first, "desc"))
+        (Some(sort), None, None) => sort
+            .split(',')
+            .map(str::trim)
+            .map(|part| part.split_once(':').unwrap_or((part, "desc")))
+            .collect(),
+        (None, key, direction) => {
+            vec![(key.unwrap_or("created_at"), direction.unwrap_or("desc"))]
         }
-        (None, key, direction) => (key.unwrap_or("created_at"), direction.unwrap_or("desc")),
     };
-    let sort = SortKey::parse(key)
-        .ok_or_else(|| Error::Invalid("Invalid input received: Invalid sort key".to_owned()))?;
-    match direction {
-        "desc" => Ok((sort, true)),
-        "asc" => Ok((sort, false)),
-        _ => Err(Error::Invalid(
-            "Invalid input received: Unknown sort direction, must be 'desc' or 'asc'.".to_owned(),
-        )),
+    let mut orders: Vec<Order> = Vec::new();
+    for (key, direction) in pairs {
+        let is_too_early = key == "name" && call.version < collection.sorted_by_name;
+        let found = column(collection.columns, key).filter(|_| !is_too_early);
+        let column = found
+            .ok_or_else(|| Error::Invalid("Invalid input received: Invalid sort key".to_owned()))?;
+        let descending = match direction {
+            "desc" => true,
+            "asc" => false,
+            _ => {
+                let message =
+                    "Invalid input received: Unknown sort direction, must be 'desc' or 'asc'.";
+                return Err(Error::Invalid(message.to_owned()));
+            }
+        };
+        orders.push(Order { column, descending });
     }
+    let descending = orders.first().is_none_or(|order| order.descending);
+    for name in ["created_at", "id"] {
+        let is_there = orders.iter().any(|order| order.column.name == name);
+        if let (false, Some(column)) = (is_there, column(collection.columns, name)) {
+            orders.push(Order { column, descending });
+        }
+    }
+    // What follows a key that is unique changes nothing.
+    if let Some(unique) = orders.iter().position(|order| order.column.name == "id") {
+        orders.truncate(unique + 1);
+    }
+    Ok(orders)
 }
 
 fn next_link(call: &Call<'_>, last: &str) -> String {

@@ -12,20 +12,31 @@ pub(super) const BASE: Microversion = Microversion(0);
 /// The newest we speak.
 pub(super) const LATEST: Microversion = Microversion(71);
 
+pub(super) const MESSAGES: Microversion = Microversion(3);
+pub(super) const CLUSTERS: Microversion = Microversion(7);
 pub(super) const BACKUP_UPDATE: Microversion = Microversion(9);
 pub(super) const VOLUME_GROUP: Microversion = Microversion(13);
 pub(super) const SNAPSHOT_GROUP: Microversion = Microversion(14);
+pub(super) const VOLUME_SUMMARY: Microversion = Microversion(12);
+pub(super) const METADATA_ETAG: Microversion = Microversion(15);
+pub(super) const SUMMARY_METADATA: Microversion = Microversion(36);
+pub(super) const DEFAULT_TYPES: Microversion = Microversion(62);
+pub(super) const EXTEND_IN_USE: Microversion = Microversion(42);
 pub(super) const BACKUP_PROJECT: Microversion = Microversion(18);
 pub(super) const VOLUME_PROVIDER: Microversion = Microversion(21);
 pub(super) const ATTACHMENTS: Microversion = Microversion(27);
+pub(super) const SNAPSHOT_SORT_NAME: Microversion = Microversion(30);
 pub(super) const STRICT_FILTERS: Microversion = Microversion(31);
 pub(super) const RESOURCE_FILTERS: Microversion = Microversion(33);
+pub(super) const SIMILAR: Microversion = Microversion(34);
+pub(super) const BACKUP_SORT_NAME: Microversion = Microversion(37);
 pub(super) const LIMITS_OF_PROJECT: Microversion = Microversion(39);
 pub(super) const SNAPSHOT_USER: Microversion = Microversion(41);
 pub(super) const BACKUP_METADATA: Microversion = Microversion(43);
 pub(super) const ATTACHMENT_COMPLETE: Microversion = Microversion(44);
 pub(super) const WITH_COUNT: Microversion = Microversion(45);
 pub(super) const VOLUME_SHARED_TARGETS: Microversion = Microversion(48);
+pub(super) const BACKEND_STATE: Microversion = Microversion(49);
 pub(super) const BACKUP_ZONE: Microversion = Microversion(51);
 pub(super) const STRICT_VOLUMES: Microversion = Microversion(53);
 pub(super) const ATTACHMENT_MODE: Microversion = Microversion(54);
@@ -34,7 +45,6 @@ pub(super) const VOLUME_CLUSTER: Microversion = Microversion(61);
 pub(super) const VOLUME_TYPE_ID: Microversion = Microversion(63);
 pub(super) const CONSUMES_QUOTA: Microversion = Microversion(65);
 pub(super) const SNAPSHOT_NO_FORCE: Microversion = Microversion(66);
-pub(super) const SHARED_TARGETS_NULL: Microversion = Microversion(69);
 
 impl std::fmt::Display for Microversion {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

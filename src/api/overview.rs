@@ -1,14 +1,11 @@
-//! Types, zones, limits, quotas, services, extensions, filters: what clients look at around backups.
+//! Types, zones, extensions, filters: what clients look at around backups.
 
-use crate::api::body::flag_word;
 use crate::api::call::{Call, Reply};
-use crate::api::microversion::LIMITS_OF_PROJECT;
 use crate::api::views::volume_type;
-use crate::config::Quota;
+use crate::api::{backups, messages, snapshots, volumes};
 use crate::identity::policy::Rule;
 use crate::model::error::Error;
-use crate::model::id::ProjectId;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 type Result = std::result::Result<Reply, Error>;
 
@@ -43,140 +40,241 @@ pub(super) fn availability_zones(call: &Call<'_>) -> Result {
     Ok(Reply::json(200, json!({ "availabilityZoneInfo": zones })))
 }
 
-pub(super) fn limits(call: &Call<'_>) -> Result {
-    let ctx = call.ctx()?;
-    let asked = call.query("project_id").or(call.query("tenant_id"));
-    let project = match asked {
-        Some(id) if ctx.is_admin() && call.version >= LIMITS_OF_PROJECT => ProjectId::new(id),
-        _ => ctx.project_id.clone(),
-    };
-    let (quota, usage) = call.api.services.limits(ctx, &project)?;
-    let absolute = json!({
-        "maxTotalVolumes": quota.volumes,
-        "maxTotalSnapshots": quota.snapshots,
-        "maxTotalVolumeGigabytes": quota.gigabytes,
-        "maxTotalBackups": quota.backups,
-        "maxTotalBackupGigabytes": quota.backup_gigabytes,
-        "totalVolumesUsed": usage.volumes,
-        "totalGigabytesUsed": usage.gigabytes,
-        "totalSnapshotsUsed": usage.snapshots,
-        "totalBackupsUsed": usage.backups,
-        "totalBackupGigabytesUsed": usage.backup_gigabytes,
-    });
-    Ok(Reply::json(
-        200,
-        json!({ "limits": { "rate": [], "absolute": absolute } }),
-    ))
-}
-
-fn quota_values(quota: &Quota) -> [(&'static str, i64); 5] {
-    [
-        ("volumes", quota.volumes),
-        ("snapshots", quota.snapshots),
-        ("gigabytes", quota.gigabytes),
-        ("backups", quota.backups),
-        ("backup_gigabytes", quota.backup_gigabytes),
-    ]
-}
-
-pub(super) fn show_quotas(call: &Call<'_>) -> Result {
-    let project = ProjectId::new(call.parameter("project"));
-    let with_usage = match call.query("usage") {
-        None => false,
-        Some(word) => flag_word(word)
-            .ok_or_else(|| Error::Invalid(format!("Unrecognized value '{word}' for usage.")))?,
-    };
-    let (quota, usage) = call.api.services.limits(call.ctx()?, &project)?;
-    let used = [
-        usage.volumes,
-        usage.snapshots,
-        usage.gigabytes,
-        usage.backups,
-        usage.backup_gigabytes,
-    ];
-    let mut set = Map::new();
-    for ((key, limit), in_use) in quota_values(&quota).into_iter().zip(used) {
-        let value = match with_usage {
-            true => json!({ "limit": limit, "in_use": in_use, "reserved": 0 }),
-            false => json!(limit),
-        };
-        set.insert(key.to_owned(), value);
-    }
-    set.insert("id".to_owned(), json!(project));
-    Ok(Reply::json(200, json!({ "quota_set": set })))
-}
-
-pub(super) fn default_quotas(call: &Call<'_>) -> Result {
-    let mut set: Map<String, Value> = quota_values(&call.api.services.quota)
-        .into_iter()
-        .map(|(key, limit)| (key.to_owned(), json!(limit)))
-        .collect();
-    set.insert("id".to_owned(), json!(call.parameter("project")));
-    Ok(Reply::json(200, json!({ "quota_set": set })))
-}
-
-/// One process holds API, volumes and workers: while it answers, all of them are up.
-pub(super) fn services(call: &Call<'_>) -> Result {
-    let ctx = call.ctx()?;
-    ctx.authorize(Rule::ServiceList, &ctx.project_id)?;
-    let services = &call.api.services;
-    let now = services.clock.now().iso();
-    let rows: Vec<Value> = ["cinder-backup", "cinder-scheduler", "cinder-volume"]
-        .into_iter()
-        .filter(|binary| call.query("binary").is_none_or(|wanted| wanted == *binary))
-        .map(|binary| {
-            json!({
-                "binary": binary,
-                "host": services.host,
-                "zone": services.catalog.availability_zone,
-                "status": "enabled",
-                "state": "up",
-                "updated_at": now,
-                "disabled_reason": null,
-            })
-        })
-        .collect();
-    Ok(Reply::json(200, json!({ "services": rows })))
-}
+/// Name, alias, date and description of every extension Cinder lists. Clients look for aliases.
+const EXTENSIONS: [(&str, &str, &str, &str); 32] = [
+    (
+        "VolumeImageMetadata",
+        "os-vol-image-meta",
+        "2012-12-07T00:00:00+00:00",
+        "Show image metadata associated with the volume.",
+    ),
+    (
+        "VolumeUnmanage",
+        "os-volume-unmanage",
+        "2012-05-31T00:00:00+00:00",
+        "Enable volume unmanage operation.",
+    ),
+    (
+        "UsedLimits",
+        "os-used-limits",
+        "2013-10-03T00:00:00+00:00",
+        "Provide data on limited resources that are being used.",
+    ),
+    (
+        "AdminActions",
+        "os-admin-actions",
+        "2012-08-25T00:00:00+00:00",
+        "Enable admin actions.",
+    ),
+    (
+        "Cgsnapshots",
+        "cgsnapshots",
+        "2014-08-18T00:00:00+00:00",
+        "cgsnapshots support.",
+    ),
+    (
+        "TypesExtraSpecs",
+        "os-types-extra-specs",
+        "2011-08-24T00:00:00+00:00",
+        "Type extra specs support.",
+    ),
+    (
+        "SnapshotUnmanage",
+        "os-snapshot-unmanage",
+        "2014-12-31T00:00:00+00:00",
+        "Enable volume unmanage operation.",
+    ),
+    (
+        "VolumeTypeEncryption",
+        "encryption",
+        "2013-07-01T00:00:00+00:00",
+        "Encryption support for volume types.",
+    ),
+    (
+        "VolumeEncryptionMetadata",
+        "os-volume-encryption-metadata",
+        "2013-07-10T00:00:00+00:00",
+        "Volume encryption metadata retrieval support.",
+    ),
+    (
+        "Consistencygroups",
+        "consistencygroups",
+        "2014-08-18T00:00:00+00:00",
+        "consistency groups support.",
+    ),
+    (
+        "SnapshotActions",
+        "os-snapshot-actions",
+        "2013-07-16T00:00:00+00:00",
+        "Enable snapshot manager actions.",
+    ),
+    (
+        "Backups",
+        "backups",
+        "2012-12-12T00:00:00+00:00",
+        "Backups support.",
+    ),
+    (
+        "Quotas",
+        "os-quota-sets",
+        "2011-08-08T00:00:00+00:00",
+        "Quota management support.",
+    ),
+    (
+        "VolumeActions",
+        "os-volume-actions",
+        "2012-05-31T00:00:00+00:00",
+        "Enable volume actions.",
+    ),
+    (
+        "QuotaClasses",
+        "os-quota-class-sets",
+        "2012-03-12T00:00:00+00:00",
+        "Quota classes management support.",
+    ),
+    (
+        "AvailabilityZones",
+        "os-availability-zone",
+        "2013-06-27T00:00:00+00:00",
+        "Describe Availability Zones.",
+    ),
+    (
+        "VolumeTypeAccess",
+        "os-volume-type-access",
+        "2014-06-26T00:00:00Z",
+        "Volume type access support.",
+    ),
+    (
+        "Services",
+        "os-services",
+        "2012-10-28T00:00:00-00:00",
+        "Services support.",
+    ),
+    (
+        "Hosts",
+        "os-hosts",
+        "2011-06-29T00:00:00+00:00",
+        "Admin-only host administration.",
+    ),
+    (
+        "TypesManage",
+        "os-types-manage",
+        "2011-08-24T00:00:00+00:00",
+        "Types manage support.",
+    ),
+    (
+        "ExtendedSnapshotAttributes",
+        "os-extended-snapshot-attributes",
+        "2012-06-19T00:00:00+00:00",
+        "Extended SnapshotAttributes support.",
+    ),
+    (
+        "SnapshotManage",
+        "os-snapshot-manage",
+        "2014-12-31T00:00:00+00:00",
+        "Allows existing backend storage to be 'managed' by Cinder.",
+    ),
+    (
+        "Qos_specs_manage",
+        "qos-specs",
+        "2013-08-02T00:00:00+00:00",
+        "QoS specs support.",
+    ),
+    (
+        "VolumeHostAttribute",
+        "os-vol-host-attr",
+        "2011-11-03T00:00:00+00:00",
+        "Expose host as an attribute of a volume.",
+    ),
+    (
+        "Scheduler_stats",
+        "scheduler-stats",
+        "2014-09-07T00:00:00+00:00",
+        "Scheduler stats support.",
+    ),
+    (
+        "VolumeManage",
+        "os-volume-manage",
+        "2014-02-10T00:00:00+00:00",
+        "Allows existing backend storage to be 'managed' by Cinder.",
+    ),
+    (
+        "VolumeMigStatusAttribute",
+        "os-vol-mig-status-attr",
+        "2013-08-08T00:00:00+00:00",
+        "Expose migration_status as an attribute of a volume.",
+    ),
+    (
+        "VolumeTransfer",
+        "os-volume-transfer",
+        "2013-05-29T00:00:00+00:00",
+        "Volume transfer management support.",
+    ),
+    (
+        "VolumeTenantAttribute",
+        "os-vol-tenant-attr",
+        "2011-11-03T00:00:00+00:00",
+        "Expose the internal project_id as an attribute of a volume.",
+    ),
+    (
+        "SchedulerHints",
+        "OS-SCH-HNT",
+        "2013-04-18T00:00:00+00:00",
+        "Pass arbitrary key/value pairs to the scheduler.",
+    ),
+    (
+        "ExtendedServices",
+        "os-extended-services",
+        "2014-01-10T00:00:00-00:00",
+        "Extended services support.",
+    ),
+    (
+        "Capabilities",
+        "capabilities",
+        "2015-08-31T00:00:00+00:00",
+        "Capabilities support.",
+    ),
+];
 
 pub(super) fn extensions(_: &Call<'_>) -> Result {
-    let extension = |name: &str, alias: &str, description: &str| {
-        json!({
-            "name": name,
-            "alias": alias,
-            "description": description,
-            "updated": "2012-12-12T00:00:00+00:00",
-            "links": [],
-        })
-    };
-    let extensions = [
-        extension(
-            "AvailabilityZones",
-            "os-availability-zone",
-            "Describe Availability Zones.",
-        ),
-        extension("Backups", "backups", "Backups support."),
-        extension("Quotas", "os-quota-sets", "Quota management support."),
-        extension("Services", "os-services", "Services support."),
-        extension(
-            "UsedLimits",
-            "os-used-limits",
-            "Provide data on limited resources that are being used.",
-        ),
-        extension(
-            "VolumeActions",
-            "os-volume-actions",
-            "Enable volume actions.",
-        ),
-    ];
+    let extensions: Vec<Value> = EXTENSIONS.iter().map(extension).collect();
     Ok(Reply::json(200, json!({ "extensions": extensions })))
 }
 
+fn extension((name, alias, updated, description): &(&str, &str, &str, &str)) -> Value {
+    json!({
+        "name": name,
+        "alias": alias,
+        "description": description,
+        "updated": updated,
+        "links": [],
+    })
+}
+
+pub(super) fn show_extension(call: &Call<'_>) -> Result {
+    let wanted = call.parameter("alias");
+    match EXTENSIONS.iter().find(|row| row.1 == wanted) {
+        Some(row) => Ok(Reply::json(200, json!({ "extension": extension(row) }))),
+        None => Err(Error::NotFound(format!(
+            "Extension with alias {wanted} does not exist"
+        ))),
+    }
+}
+
 pub(super) fn resource_filters(call: &Call<'_>) -> Result {
-    let filters = [
-        ("volume", json!(["name", "status"])),
-        ("backup", json!(["name", "status", "volume_id"])),
-        ("snapshot", json!(["name", "status", "volume_id"])),
+    let filters: [(&str, &[&str]); 9] = [
+        ("volume", volumes::COLLECTION.filters),
+        ("backup", backups::COLLECTION.filters),
+        ("snapshot", snapshots::COLLECTION.filters),
+        ("group", &["name"]),
+        ("group_snapshot", &["name", "status", "group_id"]),
+        (
+            "attachment",
+            &["volume_id", "status", "instance_id", "attach_status"],
+        ),
+        ("message", messages::COLLECTION.filters),
+        ("pool", &["name", "volume_type"]),
+        ("volume_type", &["is_public", "extra_specs"]),
     ];
     let wanted = call.query("resource");
     let rows: Vec<Value> = filters
@@ -185,4 +283,25 @@ pub(super) fn resource_filters(call: &Call<'_>) -> Result {
         .map(|(resource, filters)| json!({ "resource": resource, "filters": filters }))
         .collect();
     Ok(Reply::json(200, json!({ "resource_filters": rows })))
+}
+
+/// Collections that are always empty here.
+pub(super) fn no_consistency_groups(_: &Call<'_>) -> Result {
+    Ok(Reply::json(200, json!({ "consistencygroups": [] })))
+}
+
+pub(super) fn no_cgsnapshots(_: &Call<'_>) -> Result {
+    Ok(Reply::json(200, json!({ "cgsnapshots": [] })))
+}
+
+pub(super) fn no_default_types(call: &Call<'_>) -> Result {
+    let ctx = call.ctx()?;
+    ctx.authorize(Rule::DefaultTypeList, &ctx.project_id)?;
+    Ok(Reply::json(200, json!({ "default_types": [] })))
+}
+
+pub(super) fn no_clusters(call: &Call<'_>) -> Result {
+    let ctx = call.ctx()?;
+    ctx.authorize(Rule::ClusterList, &ctx.project_id)?;
+    Ok(Reply::json(200, json!({ "clusters": [] })))
 }

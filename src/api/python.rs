@@ -24,6 +24,25 @@ pub(super) fn repr(value: &Value) -> String {
     }
 }
 
+/// `json.dumps(value)`, for texts of ASCII.
+pub(super) fn json(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let entries: Vec<String> = map
+                .iter()
+                .map(|(key, value)| format!("{}: {}", Value::from(key.as_str()), json(value)))
+                .collect();
+            format!("{{{}}}", entries.join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Bytes as hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// `str(value)`: a text stands without quotes.
 pub(super) fn str(value: &Value) -> String {
     match value {

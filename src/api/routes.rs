@@ -5,10 +5,12 @@
 
 use crate::api::call::{Call, Reply};
 use crate::api::microversion::{
-    ATTACHMENT_COMPLETE, ATTACHMENTS, BACKUP_UPDATE, BASE, Microversion, RESOURCE_FILTERS,
+    ATTACHMENT_COMPLETE, ATTACHMENTS, BACKUP_UPDATE, BASE, CLUSTERS, DEFAULT_TYPES, MESSAGES,
+    Microversion, RESOURCE_FILTERS, VOLUME_SUMMARY,
 };
 use crate::api::{
-    attachments, backups, identity, overview, snapshots, versions, volume_actions, volumes,
+    attachments, backups, identity, messages, overview, programs, quotas, snapshots, versions,
+    volume_actions, volumes,
 };
 use crate::model::error::Error;
 
@@ -72,6 +74,7 @@ use Area::{Identity, IdentityOpen, Open, Version};
 pub static ROUTES: &[Route] = &[
     at(Open, "GET", "/", versions::root),
     at(Open, "GET", "/healthcheck", versions::healthcheck),
+    at(Open, "HEAD", "/healthcheck", versions::is_healthy),
     at(Version, "GET", "/v3", versions::to_v3),
     at(Version, "GET", "/v3/", versions::v3),
     v3("GET", "/backups", backups::list),
@@ -81,10 +84,21 @@ pub static ROUTES: &[Route] = &[
     since(BACKUP_UPDATE, v3("PUT", "/backups/{id}", backups::update)),
     v3("DELETE", "/backups/{id}", backups::delete),
     v3("POST", "/backups/{id}/restore", backups::restore),
+    v3("GET", "/backups/{id}/export_record", backups::export_record),
+    v3("POST", "/backups/import_record", backups::import_record),
+    v3("POST", "/backups/{id}/action", backups::action),
+    since(MESSAGES, v3("GET", "/messages", messages::list)),
+    since(MESSAGES, v3("GET", "/messages/{id}", messages::show)),
+    since(MESSAGES, v3("DELETE", "/messages/{id}", messages::delete)),
     v3("GET", "/volumes", volumes::list),
     v3("POST", "/volumes", volumes::create),
     v3("GET", "/volumes/detail", volumes::list_detail),
+    since(
+        VOLUME_SUMMARY,
+        v3("GET", "/volumes/summary", volumes::summary),
+    ),
     v3("GET", "/volumes/{id}", volumes::show),
+    v3("GET", "/volumes/{id}/encryption", volumes::encryption),
     v3("PUT", "/volumes/{id}", volumes::update),
     v3("DELETE", "/volumes/{id}", volumes::delete),
     v3("POST", "/volumes/{id}/action", volume_actions::on_volume),
@@ -128,6 +142,21 @@ pub static ROUTES: &[Route] = &[
         "/snapshots/{id}/metadata",
         snapshots::replace_metadata,
     ),
+    v3(
+        "GET",
+        "/snapshots/{id}/metadata/{key}",
+        snapshots::show_metadata_key,
+    ),
+    v3(
+        "PUT",
+        "/snapshots/{id}/metadata/{key}",
+        snapshots::set_metadata_key,
+    ),
+    v3(
+        "DELETE",
+        "/snapshots/{id}/metadata/{key}",
+        snapshots::delete_metadata_key,
+    ),
     since(ATTACHMENTS, v3("GET", "/attachments", attachments::list)),
     since(ATTACHMENTS, v3("POST", "/attachments", attachments::create)),
     since(
@@ -154,15 +183,38 @@ pub static ROUTES: &[Route] = &[
     v3("GET", "/types/{id}", overview::show_type),
     v3("GET", "/types/{id}/extra_specs", overview::type_extra_specs),
     v3("GET", "/os-availability-zone", overview::availability_zones),
-    v3("GET", "/limits", overview::limits),
-    v3("GET", "/os-quota-sets/{project}", overview::show_quotas),
+    v3("GET", "/limits", quotas::limits),
+    v3("GET", "/os-quota-sets/{project}", quotas::show),
+    v3("PUT", "/os-quota-sets/{project}", quotas::update),
+    v3("DELETE", "/os-quota-sets/{project}", quotas::delete),
     v3(
         "GET",
         "/os-quota-sets/{project}/defaults",
-        overview::default_quotas,
+        quotas::show_defaults,
     ),
-    v3("GET", "/os-services", overview::services),
+    v3("GET", "/os-quota-class-sets/{class}", quotas::show_class),
+    v3("PUT", "/os-quota-class-sets/{class}", quotas::update_class),
+    v3("GET", "/os-services", programs::list),
+    v3("PUT", "/os-services/{action}", programs::change),
+    v3("GET", "/os-hosts", programs::hosts),
+    v3("GET", "/os-hosts/{host}", programs::host),
+    v3("GET", "/scheduler-stats/get_pools", programs::pools),
+    v3("GET", "/capabilities/{host}", programs::capabilities),
+    since(
+        DEFAULT_TYPES,
+        v3("GET", "/default-types", overview::no_default_types),
+    ),
+    since(CLUSTERS, v3("GET", "/clusters", overview::no_clusters)),
+    v3("GET", "/consistencygroups", overview::no_consistency_groups),
+    v3(
+        "GET",
+        "/consistencygroups/detail",
+        overview::no_consistency_groups,
+    ),
+    v3("GET", "/cgsnapshots", overview::no_cgsnapshots),
+    v3("GET", "/cgsnapshots/detail", overview::no_cgsnapshots),
     v3("GET", "/extensions", overview::extensions),
+    v3("GET", "/extensions/{alias}", overview::show_extension),
     since(
         RESOURCE_FILTERS,
         v3("GET", "/resource_filters", overview::resource_filters),

@@ -1,13 +1,16 @@
 //! From a request to its answer, in one line: request id, size, route, token, version, body,
 //! project, handler, fault (the order of checks is Cinder's; reference, 1.1 and 8.2).
 
-use crate::api::call::{Call, Reply};
+use crate::api::call::{Call, Form, Reply};
 use crate::api::fault::{self, Fault};
 use crate::api::microversion::{BASE, Microversion};
 use crate::api::routes::{Area, ROUTES, Route};
+use crate::api::{cors, proxy};
 use crate::config;
-use crate::identity::RequestContext;
-use crate::identity::embedded::{Embedded, Session};
+use crate::identity::embedded::Session;
+use crate::identity::keystone::Presented;
+use crate::identity::policy::Policy;
+use crate::identity::{Caller, Identity, RequestContext};
 use crate::model::error::Error;
 use crate::service::Services;
 use actix_web::dev::{Path, ResourceDef, Server};
@@ -31,7 +34,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the API needs.
 pub struct Api {
     pub services: Services,
-    pub identity: Embedded,
+    pub identity: Identity,
+    pub policy: Arc<Policy>,
     pub settings: config::Api,
     pub region: String,
     routes: Vec<(ResourceDef, &'static Route)>,
@@ -40,7 +44,8 @@ pub struct Api {
 impl Api {
     pub fn new(
         services: Services,
-        identity: Embedded,
+        identity: Identity,
+        policy: Arc<Policy>,
         settings: config::Api,
         region: String,
     ) -> Self {
@@ -48,6 +53,7 @@ impl Api {
         Self {
             services,
             identity,
+            policy,
             settings,
             region,
             routes,
@@ -126,25 +132,25 @@ struct Incoming {
     content_type: Option<String>,
     token: Option<String>,
     subject_token: Option<String>,
+    service_token: Option<String>,
+    if_match: Option<String>,
+    accept: Option<String>,
     base: String,
     body: Vec<u8>,
     request_id: String,
 }
 
-/// An answer with what Cinder puts into its headers.
+/// An answer with the version it is given in.
 struct Answer {
     reply: Reply,
     version: Option<String>,
-    is_enveloped: bool,
 }
 
 impl Answer {
     fn fault(fault: Fault, version: Option<String>) -> Self {
-        let is_enveloped = fault.is_enveloped;
         Self {
             reply: fault.into(),
-            version: version.filter(|_| is_enveloped),
-            is_enveloped,
+            version,
         }
     }
 }
@@ -153,8 +159,15 @@ async fn answer(api: web::Data<Api>, request: HttpRequest, payload: web::Payload
     let started = Instant::now();
     let request_id = format!("req-{}", uuid::Uuid::new_v4());
     let (method, path) = (request.method().to_string(), request.path().to_owned());
+    let api_settings = api.settings.clone();
+    let accept = text(request.headers(), "Accept");
+    let global_id =
+        text(request.headers(), "X-OpenStack-Request-ID").filter(|id| is_request_id(id));
     let answer = match read_body(payload, api.settings.body_bytes_max.as_u64() as usize).await {
-        Err(fault) => Answer::fault(fault, None),
+        Err(fault) => Answer {
+            reply: fault.into_reply(accept.as_deref()),
+            version: None,
+        },
         Ok(body) => {
             let incoming = incoming(&api, &request, body, request_id.clone());
             let api = api.into_inner();
@@ -170,13 +183,25 @@ async fn answer(api: web::Data<Api>, request: HttpRequest, payload: web::Payload
     let duration_ms = started.elapsed().as_millis() as u64;
     tracing::debug!(
         request.id = request_id,
+        request.global_id = global_id,
         method,
         path,
         status,
         duration_ms,
         "request answered"
     );
-    respond(answer, &request_id)
+    let mut response = respond(answer, &request_id, accept.as_deref());
+    cors::allow(&api_settings.cors, &request, &mut response);
+    response
+}
+
+/// `req-` and a UUID in lower case.
+fn is_request_id(text: &str) -> bool {
+    text.strip_prefix("req-").is_some_and(|id| {
+        id.len() == 36
+            && !id.chars().any(|c| c.is_ascii_uppercase())
+            && uuid::Uuid::parse_str(id).is_ok()
+    })
 }
 
 async fn read_body(mut payload: web::Payload, most: usize) -> Result<Vec<u8>, Fault> {
@@ -193,13 +218,7 @@ async fn read_body(mut payload: web::Payload, most: usize) -> Result<Vec<u8>, Fa
 
 fn incoming(api: &Api, request: &HttpRequest, body: Vec<u8>, request_id: String) -> Incoming {
     let header = |name: &str| text(request.headers(), name);
-    let base = match &api.settings.public_endpoint {
-        Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
-        None => {
-            let connection = request.connection_info();
-            format!("http://{}", connection.host())
-        }
-    };
+    let base = proxy::base(&api.settings, request);
     let query = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
     Incoming {
         method: request.method().to_string(),
@@ -209,6 +228,9 @@ fn incoming(api: &Api, request: &HttpRequest, body: Vec<u8>, request_id: String)
         content_type: header("Content-Type"),
         token: header("X-Auth-Token").map(|token| token.trim().to_owned()),
         subject_token: header("X-Subject-Token"),
+        service_token: header("X-Service-Token").map(|token| token.trim().to_owned()),
+        if_match: header("If-Match"),
+        accept: header("Accept"),
         base,
         body,
         request_id,
@@ -219,32 +241,40 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
 }
 
-fn respond(answer: Answer, request_id: &str) -> HttpResponse {
-    let Answer {
-        reply,
-        version,
-        is_enveloped,
-    } = answer;
+const VENDOR_TYPE: &str = "application/vnd.openstack.volume+json";
+
+fn respond(answer: Answer, request_id: &str, accept: Option<&str>) -> HttpResponse {
+    let Answer { reply, version } = answer;
     let status =
         StatusCode::from_u16(reply.status).expect("handlers answer with statuses that exist");
     let mut response = HttpResponse::build(status);
     response.insert_header(("x-openstack-request-id", request_id));
-    if is_enveloped {
+    let content_type = match reply.form {
+        Form::Full if reply.status < 400 && accept == Some(VENDOR_TYPE) => Some(VENDOR_TYPE),
+        Form::Full => Some("application/json"),
+        Form::Bare => Some("text/html; charset=UTF-8"),
+        Form::Plain(kind) => Some(kind),
+        Form::Silent => None,
+    };
+    if reply.form == Form::Full {
         response.insert_header(("x-compute-request-id", request_id));
     }
-    if let Some(version) = version {
+    if let (Some(version), Form::Full | Form::Bare) = (version, reply.form) {
         response.insert_header((API_VERSION, format!("volume {version}")));
         response.insert_header(("Vary", API_VERSION));
     }
     for (name, value) in reply.headers {
         response.insert_header((name, value));
     }
-    match reply.body {
-        Some(body) => response
-            .content_type("application/json")
-            .body(body.to_string()),
-        None if reply.status == 204 => response.finish(),
-        None => response.content_type("application/json").body(""),
+    if let Some(kind) = content_type.filter(|_| reply.status != 204) {
+        response.content_type(kind);
+    }
+    match (reply.body, reply.form) {
+        // Middleware answers in texts of its own.
+        (Some(Value::String(text)), Form::Plain(_)) => response.body(text),
+        (Some(body), _) => response.body(body.to_string()),
+        (None, _) if reply.status == 204 => response.finish(),
+        (None, _) => response.body(""),
     }
 }
 
@@ -252,7 +282,7 @@ fn respond(answer: Answer, request_id: &str) -> HttpResponse {
 fn handle(api: &Api, incoming: Incoming) -> Answer {
     let is_identity = incoming.path == "/identity" || incoming.path.starts_with("/identity/");
     if incoming.method == Method::OPTIONS.as_str() {
-        return plain(Reply::empty(200));
+        return plain(Reply::empty(200).in_form(Form::Silent));
     }
     let path = match is_identity {
         // Clients write `…/v3` and `…/v3/` alike.
@@ -269,17 +299,23 @@ fn handle(api: &Api, incoming: Incoming) -> Answer {
             Answer::fault(Fault::of_identity(&error), None)
         }
         // Cinder's token check stands before its routes.
-        None if !path.starts_with("/v3/") => Answer::fault(Fault::unrouted(), None),
+        None if !path.starts_with("/v3/") => unrouted(&incoming),
         routed => block_storage_call(api, incoming, routed),
     }
 }
 
 fn plain(reply: Reply) -> Answer {
     Answer {
-        reply,
+        reply: match reply.form {
+            Form::Full => reply.in_form(Form::Plain("application/json")),
+            _ => reply,
+        },
         version: None,
-        is_enveloped: false,
     }
+}
+
+fn unrouted(incoming: &Incoming) -> Answer {
+    plain(Fault::unrouted().into_reply(incoming.accept.as_deref()))
 }
 
 fn identity_call(
@@ -290,6 +326,11 @@ fn identity_call(
 ) -> Answer {
     let (id, method, path) = incoming.log_fields();
     let result = (|| {
+        if api.identity.embedded().is_none() {
+            return Err(Error::NotFound(
+                "The resource could not be found.".to_owned(),
+            ));
+        }
         let session = match route.area {
             Area::Identity => Some(session(api, &incoming)?.ok_or(Error::Unauthenticated)?),
             _ => None,
@@ -318,10 +359,22 @@ impl Incoming {
 }
 
 fn session(api: &Api, incoming: &Incoming) -> Result<Option<Session>, Error> {
-    match &incoming.token {
-        Some(token) => api.identity.validate(token),
-        None => Ok(None),
+    match (api.identity.embedded(), &incoming.token) {
+        (Some(embedded), Some(token)) => embedded.validate(token),
+        _ => Ok(None),
     }
+}
+
+fn caller(api: &Api, incoming: &Incoming) -> Result<Option<Caller>, Error> {
+    let Some(token) = &incoming.token else {
+        return Ok(None);
+    };
+    api.identity.caller(&Presented {
+        token,
+        service_token: incoming.service_token.as_deref(),
+        method: &incoming.method,
+        path: &incoming.path,
+    })
 }
 
 fn block_storage_call(
@@ -333,19 +386,23 @@ fn block_storage_call(
     let is_open = routed
         .as_ref()
         .is_some_and(|(route, _)| route.area == Area::Open);
-    let session = match is_open {
+    let caller = match is_open {
         true => Ok(None),
-        false => session(api, &incoming),
+        false => caller(api, &incoming),
     };
-    let session = match session {
+    let identity_url = api.identity.public_url(&incoming.base);
+    let caller = match caller {
         Ok(None) if !is_open => {
-            let identity = format!("{}/identity", incoming.base);
-            return Answer::fault(Fault::unauthorized(Some(&identity)), None);
+            return Answer::fault(Fault::unauthorized(Some(&identity_url)), None);
         }
-        Ok(session) => session,
+        Ok(caller) => caller,
         Err(error) => {
             fault::log(&error, &id, &method, &path);
-            return Answer::fault(Fault::of(&error), None);
+            let reply = Fault::of(&error).into_reply(incoming.accept.as_deref());
+            return Answer {
+                reply,
+                version: None,
+            };
         }
     };
     let version = match Microversion::from_header(incoming.version.as_deref()) {
@@ -354,9 +411,11 @@ fn block_storage_call(
     };
     let shown = Some(version.to_string());
     let Some((route, parts)) = routed else {
-        return Answer::fault(Fault::unrouted(), None);
+        return unrouted(&incoming);
     };
-    if version < route.since {
+    // Cinder takes `new` for a form it does not have.
+    let is_form = route.method == "GET" && path.ends_with("/new") && route.path.ends_with("/{id}");
+    if version < route.since || is_form {
         return Answer::fault(Fault::not_at_this_version(), shown);
     }
     if !incoming.body.is_empty() && !is_json(incoming.content_type.as_deref()) {
@@ -364,20 +423,22 @@ fn block_storage_call(
     }
     let result = (|| {
         let body = parse_body(&incoming.body)?;
-        let ctx = match (route.area, &session) {
-            (Area::BlockStorage, Some(session)) => Some(context(session, &id)?),
+        let ctx = match (route.area, caller) {
+            (Area::BlockStorage, Some(caller)) => Some(context(api, caller, &id)?),
             _ => None,
         };
         check_project(&parts, ctx.as_ref())?;
-        let call = call(api, incoming, session, ctx, version, parts, body);
+        let call = call(api, incoming, None, ctx, version, parts, body);
         (route.handler)(&call)
     })();
     match result {
         Ok(reply) => Answer {
             reply,
             version: shown,
-            is_enveloped: true,
         },
+        Err(Error::Unauthenticated) => {
+            Answer::fault(Fault::unauthorized(Some(&identity_url)), None)
+        }
         Err(error) => {
             fault::log(&error, &id, &method, &path);
             Answer::fault(Fault::of(&error), shown)
@@ -407,13 +468,13 @@ fn parse_body(bytes: &[u8]) -> Result<Option<Value>, Error> {
 }
 
 /// A token without a project gives nobody a place in block storage.
-fn context(session: &Session, request_id: &str) -> Result<RequestContext, Error> {
-    let project = session.project.as_ref().ok_or(Error::Unauthenticated)?;
+fn context(api: &Api, caller: Caller, request_id: &str) -> Result<RequestContext, Error> {
     Ok(RequestContext {
-        user_id: session.user.id.clone(),
-        project_id: project.id.clone(),
-        roles: session.row.roles.to_vec(),
+        user_id: caller.user_id,
+        project_id: caller.project_id.ok_or(Error::Unauthenticated)?,
+        roles: caller.roles,
         request_id: request_id.to_owned(),
+        policy: api.policy.clone(),
     })
 }
 
@@ -447,5 +508,7 @@ fn call(
         body,
         base: incoming.base,
         path: incoming.path,
+        if_match: incoming.if_match,
+        accept: incoming.accept,
     }
 }

@@ -1,6 +1,6 @@
 //! Version documents of block storage and identity, and the health check.
 
-use crate::api::call::{Call, Reply};
+use crate::api::call::{Call, Form, Reply};
 use crate::api::microversion::{BASE, LATEST};
 use crate::model::error::Error;
 use serde_json::{Value, json};
@@ -37,7 +37,8 @@ pub(super) fn v3(call: &Call<'_>) -> Result {
 
 /// `GET /v3`
 pub(super) fn to_v3(call: &Call<'_>) -> Result {
-    Ok(Reply::empty(302).with_header("Location", format!("{}/v3/", call.base)))
+    let reply = Reply::empty(302).in_form(Form::Plain("text/plain; charset=utf8"));
+    Ok(reply.with_header("Location", format!("{}/v3/", call.base)))
 }
 
 fn identity_v3(call: &Call<'_>) -> Value {
@@ -69,9 +70,20 @@ pub(super) fn identity_version(call: &Call<'_>) -> Result {
 /// `GET /healthcheck`
 pub(super) fn healthcheck(call: &Call<'_>) -> Result {
     // A service that cannot read its database serves nobody.
-    call.api.identity.projects()?;
-    Ok(Reply::json(
-        200,
-        json!({ "detailed": false, "reasons": ["OK"] }),
-    ))
+    call.api.services.check_database()?;
+    let is_json = call
+        .accept
+        .as_deref()
+        .is_some_and(|accept| accept.contains("json"));
+    Ok(match is_json {
+        true => Reply::json(200, json!({ "detailed": false, "reasons": ["OK"] }))
+            .in_form(Form::Plain("application/json")),
+        false => Reply::json(200, json!("OK")).in_form(Form::Plain("text/plain; charset=UTF-8")),
+    })
+}
+
+/// `HEAD /healthcheck`
+pub(super) fn is_healthy(call: &Call<'_>) -> Result {
+    healthcheck(call)?;
+    Ok(Reply::empty(204).in_form(Form::Silent))
 }

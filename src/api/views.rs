@@ -3,13 +3,12 @@
 
 use crate::api::call::Call;
 use crate::api::microversion::{
-    BACKUP_METADATA, BACKUP_PROJECT, BACKUP_USER, CONSUMES_QUOTA, SHARED_TARGETS_NULL,
-    SNAPSHOT_GROUP, SNAPSHOT_USER, VOLUME_CLUSTER, VOLUME_GROUP, VOLUME_PROVIDER,
-    VOLUME_SHARED_TARGETS, VOLUME_TYPE_ID,
+    BACKUP_METADATA, BACKUP_PROJECT, BACKUP_USER, CONSUMES_QUOTA, SNAPSHOT_GROUP, SNAPSHOT_USER,
+    VOLUME_CLUSTER, VOLUME_GROUP, VOLUME_PROVIDER, VOLUME_SHARED_TARGETS, VOLUME_TYPE_ID,
 };
 use crate::identity::policy::Rule;
 use crate::model::backup::Backup;
-use crate::model::snapshot::Snapshot;
+use crate::model::snapshot::{Snapshot, SnapshotStatus};
 use crate::model::time::Timestamp;
 use crate::model::volume::{AttachStatus, Attachment, Volume, VolumeType};
 use crate::service::attachments::AttachmentDetail;
@@ -56,6 +55,7 @@ pub(super) fn backup_detail(call: &Call<'_>, backup: &Backup, has_dependents: bo
         metadata,
         data_timestamp,
         restore_volume_id: _,
+        root_id: _,
         pack_set: _,
         logical_bytes: _,
         read_bytes: _,
@@ -131,13 +131,17 @@ pub(super) fn volume(call: &Call<'_>, detail: &VolumeDetail) -> Value {
         metadata,
         reserved_by: _,
         released_by: _,
+        group_id,
+        multiattach,
+        image_metadata: _,
         created_at,
         updated_at,
     } = volume;
     let is_admin = call.ctx.as_ref().is_some_and(|ctx| ctx.is_admin());
     let mut shown = (**metadata).clone();
-    if *readonly {
-        shown.insert("readonly".to_owned(), "True".to_owned());
+    if let Some(readonly) = readonly {
+        let word = if *readonly { "True" } else { "False" };
+        shown.insert("readonly".to_owned(), word.to_owned());
     }
     let mut view = json!({
         "id": id,
@@ -158,13 +162,15 @@ pub(super) fn volume(call: &Call<'_>, detail: &VolumeDetail) -> Value {
         "encrypted": false,
         "replication_status": null,
         "consistencygroup_id": null,
-        "multiattach": false,
+        "multiattach": multiattach,
         "attachments": attached(attachments, is_admin),
     });
     let since = [
-        (VOLUME_GROUP, false, "group_id", json!(null)),
+        (VOLUME_GROUP, false, "group_id", json!(group_id)),
         (VOLUME_PROVIDER, true, "provider_id", json!(null)),
         (VOLUME_SHARED_TARGETS, false, "service_uuid", json!(null)),
+        // As Cinder's default: who attaches takes a lock, which never hurts.
+        (VOLUME_SHARED_TARGETS, false, "shared_targets", json!(true)),
         (VOLUME_CLUSTER, true, "cluster_name", json!(null)),
         (
             VOLUME_TYPE_ID,
@@ -182,20 +188,15 @@ pub(super) fn volume(call: &Call<'_>, detail: &VolumeDetail) -> Value {
             view[key] = value;
         }
     }
-    if call.version >= VOLUME_SHARED_TARGETS {
-        let may_be_null = call.version >= SHARED_TARGETS_NULL;
-        view["shared_targets"] = if may_be_null {
-            json!(null)
-        } else {
-            json!(false)
-        };
-    }
     view
 }
 
 /// What show and the detail list show of a volume.
 pub(super) fn volume_detail(call: &Call<'_>, detail: &VolumeDetail) -> Value {
     let mut view = volume(call, detail);
+    if !detail.volume.image_metadata.is_empty() {
+        view["volume_image_metadata"] = json!(*detail.volume.image_metadata);
+    }
     view["os-vol-tenant-attr:tenant_id"] = json!(detail.volume.project_id);
     if call.ctx.as_ref().is_some_and(|ctx| ctx.is_admin()) {
         view["os-vol-mig-status-attr:migstat"] = json!(null);
@@ -224,13 +225,13 @@ fn attached(attachments: &[Attachment], is_admin: bool) -> Value {
         .collect()
 }
 
-/// A snapshot: lists show it without the keys that came with versions, as Cinder does.
-pub(super) fn snapshot(call: &Call<'_>, snapshot: &Snapshot, is_detail: bool) -> Value {
+/// What the plain list shows of a snapshot: nothing that came with versions, as in Cinder.
+pub(super) fn snapshot_summary(snapshot: &Snapshot) -> Value {
     let Snapshot {
         id,
         volume_id,
-        project_id,
-        user_id,
+        project_id: _,
+        user_id: _,
         name,
         description,
         size_gib,
@@ -238,10 +239,12 @@ pub(super) fn snapshot(call: &Call<'_>, snapshot: &Snapshot, is_detail: bool) ->
         metadata,
         reserved_by: _,
         released_by: _,
+        group_snapshot_id: _,
+        progress: _,
         created_at,
         updated_at,
     } = snapshot;
-    let mut view = json!({
+    json!({
         "id": id,
         "created_at": created_at.iso(),
         "updated_at": iso(updated_at),
@@ -251,13 +254,19 @@ pub(super) fn snapshot(call: &Call<'_>, snapshot: &Snapshot, is_detail: bool) ->
         "status": status.as_str(),
         "size": size_gib,
         "metadata": **metadata,
-    });
-    if !is_detail {
-        return view;
-    }
+    })
+}
+
+/// What create and update show of a snapshot.
+pub(super) fn snapshot(call: &Call<'_>, snapshot: &Snapshot) -> Value {
+    let mut view = snapshot_summary(snapshot);
     let since = [
-        (SNAPSHOT_GROUP, "group_snapshot_id", json!(null)),
-        (SNAPSHOT_USER, "user_id", json!(user_id)),
+        (
+            SNAPSHOT_GROUP,
+            "group_snapshot_id",
+            json!(snapshot.group_snapshot_id),
+        ),
+        (SNAPSHOT_USER, "user_id", json!(snapshot.user_id)),
         (CONSUMES_QUOTA, "consumes_quota", json!(true)),
     ];
     for (version, key, value) in since {
@@ -265,11 +274,18 @@ pub(super) fn snapshot(call: &Call<'_>, snapshot: &Snapshot, is_detail: bool) ->
             view[key] = value;
         }
     }
-    let progress = match status {
-        crate::model::snapshot::SnapshotStatus::Creating => "0%",
-        _ => "100%",
+    view
+}
+
+/// What show and the detail list show of a snapshot.
+pub(super) fn snapshot_detail(call: &Call<'_>, row: &Snapshot) -> Value {
+    let mut view = snapshot(call, row);
+    let progress = match (&row.progress, row.status) {
+        (Some(progress), _) => progress.as_str(),
+        (None, SnapshotStatus::Creating) => "0%",
+        (None, _) => "100%",
     };
-    view["os-extended-snapshot-attributes:project_id"] = json!(project_id);
+    view["os-extended-snapshot-attributes:project_id"] = json!(row.project_id);
     view["os-extended-snapshot-attributes:progress"] = json!(progress);
     view
 }

@@ -2,28 +2,42 @@
 
 use crate::api::body::flag_word;
 use crate::api::call::{Call, Reply};
-use crate::api::list::ListQuery;
-use crate::api::microversion::STRICT_VOLUMES;
+use crate::api::list::{Collection, ListQuery};
+use crate::api::microversion::{BASE, METADATA_ETAG, STRICT_VOLUMES, SUMMARY_METADATA};
+use crate::api::python::{self, hex};
 use crate::api::views::{volume, volume_detail, volume_summary};
 use crate::db::volumes::Changes;
 use crate::identity::policy::Rule;
 use crate::model::error::Error;
-use crate::model::id::{SnapshotId, VolumeId};
+use crate::model::id::{BackupId, SnapshotId, VolumeId};
+use crate::service::Metadata;
 use crate::service::volumes::{CreateVolume, VolumeDetail};
+use md5::{Digest, Md5};
 use serde_json::{Value, json};
 
 type Result = std::result::Result<Reply, Error>;
 
-const FILTERS: [&str; 2] = ["name", "status"];
+pub(super) static COLLECTION: Collection = Collection {
+    name: "volumes",
+    columns: crate::model::volume::COLUMNS,
+    filters: &[
+        "name",
+        "status",
+        "metadata",
+        "bootable",
+        "migration_status",
+        "availability_zone",
+        "group_id",
+        "size",
+        "created_at",
+        "updated_at",
+        "consumes_quota",
+    ],
+    sorted_by_name: BASE,
+};
 
 /// Keys of a volume's creation that name something a standalone catalogue does not have.
-const UNSUPPORTED: [&str; 5] = [
-    "imageRef",
-    "image_id",
-    "consistencygroup_id",
-    "group_id",
-    "backup_id",
-];
+const UNSUPPORTED: [&str; 4] = ["imageRef", "image_id", "consistencygroup_id", "group_id"];
 
 pub(super) fn id(call: &Call<'_>) -> VolumeId {
     VolumeId::new(call.parameter("id"))
@@ -44,6 +58,7 @@ pub(super) fn create(call: &Call<'_>) -> Result {
             "source_volid",
             "availability_zone",
             "multiattach",
+            "backup_id",
         ];
         fields.only(&[&known[..], &UNSUPPORTED[..]].concat())?;
     }
@@ -76,6 +91,8 @@ pub(super) fn create(call: &Call<'_>) -> Result {
         metadata: fields.metadata("metadata", true)?.unwrap_or_default(),
         snapshot_id: fields.uuid("snapshot_id")?.map(SnapshotId::new),
         source_volume_id: fields.uuid("source_volid")?.map(VolumeId::new),
+        backup_id: fields.uuid("backup_id")?.map(BackupId::new),
+        multiattach: false,
     };
     let detail = call.api.services.create_volume(call.ctx()?, wanted)?;
     Ok(Reply::json(202, json!({ "volume": volume(call, &detail) })))
@@ -90,7 +107,7 @@ pub(super) fn list_detail(call: &Call<'_>) -> Result {
 }
 
 fn list_as(call: &Call<'_>, view: impl Fn(&Call<'_>, &VolumeDetail) -> Value) -> Result {
-    let query = ListQuery::from_call(call, &FILTERS)?;
+    let query = ListQuery::from_call(call, &COLLECTION)?;
     let services = &call.api.services;
     let found = services.list_volumes(call.ctx()?, &query.filter, &query.page, query.with_count)?;
     let last = found
@@ -104,7 +121,7 @@ fn list_as(call: &Call<'_>, view: impl Fn(&Call<'_>, &VolumeDetail) -> Value) ->
         .collect();
     Ok(Reply::json(
         200,
-        query.answer(call, "volumes", items, last, found.count),
+        query.answer(call, &COLLECTION, items, last, found.count),
     ))
 }
 
@@ -127,7 +144,7 @@ pub(super) fn update(call: &Call<'_>) -> Result {
     ])?;
     if call.version >= STRICT_VOLUMES && fields.is_empty() {
         return Err(Error::Invalid(
-            "Invalid input for field/attribute volume. Value: {}. {} does not have enough properties"
+            "Invalid input for field/attribute volume. Value: {}. {} is not valid under any of the given schemas"
                 .to_owned(),
         ));
     }
@@ -162,15 +179,37 @@ pub(super) fn delete(call: &Call<'_>) -> Result {
     call.api
         .services
         .delete_volume(call.ctx()?, &id(call), cascade)?;
-    Ok(Reply::empty(202))
+    Ok(Reply::empty(202).bare())
+}
+
+/// `GET /volumes/summary`
+pub(super) fn summary(call: &Call<'_>) -> Result {
+    let query = ListQuery::from_call(call, &COLLECTION)?;
+    let found = call
+        .api
+        .services
+        .summarize_volumes(call.ctx()?, &query.filter)?;
+    let mut view = json!({ "total_count": found.count, "total_size": found.size_gib });
+    if call.version >= SUMMARY_METADATA {
+        view["metadata"] = json!(found.metadata);
+    }
+    Ok(Reply::json(200, json!({ "volume-summary": view })))
+}
+
+/// Standalone volumes are not encrypted.
+pub(super) fn encryption(call: &Call<'_>) -> Result {
+    call.api.services.show_volume(call.ctx()?, &id(call))?;
+    Ok(Reply::json(200, json!({ "encryption_key_id": null })))
 }
 
 pub(super) fn show_metadata(call: &Call<'_>) -> Result {
     let detail = call.api.services.show_volume(call.ctx()?, &id(call))?;
-    Ok(Reply::json(
-        200,
-        json!({ "metadata": *detail.volume.metadata }),
-    ))
+    let metadata = detail.volume.metadata.into_inner();
+    let reply = Reply::json(200, json!({ "metadata": metadata }));
+    Ok(match call.version >= METADATA_ETAG {
+        true => reply.bare().with_header("Etag", etag(&metadata)),
+        false => reply,
+    })
 }
 
 pub(super) fn merge_metadata(call: &Call<'_>) -> Result {
@@ -182,13 +221,10 @@ pub(super) fn replace_metadata(call: &Call<'_>) -> Result {
 }
 
 fn change_metadata(call: &Call<'_>, is_replacement: bool) -> Result {
-    let body = call.body.clone().unwrap_or_default();
-    let fields = crate::api::body::Fields::of("metadata", &body)?;
-    fields.only(&["metadata"])?;
-    fields.require("metadata")?;
-    let wanted = fields.metadata("metadata", false)?.unwrap_or_default();
+    let wanted = call.metadata_body()?;
     let services = &call.api.services;
     let metadata = services.change_volume_metadata(call.ctx()?, &id(call), |metadata| {
+        check_match(call, metadata)?;
         if is_replacement {
             metadata.clear();
         }
@@ -196,6 +232,21 @@ fn change_metadata(call: &Call<'_>, is_replacement: bool) -> Result {
         Ok(())
     })?;
     Ok(Reply::json(200, json!({ "metadata": metadata })))
+}
+
+/// The mark of some metadata, which a client may ask to be unchanged (`If-Match`).
+fn etag(metadata: &Metadata) -> String {
+    let json = json!({ "metadata": metadata });
+    hex(&Md5::digest(python::json(&json)))
+}
+
+fn check_match(call: &Call<'_>, metadata: &Metadata) -> std::result::Result<(), Error> {
+    match &call.if_match {
+        Some(wanted) if call.version >= METADATA_ETAG && *wanted != etag(metadata) => {
+            Err(Error::Stale)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn no_key(call: &Call<'_>) -> Error {
@@ -218,20 +269,12 @@ pub(super) fn show_metadata_key(call: &Call<'_>) -> Result {
 }
 
 pub(super) fn set_metadata_key(call: &Call<'_>) -> Result {
-    let key = call.parameter("key");
-    let body =
-        json!({ "meta": call.body()?.object("meta").map(|fields| fields.value(key).cloned())? });
-    let Some(value) = body["meta"].as_str() else {
-        return Err(Error::Invalid("Request body and URI mismatch".to_owned()));
-    };
-    let entry = json!({ "metadata": { key: value } });
-    let wanted = crate::api::body::Fields::of("meta", &entry)?.metadata("metadata", false)?;
-    call.api
-        .services
-        .change_volume_metadata(call.ctx()?, &id(call), |metadata| {
-            metadata.extend(wanted.unwrap_or_default());
-            Ok(())
-        })?;
+    let (key, value) = call.metadata_entry()?;
+    let services = &call.api.services;
+    services.change_volume_metadata(call.ctx()?, &id(call), |metadata| {
+        metadata.insert(key.clone(), value.clone());
+        Ok(())
+    })?;
     Ok(Reply::json(200, json!({ "meta": { key: value } })))
 }
 

@@ -5,12 +5,15 @@ pub mod logging;
 
 use crate::api::{Api, listen};
 use crate::clock::Clock;
-use crate::config::{Config, ConfiguredUser};
+use crate::config::{Config, ConfiguredUser, IdentityMode};
 use crate::db::{self, Db, DbError};
 use crate::engine;
 use crate::engine::keys::{MasterKey, MasterKeyError};
 use crate::engine::vault::{Options, Parameters};
+use crate::identity::Identity;
 use crate::identity::embedded::Embedded;
+use crate::identity::keystone::{Keystone, KeystoneError};
+use crate::identity::policy::{Policy, PolicyError};
 use crate::jobs::{Runner, Wake};
 use crate::model::id::StorageId;
 use crate::model::job::Lane;
@@ -72,6 +75,10 @@ pub enum StartError {
     Storage { name: String, source: engine::Error },
     #[error("the volume catalogue cannot be opened")]
     Catalog(#[from] CatalogError),
+    #[error(transparent)]
+    Keystone(#[from] KeystoneError),
+    #[error("the policy cannot be used: {0}")]
+    Policy(#[from] PolicyError),
     #[error("{}: {message}", path.display())]
     Users { path: PathBuf, message: String },
 }
@@ -114,7 +121,8 @@ pub async fn start(config: Config) -> Result<Running, StartError> {
     let parts = tokio::task::spawn_blocking(move || assemble(&settings, &dir, handle))
         .await
         .expect("assembling does not panic")?;
-    let clouds_yaml = match config.identity.users.is_empty() {
+    let is_ours = config.identity.mode == IdentityMode::Embedded;
+    let clouds_yaml = match is_ours && config.identity.users.is_empty() {
         true => Some(first_start::write_clouds_yaml(
             &data_dir,
             &public_url(&config, address),
@@ -193,12 +201,8 @@ fn assemble(config: &Config, data_dir: &Path, handle: Handle) -> Result<Parts, S
     let master = open_master_key(config, &db)?;
     let (storages, default_storage) = open_storages(config, &db, &clock, &master, &handle)?;
     let catalog = Catalog::open(db.clone(), clock.clone(), config)?;
-    let mut identity_settings = config.identity.clone();
-    if identity_settings.users.is_empty() {
-        identity_settings.users = first_start::default_users(data_dir)?;
-    }
-    let users = identity_settings.users.clone();
-    let identity = Embedded::open(db.clone(), clock.clone(), identity_settings)?;
+    let (identity, users) = open_identity(config, data_dir, &db, &clock)?;
+    let policy = Arc::new(open_policy(config, data_dir)?);
     let wake = Arc::new(Wake::default());
     let host = host_name();
     let services = Services {
@@ -223,6 +227,7 @@ fn assemble(config: &Config, data_dir: &Path, handle: Handle) -> Result<Parts, S
     let api = Api::new(
         services,
         identity,
+        policy,
         config.api.clone(),
         config.identity.region.clone(),
     );
@@ -234,6 +239,36 @@ fn assemble(config: &Config, data_dir: &Path, handle: Handle) -> Result<Parts, S
         users,
         host,
     })
+}
+
+/// Who vouches for users, and the users of our own.
+fn open_identity(
+    config: &Config,
+    data_dir: &Path,
+    db: &Db,
+    clock: &Clock,
+) -> Result<(Identity, Vec<ConfiguredUser>), StartError> {
+    if config.identity.mode == IdentityMode::Keystone {
+        let keystone = Keystone::new(config.identity.keystone.clone(), clock.clone())?;
+        return Ok((Identity::Keystone(keystone), Vec::new()));
+    }
+    let mut settings = config.identity.clone();
+    if settings.users.is_empty() {
+        settings.users = first_start::default_users(data_dir)?;
+    }
+    let users = settings.users.clone();
+    let embedded = Embedded::open(db.clone(), clock.clone(), settings)?;
+    Ok((Identity::Embedded(embedded), users))
+}
+
+/// The rules in force: a file that is named must be there, one in the data directory may be.
+fn open_policy(config: &Config, data_dir: &Path) -> Result<Policy, StartError> {
+    let default = data_dir.join("policy.yaml");
+    match &config.policy.file {
+        Some(path) => Ok(Policy::load(path)?),
+        None if default.exists() => Ok(Policy::load(&default)?),
+        None => Ok(Policy::default()),
+    }
 }
 
 /// The master key; made only where no storage was ever used with another.

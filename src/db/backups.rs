@@ -1,7 +1,7 @@
 //! Rows of `backups`.
 
 use crate::db::DbConnection;
-use crate::db::page::load_page;
+use crate::db::page::{load_page, matching};
 use crate::model::backup::{Backup, BackupEvent, BackupStatus};
 use crate::model::column::Json;
 use crate::model::id::{BackupId, ProjectId, StorageId, VaultId, VolumeId};
@@ -11,37 +11,24 @@ use crate::model::time::Timestamp;
 use diesel::prelude::*;
 use std::collections::{BTreeMap, HashSet};
 
-type Backend = <DbConnection as diesel::Connection>::Backend;
-
-fn matching(filter: &Filter) -> backups::BoxedQuery<'_, Backend> {
-    let mut query = backups::table.into_boxed();
-    if let Some(project) = &filter.project {
-        query = query.filter(backups::project_id.eq(project));
-    }
-    if let Some(name) = &filter.name {
-        query = query.filter(backups::name.eq(name));
-    }
-    if let Some(status) = &filter.status {
-        query = query.filter(backups::status.eq(status));
-    }
-    if let Some(volume) = &filter.volume_id {
-        query = query.filter(backups::volume_id.eq(volume));
-    }
-    query
-}
-
 /// One page of the backups that match.
 pub fn list(
     connection: &mut DbConnection,
     filter: &Filter,
     page: &Page,
 ) -> QueryResult<Vec<Backup>> {
-    load_page!(backups, Backup, matching(filter), page, connection)
+    load_page!(
+        backups,
+        Backup,
+        matching!(backups, filter),
+        page,
+        connection
+    )
 }
 
 /// How many backups match.
 pub fn count(connection: &mut DbConnection, filter: &Filter) -> QueryResult<i64> {
-    matching(filter).count().get_result(connection)
+    matching!(backups, filter).count().get_result(connection)
 }
 
 /// The backup, whosever it is.
@@ -147,6 +134,62 @@ pub fn set_restore_volume(
         .set(backups::restore_volume_id.eq(volume))
         .execute(connection)
         .map(|_| ())
+}
+
+/// Other backups whose data is under the same root, and their states.
+pub fn sharing(
+    connection: &mut DbConnection,
+    backup: &Backup,
+) -> QueryResult<Vec<(BackupId, BackupStatus)>> {
+    let root = backup.root_name();
+    backups::table
+        .filter(backups::id.eq(root).or(backups::root_id.eq(root)))
+        .filter(backups::id.ne(&backup.id))
+        .select((backups::id, backups::status))
+        .load(connection)
+}
+
+/// Fills the row of an imported backup from its record and its root.
+pub fn set_imported(connection: &mut DbConnection, backup: &Backup) -> QueryResult<()> {
+    diesel::update(backups::table.find(&backup.id))
+        .set((
+            (
+                backups::storage_id.eq(&backup.storage_id),
+                backups::vault_id.eq(&backup.vault_id),
+                backups::root_id.eq(&backup.root_id),
+                backups::pack_set.eq(&backup.pack_set),
+            ),
+            (
+                backups::volume_id.eq(&backup.volume_id),
+                backups::snapshot_id.eq(&backup.snapshot_id),
+                backups::parent_id.eq(&backup.parent_id),
+                backups::name.eq(&backup.name),
+                backups::description.eq(&backup.description),
+                backups::metadata.eq(&backup.metadata),
+                backups::size_gib.eq(backup.size_gib),
+                backups::availability_zone.eq(&backup.availability_zone),
+                backups::container.eq(&backup.container),
+                backups::data_timestamp.eq(backup.data_timestamp),
+                backups::created_at.eq(backup.created_at),
+            ),
+            (
+                backups::object_count.eq(backup.object_count),
+                backups::logical_bytes.eq(backup.logical_bytes),
+                backups::read_bytes.eq(backup.read_bytes),
+                backups::stored_bytes.eq(backup.stored_bytes),
+                backups::deduplicated_bytes.eq(backup.deduplicated_bytes),
+            ),
+        ))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// How many backups name this one as their parent.
+pub fn count_children(connection: &mut DbConnection, id: &BackupId) -> QueryResult<i64> {
+    backups::table
+        .filter(backups::parent_id.eq(id))
+        .count()
+        .get_result(connection)
 }
 
 /// Notes why something failed.

@@ -98,23 +98,67 @@ fn held<'a>(lease: &'a Lease) -> _ {
         .filter(jobs::state.eq(running))
 }
 
-/// Prolongs a lease and notes the progress. `false`: the job is no longer this worker's.
+/// What a worker learns when it prolongs its lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    Held,
+    /// Somebody wants the job to end.
+    CancelRequested,
+    /// The job is no longer this worker's.
+    Lost,
+}
+
+/// Prolongs a lease and notes the progress.
 pub fn renew(
     connection: &mut DbConnection,
     lease: &Lease,
     leased_until: Timestamp,
     progress: (i64, i64),
     now: Timestamp,
-) -> QueryResult<bool> {
-    diesel::update(held(lease))
+) -> QueryResult<Renewal> {
+    let renewed = diesel::update(held(lease))
         .set((
             jobs::leased_until.eq(leased_until),
             jobs::progress_done.eq(progress.0),
             jobs::progress_total.eq(progress.1),
             jobs::updated_at.eq(now),
         ))
-        .execute(connection)
-        .map(|count| count == 1)
+        .execute(connection)?;
+    if renewed == 0 {
+        return Ok(Renewal::Lost);
+    }
+    let cancel = is_cancel_requested(connection, &lease.job_id)?;
+    Ok(match cancel {
+        true => Renewal::CancelRequested,
+        false => Renewal::Held,
+    })
+}
+
+/// Whether somebody wants the job to end.
+pub fn is_cancel_requested(connection: &mut DbConnection, id: &JobId) -> QueryResult<bool> {
+    let wish = jobs::table
+        .find(id)
+        .select(jobs::cancel_requested)
+        .first(connection)
+        .optional()?;
+    Ok(wish.unwrap_or(false))
+}
+
+/// Asks the live job of a subject to end; one that waits is made due, to be told. `None`: there is
+/// no live job.
+pub fn request_cancel(
+    connection: &mut DbConnection,
+    subject: &str,
+    now: Timestamp,
+) -> QueryResult<Option<Job>> {
+    let Some(job) = live_for(connection, subject)? else {
+        return Ok(None);
+    };
+    diesel::update(jobs::table.find(&job.id))
+        .set(jobs::cancel_requested.eq(true))
+        .execute(connection)?;
+    nudge(connection, &job.id, now)?;
+    Ok(Some(job))
 }
 
 /// Ends a job for good. `false`: the job is no longer this worker's, and nothing was changed.

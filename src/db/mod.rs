@@ -11,8 +11,11 @@ pub mod backups;
 pub mod chunks;
 pub mod identity;
 pub mod jobs;
+pub mod messages;
 pub mod packs;
 mod page;
+pub mod quotas;
+pub mod services;
 pub mod snapshots;
 pub mod vaults;
 pub mod volumes;
@@ -294,11 +297,16 @@ pub fn lock_project(
     connection: &mut DbConnection,
     project: &crate::model::id::ProjectId,
 ) -> QueryResult<()> {
+    lock(connection, project.as_str())
+}
+
+/// Until the transaction ends, others that lock the same name wait.
+pub fn lock(connection: &mut DbConnection, name: &str) -> QueryResult<()> {
     match connection {
         DbConnection::Sqlite(_) => Ok(()),
         DbConnection::Postgres(connection) => {
             diesel::sql_query("SELECT pg_advisory_xact_lock(hashtext($1))")
-                .bind::<diesel::sql_types::Text, _>(project)
+                .bind::<diesel::sql_types::Text, _>(name)
                 .execute(connection)
                 .map(|_| ())
         }

@@ -36,6 +36,14 @@ pub fn open(
     Ok(pack)
 }
 
+/// Takes over a pack that was found in the store.
+pub fn adopt(connection: &mut DbConnection, pack: &Pack) -> QueryResult<()> {
+    diesel::insert_into(packs::table)
+        .values(pack)
+        .execute(connection)
+        .map(|_| ())
+}
+
 /// Marks an uploaded pack as part of the vault. `false`: the row was not `writing` for this session.
 pub fn go_live(
     connection: &mut DbConnection,

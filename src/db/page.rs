@@ -1,71 +1,127 @@
-//! Paging, the same for every listed table: those with `id, created_at, updated_at, name, status,
-//! size_gib`.
+//! Filters, orders and pages, the same for every listed table. Column names come from the static
+//! tables of the model, never from a request; values are always bound.
 
-/// Loads one page of a boxed query. In the default order the marker becomes a condition on the
-/// index; in other orders, which have none, the rows before it are passed over.
+use crate::db::DbConnection;
+use crate::model::page::{Condition, Kind, Order};
+use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Bool, Text};
+
+/// The backend of both databases.
+pub(crate) type Backend = <DbConnection as diesel::Connection>::Backend;
+
+/// A condition on a table, whatever it is made of.
+pub(crate) type Predicate<T> = Box<dyn BoxableExpression<T, Backend, SqlType = Bool>>;
+
+/// The condition in SQL.
+pub(crate) fn condition<T: 'static>(condition: &Condition) -> Predicate<T> {
+    use diesel::dsl::sql;
+    match condition {
+        Condition::Text(column, value) => {
+            Box::new(sql::<Bool>(&format!("{} = ", column.sql)).bind::<Text, _>(value.clone()))
+        }
+        Condition::Number(column, value) => {
+            Box::new(sql::<Bool>(&format!("{} = ", column.sql)).bind::<BigInt, _>(*value))
+        }
+        Condition::Flag(column, value) => {
+            Box::new(sql::<Bool>(&format!("{} = ", column.sql)).bind::<Bool, _>(*value))
+        }
+        Condition::Contains(column, value) => {
+            let pattern = format!("%{}%", value.to_lowercase());
+            let left = sql::<Bool>(&format!("LOWER({}) LIKE ", column.sql));
+            Box::new(left.bind::<Text, _>(pattern))
+        }
+        Condition::Compare(column, how, value) => {
+            let left = sql::<Bool>(&format!("{} {} ", column.sql, how.sql()));
+            Box::new(left.bind::<BigInt, _>(*value))
+        }
+        Condition::Entry(column, key, value) => {
+            // Maps are stored as compact JSON with sorted keys.
+            let json = serde_json::json!({ key: value }).to_string();
+            let pattern = format!("%{}%", escape(&json[1..json.len() - 1]));
+            let left = sql::<Bool>(&format!("{} LIKE ", column.sql));
+            Box::new(left.bind::<Text, _>(pattern).sql(" ESCAPE '!'"))
+        }
+        Condition::Missing(column) => Box::new(sql::<Bool>(&format!("{} IS NULL", column.sql))),
+        Condition::Never => Box::new(sql::<Bool>("1 = 0")),
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('!', "!!")
+        .replace('%', "!%")
+        .replace('_', "!_")
+}
+
+/// What a row is sorted by: its value, or the least of its kind. Databases differ in where they put
+/// missing values; this does not.
+fn value(order: &Order) -> String {
+    let name = order.column.sql;
+    match (order.column.nullable, order.column.kind) {
+        (false, _) => name.to_owned(),
+        (true, Kind::Text | Kind::Map) => format!("COALESCE({name}, '')"),
+        (true, Kind::Number | Kind::Time) => format!("COALESCE({name}, 0)"),
+        (true, Kind::Flag) => format!("COALESCE({name}, FALSE)"),
+    }
+}
+
+/// One term of an `ORDER BY`.
+pub(crate) fn order(order: &Order) -> String {
+    let direction = if order.descending { "DESC" } else { "ASC" };
+    format!("{} {direction}", value(order))
+}
+
+/// The rows after the marker in this order: of the first key on which they differ from it, the
+/// later ones. The first term bounds the scan of an index.
+pub(crate) fn after<T: 'static>(table: &str, sort: &[Order], marker: &str) -> Predicate<T> {
+    let Some((first, rest)) = sort.split_first() else {
+        return Box::new(diesel::dsl::sql::<Bool>("1 = 0"));
+    };
+    let operator = if first.descending { "<" } else { ">" };
+    if rest.is_empty() {
+        return against(table, first, operator, marker);
+    }
+    let bound = against::<T>(table, first, &format!("{operator}="), marker);
+    let strictly = against::<T>(table, first, operator, marker);
+    Box::new(bound.and(strictly.or(after::<T>(table, rest, marker))))
+}
+
+fn against<T: 'static>(table: &str, order: &Order, operator: &str, marker: &str) -> Predicate<T> {
+    let value = value(order);
+    let text = format!("{value} {operator} (SELECT {value} FROM {table} WHERE id = ");
+    Box::new(
+        diesel::dsl::sql::<Bool>(&text)
+            .bind::<Text, _>(marker.to_owned())
+            .sql(")"),
+    )
+}
+
+/// A boxed query of the rows that match, of one project or of all.
+macro_rules! matching {
+    ($table:ident, $filter:expr) => {{
+        let mut query = $table::table.into_boxed();
+        if let Some(project) = &$filter.project {
+            query = query.filter($table::project_id.eq(project.clone()));
+        }
+        for condition in &$filter.conditions {
+            query = query.filter($crate::db::page::condition::<$table::table>(condition));
+        }
+        query
+    }};
+}
+pub(crate) use matching;
+
+/// Loads one page of a boxed query.
 macro_rules! load_page {
     ($table:ident, $row:ty, $query:expr, $page:expr, $connection:expr) => {{
-        use $crate::model::page::{Page, SortKey};
-        let page: &Page = $page;
+        let page: &$crate::model::page::Page = $page;
         let mut query = $query;
-        let marker = match &page.marker {
-            None => None,
-            Some(id) => $table::table
-                .find(id)
-                .select(($table::created_at, $table::id))
-                .first::<($crate::model::time::Timestamp, String)>($connection)
-                .optional()?,
-        };
-        query = match (page.sort, page.descending) {
-            (SortKey::CreatedAt, true) => query.order($table::created_at.desc()),
-            (SortKey::CreatedAt, false) => query.order($table::created_at.asc()),
-            (SortKey::UpdatedAt, true) => query.order($table::updated_at.desc()),
-            (SortKey::UpdatedAt, false) => query.order($table::updated_at.asc()),
-            (SortKey::Id, true) => query.order($table::id.desc()),
-            (SortKey::Id, false) => query.order($table::id.asc()),
-            (SortKey::Name, true) => query.order($table::name.desc()),
-            (SortKey::Name, false) => query.order($table::name.asc()),
-            (SortKey::Status, true) => query.order($table::status.desc()),
-            (SortKey::Status, false) => query.order($table::status.asc()),
-            (SortKey::Size, true) => query.order($table::size_gib.desc()),
-            (SortKey::Size, false) => query.order($table::size_gib.asc()),
-        };
-        query = match page.descending {
-            true => query
-                .then_order_by($table::created_at.desc())
-                .then_order_by($table::id.desc()),
-            false => query
-                .then_order_by($table::created_at.asc())
-                .then_order_by($table::id.asc()),
-        };
-        match (marker, page.sort) {
-            (Some((created, id)), SortKey::CreatedAt) if page.descending => {
-                query = query.filter(
-                    $table::created_at
-                        .lt(created)
-                        .or($table::created_at.eq(created).and($table::id.lt(id))),
-                );
-            }
-            (Some((created, id)), SortKey::CreatedAt) => {
-                query = query.filter(
-                    $table::created_at
-                        .gt(created)
-                        .or($table::created_at.eq(created).and($table::id.gt(id))),
-                );
-            }
-            (Some((_, id)), _) => {
-                let rows: Vec<$row> = query.select(<$row>::as_select()).load($connection)?;
-                let after = rows
-                    .iter()
-                    .position(|row| row.id.as_str() == id)
-                    .map_or(0, |at| at + 1);
-                return Ok(rows
-                    .into_iter()
-                    .skip(after + page.offset)
-                    .take(page.limit)
-                    .collect());
-            }
-            (None, _) => {}
+        for order in &page.sort {
+            let term = $crate::db::page::order(order);
+            query = query.then_order_by(diesel::dsl::sql::<diesel::sql_types::Untyped>(&term));
+        }
+        if let Some(marker) = &page.marker {
+            let after = $crate::db::page::after::<$table::table>;
+            query = query.filter(after(stringify!($table), &page.sort, marker));
         }
         query
             .limit(i64::try_from(page.limit).unwrap_or(i64::MAX))

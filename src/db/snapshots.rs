@@ -1,7 +1,7 @@
 //! Rows of `snapshots`.
 
 use crate::db::DbConnection;
-use crate::db::page::load_page;
+use crate::db::page::{load_page, matching};
 use crate::model::column::Json;
 use crate::model::id::{ProjectId, SnapshotId, VolumeId};
 use crate::model::job::Lease;
@@ -12,37 +12,24 @@ use crate::model::time::Timestamp;
 use diesel::prelude::*;
 use std::collections::BTreeMap;
 
-type Backend = <DbConnection as diesel::Connection>::Backend;
-
-fn matching(filter: &Filter) -> snapshots::BoxedQuery<'_, Backend> {
-    let mut query = snapshots::table.into_boxed();
-    if let Some(project) = &filter.project {
-        query = query.filter(snapshots::project_id.eq(project));
-    }
-    if let Some(name) = &filter.name {
-        query = query.filter(snapshots::name.eq(name));
-    }
-    if let Some(status) = &filter.status {
-        query = query.filter(snapshots::status.eq(status));
-    }
-    if let Some(volume) = &filter.volume_id {
-        query = query.filter(snapshots::volume_id.eq(volume));
-    }
-    query
-}
-
 /// One page of the snapshots that match.
 pub fn list(
     connection: &mut DbConnection,
     filter: &Filter,
     page: &Page,
 ) -> QueryResult<Vec<Snapshot>> {
-    load_page!(snapshots, Snapshot, matching(filter), page, connection)
+    load_page!(
+        snapshots,
+        Snapshot,
+        matching!(snapshots, filter),
+        page,
+        connection
+    )
 }
 
 /// How many snapshots match.
 pub fn count(connection: &mut DbConnection, filter: &Filter) -> QueryResult<i64> {
-    matching(filter).count().get_result(connection)
+    matching!(snapshots, filter).count().get_result(connection)
 }
 
 /// The snapshot, whosever it is.
@@ -157,4 +144,25 @@ pub fn usage(connection: &mut DbConnection, project: &ProjectId) -> QueryResult<
         i64::try_from(sizes.len()).unwrap_or(i64::MAX),
         sizes.iter().sum(),
     ))
+}
+
+/// Notes how far a snapshot is.
+pub fn set_progress(
+    connection: &mut DbConnection,
+    id: &SnapshotId,
+    progress: &str,
+) -> QueryResult<()> {
+    diesel::update(snapshots::table.find(id))
+        .set(snapshots::progress.eq(progress))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// The snapshots of a volume, oldest first.
+pub fn of_volume(connection: &mut DbConnection, volume: &VolumeId) -> QueryResult<Vec<Snapshot>> {
+    snapshots::table
+        .filter(snapshots::volume_id.eq(volume))
+        .order((snapshots::created_at, snapshots::id))
+        .select(Snapshot::as_select())
+        .load(connection)
 }

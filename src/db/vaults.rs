@@ -41,6 +41,27 @@ pub fn find(
         .optional()
 }
 
+/// Takes over a vault that was found in a storage, under a number of its own. Where the project has
+/// a vault there already, new backups keep going to that one.
+pub fn adopt(connection: &mut DbConnection, found: &VaultRow) -> QueryResult<VaultRow> {
+    let mut row = found.clone();
+    row.number = next_number(connection)?;
+    if find(connection, &row.project_id, &row.storage_id)?.is_some() {
+        row.project_id = ProjectId::new(format!("{} {}", row.project_id, row.id));
+    }
+    diesel::insert_into(vaults::table)
+        .values(&row)
+        .execute(connection)?;
+    Ok(row)
+}
+
+fn next_number(connection: &mut DbConnection) -> QueryResult<i64> {
+    let last: Option<i64> = vaults::table
+        .select(diesel::dsl::max(vaults::number))
+        .first(connection)?;
+    Ok(last.unwrap_or(0) + 1)
+}
+
 /// The vault of a project in a storage; made if there is none. Call inside `Db::write`; a
 /// concurrent maker on PostgreSQL runs into a unique index, and the caller tries again.
 pub fn find_or_insert(
@@ -52,11 +73,8 @@ pub fn find_or_insert(
     if let Some(row) = find(connection, project, storage)? {
         return Ok(row);
     }
-    let last: Option<i64> = vaults::table
-        .select(diesel::dsl::max(vaults::number))
-        .first(connection)?;
     let row = VaultRow {
-        number: last.unwrap_or(0) + 1,
+        number: next_number(connection)?,
         id: VaultId::random(),
         project_id: project.clone(),
         storage_id: storage.clone(),

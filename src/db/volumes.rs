@@ -1,7 +1,7 @@
 //! Rows of `volumes`, `attachments` and `volume_types`.
 
 use crate::db::DbConnection;
-use crate::db::page::load_page;
+use crate::db::page::{load_page, matching};
 use crate::model::column::Json;
 use crate::model::id::{AttachmentId, ProjectId, VolumeId, VolumeTypeId};
 use crate::model::job::Lease;
@@ -13,34 +13,24 @@ use crate::model::volume::{AttachStatus, Attachment, Volume, VolumeStatus, Volum
 use diesel::prelude::*;
 use std::collections::BTreeMap;
 
-type Backend = <DbConnection as diesel::Connection>::Backend;
-
-fn matching(filter: &Filter) -> volumes::BoxedQuery<'_, Backend> {
-    let mut query = volumes::table.into_boxed();
-    if let Some(project) = &filter.project {
-        query = query.filter(volumes::project_id.eq(project));
-    }
-    if let Some(name) = &filter.name {
-        query = query.filter(volumes::name.eq(name));
-    }
-    if let Some(status) = &filter.status {
-        query = query.filter(volumes::status.eq(status));
-    }
-    query
-}
-
 /// One page of the volumes that match.
 pub fn list(
     connection: &mut DbConnection,
     filter: &Filter,
     page: &Page,
 ) -> QueryResult<Vec<Volume>> {
-    load_page!(volumes, Volume, matching(filter), page, connection)
+    load_page!(
+        volumes,
+        Volume,
+        matching!(volumes, filter),
+        page,
+        connection
+    )
 }
 
 /// How many volumes match.
 pub fn count(connection: &mut DbConnection, filter: &Filter) -> QueryResult<i64> {
-    matching(filter).count().get_result(connection)
+    matching!(volumes, filter).count().get_result(connection)
 }
 
 /// The volume, whosever it is.
@@ -193,6 +183,63 @@ pub fn update(
         .map(|_| ())
 }
 
+/// Size in GiB and metadata of a volume.
+type SizeAndMetadata = (i64, Json<BTreeMap<String, String>>);
+
+/// Size in GiB and metadata of the volumes that match.
+pub fn sizes_and_metadata(
+    connection: &mut DbConnection,
+    filter: &Filter,
+) -> QueryResult<Vec<SizeAndMetadata>> {
+    matching!(volumes, filter)
+        .select((volumes::size_gib, volumes::metadata))
+        .load(connection)
+}
+
+/// Sets the type of a volume.
+pub fn set_type(
+    connection: &mut DbConnection,
+    id: &VolumeId,
+    volume_type: &crate::model::id::VolumeTypeId,
+    now: Timestamp,
+) -> QueryResult<()> {
+    diesel::update(volumes::table.find(id))
+        .set((
+            volumes::volume_type_id.eq(volume_type),
+            volumes::updated_at.eq(now),
+        ))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// Replaces what is known of a volume's image.
+pub fn set_image_metadata(
+    connection: &mut DbConnection,
+    id: &VolumeId,
+    metadata: &Json<BTreeMap<String, String>>,
+) -> QueryResult<()> {
+    diesel::update(volumes::table.find(id))
+        .set(volumes::image_metadata.eq(metadata))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// Removes all attachments of a volume.
+pub fn remove_attachments(connection: &mut DbConnection, id: &VolumeId) -> QueryResult<()> {
+    diesel::delete(attachments::table.filter(attachments::volume_id.eq(id)))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// The projects that have volumes.
+pub fn projects(connection: &mut DbConnection) -> QueryResult<Vec<ProjectId>> {
+    volumes::table
+        .select(volumes::project_id)
+        .distinct()
+        .order(volumes::project_id)
+        .load(connection)
+}
+
 /// Volumes of a project, and the sum of their sizes in GiB.
 pub fn usage(connection: &mut DbConnection, project: &ProjectId) -> QueryResult<(i64, i64)> {
     let sizes: Vec<i64> = volumes::table
@@ -203,6 +250,34 @@ pub fn usage(connection: &mut DbConnection, project: &ProjectId) -> QueryResult<
         i64::try_from(sizes.len()).unwrap_or(i64::MAX),
         sizes.iter().sum(),
     ))
+}
+
+/// Volumes and gigabytes of a project by volume type, under the names that quotas bear.
+pub fn usage_by_type(
+    connection: &mut DbConnection,
+    project: &ProjectId,
+) -> QueryResult<BTreeMap<String, i64>> {
+    let rows: Vec<(String, i64)> = volumes::table
+        .inner_join(volume_types::table.on(volume_types::id.eq(volumes::volume_type_id)))
+        .filter(volumes::project_id.eq(project))
+        .select((volume_types::name, volumes::size_gib))
+        .load(connection)?;
+    let mut used = BTreeMap::new();
+    for (name, size_gib) in rows {
+        *used.entry(format!("volumes_{name}")).or_default() += 1;
+        *used.entry(format!("gigabytes_{name}")).or_default() += size_gib;
+    }
+    let rows: Vec<(String, i64)> = snapshots::table
+        .inner_join(volumes::table.on(volumes::id.eq(snapshots::volume_id)))
+        .inner_join(volume_types::table.on(volume_types::id.eq(volumes::volume_type_id)))
+        .filter(snapshots::project_id.eq(project))
+        .select((volume_types::name, snapshots::size_gib))
+        .load(connection)?;
+    for (name, size_gib) in rows {
+        *used.entry(format!("snapshots_{name}")).or_default() += 1;
+        *used.entry(format!("gigabytes_{name}")).or_default() += size_gib;
+    }
+    Ok(used)
 }
 
 /// Attachments of some volumes, oldest first.

@@ -2,9 +2,10 @@
 
 use crate::engine::format::VERSION;
 use crate::engine::{Error, Result};
-use crate::model::id::StorageId;
+use crate::model::id::{StorageId, VaultId};
+use crate::model::pack::{Pack, PackState};
 use crate::model::time::Timestamp;
-use crate::store::key::Key;
+use crate::store::key::{Key, parse_pack};
 use crate::store::{Store, StoreErrorKind};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,37 @@ pub fn identify(store: &Store, now: Timestamp) -> Result<StorageId> {
         // Whoever was first decides.
         _ => read(store),
     }
+}
+
+/// Whether a vault has its record in the storage.
+pub fn has_vault(store: &Store, vault: &VaultId) -> Result<bool> {
+    match store.get(&Key::Vault(vault.clone())) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind == StoreErrorKind::Missing => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The packs of a vault that are in the storage, as live rows of the vault with this number.
+pub fn packs(store: &Store, vault: &VaultId, number: i64) -> Result<Vec<Pack>> {
+    let listed = store.list(&format!("v/{vault}/"))?;
+    Ok(listed
+        .into_iter()
+        .filter_map(|(name, bytes)| {
+            let (kind, pack, rewrite) = parse_pack(vault, &name)?;
+            Some(Pack {
+                vault: number,
+                number: pack.into(),
+                rewrite: i32::try_from(rewrite).ok()?,
+                kind,
+                state: PackState::Live,
+                session: None,
+                stored_bytes: i64::try_from(bytes).ok()?,
+                // Told by its trailer, which nobody has read yet.
+                chunk_count: 0,
+            })
+        })
+        .collect())
 }
 
 fn read(store: &Store) -> Result<StorageId> {

@@ -269,6 +269,15 @@ impl Vault {
         }
     }
 
+    /// Whether the root of a backup is in the store, unread.
+    pub fn has_root(&self, backup: &BackupId) -> Result<bool> {
+        match self.store.get(&self.root_key(backup)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind == StoreErrorKind::Missing => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Removes the root of a backup; its packs follow at a later collection.
     pub fn remove_root(&self, backup: &BackupId) -> Result<()> {
         Ok(self.store.delete(&self.root_key(backup))?)

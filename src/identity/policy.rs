@@ -1,12 +1,46 @@
-//! Cinder's policy rules and their defaults, by name (Cinder reference, 6.1).
+//! Cinder's policy rules by name, with their defaults (Cinder reference, 6.1), and the policy in force:
+//! the defaults with what an operator's file puts in their place.
 
-use crate::model::identity::Role;
+use crate::identity::RequestContext;
+use crate::identity::expression::Expression;
+use crate::model::id::ProjectId;
+use serde_saphyr::Spanned;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Rules that others refer to. The names are Cinder's, so that files written for it work.
+const BASE: [(&str, &str); 5] = [
+    ("context_is_admin", "role:admin"),
+    ("admin_api", "is_admin:True"),
+    (
+        "admin_or_owner",
+        "is_admin:True or project_id:%(project_id)s",
+    ),
+    (
+        "xena_system_admin_or_project_reader",
+        "role:admin or (role:reader and project_id:%(project_id)s)",
+    ),
+    (
+        "xena_system_admin_or_project_member",
+        "role:admin or (role:member and project_id:%(project_id)s)",
+    ),
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Check {
     Admin,
     AdminOrProjectMember,
     AdminOrProjectReader,
+}
+
+impl Check {
+    fn base(self) -> &'static str {
+        match self {
+            Check::Admin => "admin_api",
+            Check::AdminOrProjectMember => "xena_system_admin_or_project_member",
+            Check::AdminOrProjectReader => "xena_system_admin_or_project_reader",
+        }
+    }
 }
 
 macro_rules! rules {
@@ -21,7 +55,7 @@ macro_rules! rules {
             pub fn name(self) -> &'static str {
                 match self { $(Rule::$rule => $name),+ }
             }
-            fn check(self) -> Check {
+            fn default_check(self) -> Check {
                 match self { $(Rule::$rule => Check::$check),+ }
             }
         }
@@ -36,6 +70,13 @@ rules! {
     BackupUpdate => "backup:update", AdminOrProjectMember;
     BackupDelete => "backup:delete", AdminOrProjectMember;
     BackupRestore => "backup:restore", AdminOrProjectMember;
+    BackupExport => "backup:export-import", Admin;
+    BackupImport => "backup:backup-import", Admin;
+    BackupResetStatus => "volume_extension:backup_admin_actions:reset_status", Admin;
+    BackupForceDelete => "volume_extension:backup_admin_actions:force_delete", Admin;
+    MessageList => "message:get_all", AdminOrProjectReader;
+    MessageShow => "message:get", AdminOrProjectReader;
+    MessageDelete => "message:delete", AdminOrProjectMember;
     VolumeList => "volume:get_all", AdminOrProjectReader;
     VolumeShow => "volume:get", AdminOrProjectReader;
     VolumeCreate => "volume:create", AdminOrProjectMember;
@@ -60,21 +101,169 @@ rules! {
     AttachmentComplete => "volume:attachment_complete", AdminOrProjectMember;
     TypeList => "volume_extension:type_get_all", AdminOrProjectReader;
     ServiceList => "volume_extension:services:index", Admin;
+    ServiceUpdate => "volume_extension:services:update", Admin;
+    DefaultTypeList => "volume_extension:default_get_all", Admin;
+    VolumeForceDelete => "volume_extension:volume_admin_actions:force_delete", Admin;
+    VolumeForceDetach => "volume_extension:volume_admin_actions:force_detach", Admin;
+    VolumeReserve => "volume_extension:volume_actions:reserve", AdminOrProjectMember;
+    VolumeUnreserve => "volume_extension:volume_actions:unreserve", AdminOrProjectMember;
+    VolumeBeginDetaching => "volume_extension:volume_actions:begin_detaching", AdminOrProjectMember;
+    VolumeRollDetaching => "volume_extension:volume_actions:roll_detaching", AdminOrProjectMember;
+    VolumeAttach => "volume_extension:volume_actions:attach", AdminOrProjectMember;
+    VolumeDetach => "volume_extension:volume_actions:detach", AdminOrProjectMember;
+    VolumeInitializeConnection => "volume_extension:volume_actions:initialize_connection", AdminOrProjectMember;
+    VolumeTerminateConnection => "volume_extension:volume_actions:terminate_connection", AdminOrProjectMember;
+    VolumeRetype => "volume:retype", AdminOrProjectMember;
+    VolumeImageMetadata => "volume_extension:volume_image_metadata:set", AdminOrProjectMember;
+    SnapshotForceDelete => "volume_extension:snapshot_admin_actions:force_delete", Admin;
+    SnapshotUpdateStatus => "snapshot_extension:snapshot_actions:update_snapshot_status", AdminOrProjectMember;
+    SnapshotMetadataUpdate => "volume:update_snapshot_metadata", AdminOrProjectMember;
+    ClusterList => "clusters:get_all", Admin;
+    HostManage => "volume_extension:hosts", Admin;
+    CapabilitiesShow => "volume_extension:capabilities", Admin;
+    PoolsShow => "scheduler_extension:scheduler_stats:get_pools", Admin;
+    QuotaShow => "volume_extension:quotas:show", AdminOrProjectReader;
+    QuotaUpdate => "volume_extension:quotas:update", Admin;
+    QuotaDelete => "volume_extension:quotas:delete", Admin;
+    QuotaClassShow => "volume_extension:quota_classes:get", Admin;
+    QuotaClassUpdate => "volume_extension:quota_classes:update", Admin;
     LimitsShow => "limits_extension:used_limits", AdminOrProjectReader;
 }
 
-impl Rule {
-    /// Whether these roles allow it, in the caller's own project or in another.
-    pub fn allows(self, roles: &[Role], is_own_project: bool) -> bool {
-        let has = |role| roles.contains(&role);
-        match self.check() {
-            Check::Admin => has(Role::Admin),
-            Check::AdminOrProjectMember => {
-                has(Role::Admin) || (is_own_project && has(Role::Member))
+/// The rules in force. Immutable; shared by all requests.
+#[derive(Debug)]
+pub struct Policy {
+    rules: BTreeMap<String, Expression>,
+}
+
+/// Why a policy file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    #[error("{path} cannot be read")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{path}, line {line}: {reason}")]
+    Rule {
+        path: PathBuf,
+        line: u64,
+        reason: String,
+    },
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        let base = BASE.map(|(name, text)| {
+            let expression = Expression::parse(text).expect("the base rules are understood");
+            (name.to_owned(), expression)
+        });
+        let rules = Rule::ALL.iter().map(|rule| {
+            let base = rule.default_check().base().to_owned();
+            (rule.name().to_owned(), Expression::Rule(base))
+        });
+        Self {
+            rules: base.into_iter().chain(rules).collect(),
+        }
+    }
+}
+
+impl Policy {
+    /// The defaults, overridden by a file of `rule name: "check string"` lines in YAML. Names that
+    /// this service does not use are kept: others may refer to them.
+    pub fn load(path: &Path) -> Result<Self, PolicyError> {
+        let text = std::fs::read_to_string(path).map_err(|source| PolicyError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text).map_err(|(line, reason)| PolicyError::Rule {
+            path: path.to_owned(),
+            line,
+            reason,
+        })
+    }
+
+    fn parse(text: &str) -> Result<Self, (u64, String)> {
+        let mut policy = Self::default();
+        let is_empty = text
+            .lines()
+            .all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
+        if is_empty {
+            return Ok(policy);
+        }
+        let file: BTreeMap<String, Spanned<String>> =
+            serde_saphyr::from_str(text).map_err(|error| {
+                let line = error.location().map_or(1, |location| location.line());
+                (line, "it must be lines of `rule: \"check\"`".to_owned())
+            })?;
+        let mut lines = BTreeMap::new();
+        for (name, check) in file {
+            let line = check.defined.line();
+            let expression = Expression::parse(&check.value)
+                .map_err(|reason| (line, format!("{name}: {reason}")))?;
+            lines.insert(name.clone(), line);
+            policy.rules.insert(name, expression);
+        }
+        for (name, line) in &lines {
+            policy
+                .check_references(name, &mut vec![name])
+                .map_err(|reason| (*line, format!("{name}: {reason}")))?;
+        }
+        Ok(policy)
+    }
+
+    /// Every rule that is referred to must exist, and none may lead back to itself.
+    fn check_references<'a>(
+        &'a self,
+        name: &'a str,
+        path: &mut Vec<&'a str>,
+    ) -> Result<(), String> {
+        let mut references = BTreeSet::new();
+        let Some(expression) = self.rules.get(name) else {
+            return Err(format!("there is no rule `{name}`"));
+        };
+        expression.references(&mut references);
+        for reference in references {
+            if path.contains(&reference) {
+                return Err(format!("the rule refers to itself through `{reference}`"));
             }
-            Check::AdminOrProjectReader => {
-                has(Role::Admin) || (is_own_project && has(Role::Reader))
-            }
+            path.push(reference);
+            self.check_references(reference, path)?;
+            path.pop();
+        }
+        Ok(())
+    }
+
+    /// Whether the caller may do something to a project's objects.
+    pub fn allows(&self, ctx: &RequestContext, rule: Rule, target: &ProjectId) -> bool {
+        self.holds(ctx, rule.name(), target)
+    }
+
+    /// Whether the caller is an administrator of the cloud.
+    pub fn is_admin(&self, ctx: &RequestContext) -> bool {
+        self.holds(ctx, "context_is_admin", &ctx.project_id)
+    }
+
+    fn holds(&self, ctx: &RequestContext, name: &str, target: &ProjectId) -> bool {
+        // Loading has refused names that lead nowhere or in circles.
+        self.rules
+            .get(name)
+            .is_some_and(|expression| self.evaluate(ctx, expression, target))
+    }
+
+    fn evaluate(&self, ctx: &RequestContext, expression: &Expression, target: &ProjectId) -> bool {
+        let holds = |part: &Expression| self.evaluate(ctx, part, target);
+        match expression {
+            Expression::Always => true,
+            Expression::Never => false,
+            Expression::Role(role) => ctx.roles.contains(role),
+            Expression::Rule(name) => self.holds(ctx, name, target),
+            Expression::OwnProject => ctx.project_id == *target,
+            Expression::Admin(wanted) => self.is_admin(ctx) == *wanted,
+            Expression::Not(inner) => !holds(inner),
+            Expression::And(parts) => parts.iter().all(holds),
+            Expression::Or(parts) => parts.iter().any(holds),
         }
     }
 }
@@ -82,22 +271,76 @@ impl Rule {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::identity::Role;
+    use std::sync::Arc;
+
+    fn context(roles: &[&str], policy: Policy) -> RequestContext {
+        RequestContext {
+            user_id: crate::model::id::UserId::new("u"),
+            project_id: ProjectId::new("own"),
+            roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+            request_id: String::new(),
+            policy: Arc::new(policy),
+        }
+    }
+
+    fn allows(role: Option<Role>, rule: Rule, project: &str) -> bool {
+        let roles: Vec<&str> = role.map_or_else(Vec::new, |role| {
+            role.implied().iter().map(Role::as_str).collect()
+        });
+        let ctx = context(&roles, Policy::default());
+        ctx.authorize(rule, &ProjectId::new(project)).is_ok()
+    }
 
     #[test]
     fn readers_change_nothing_and_nobody_but_admins_reaches_another_project() {
         for rule in Rule::ALL {
-            let reader = rule.allows(Role::Reader.implied(), true);
-            let member = rule.allows(Role::Member.implied(), true);
+            let reader = allows(Some(Role::Reader), *rule, "own");
+            let member = allows(Some(Role::Member), *rule, "own");
             assert!(member || !reader, "{}", rule.name());
             assert!(
-                !rule.allows(Role::Member.implied(), false),
+                !allows(Some(Role::Member), *rule, "other"),
                 "{}",
                 rule.name()
             );
-            assert!(rule.allows(Role::Admin.implied(), false), "{}", rule.name());
+            assert!(allows(Some(Role::Admin), *rule, "other"), "{}", rule.name());
+            assert!(!allows(None, *rule, "own"), "{}", rule.name());
         }
-        assert!(!Rule::BackupCreate.allows(Role::Reader.implied(), true));
-        assert!(Rule::BackupList.allows(Role::Reader.implied(), true));
-        assert!(!Rule::BackupList.allows(&[], true));
+        assert!(!allows(Some(Role::Reader), Rule::BackupCreate, "own"));
+        assert!(allows(Some(Role::Reader), Rule::BackupList, "own"));
+    }
+
+    #[test]
+    fn a_file_overrides_defaults_and_may_name_rules_of_its_own() {
+        let text = "# comment\nbackup_operator: \"role:backup_operator\"\n\
+                    \"backup:create\": \"rule:backup_operator and project_id:%(project_id)s\"\n\
+                    \"backup:delete\": \"!\"\n\"volume:migrate\": \"rule:admin_api\"\n\
+                    context_is_admin: \"role:cloud_admin\"\n";
+        let ctx = |roles: &[&str]| context(roles, Policy::parse(text).unwrap());
+        let own = ProjectId::new("own");
+        let member = ctx(&["member", "reader"]);
+        assert!(member.authorize(Rule::BackupCreate, &own).is_err());
+        assert!(member.authorize(Rule::BackupDelete, &own).is_err());
+        assert!(member.authorize(Rule::BackupRestore, &own).is_ok());
+        let operator = ctx(&["backup_operator"]);
+        assert!(operator.authorize(Rule::BackupCreate, &own).is_ok());
+        assert!(!ctx(&["admin"]).is_admin());
+        assert!(ctx(&["cloud_admin"]).is_admin());
+        for empty in ["", "# nothing\n\n"] {
+            assert!(Policy::parse(empty).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_bad_file_is_refused_with_the_line() {
+        let refused = |text: &str| Policy::parse(text).unwrap_err();
+        let (line, reason) = refused("a: \"role:x\"\n\"backup:create\": \"role:a or\"\n");
+        assert_eq!(line, 2);
+        assert!(reason.contains("backup:create"), "{reason}");
+        assert_eq!(refused("a: \"@\"\nb: \"rule:missing\"\n").0, 2);
+        assert_eq!(refused("\n\na: \"rule:b\"\nb: \"rule:a\"\n").0, 3);
+        assert_eq!(refused("a: \"@\"\n- b\n").0, 2);
+        assert!(refused("a: [role:x]\n").1.contains("rule"));
+        assert!(refused("a: \"http://x\"\n").1.contains("no check"));
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::clock::Clock;
 use crate::config;
+use crate::db::jobs::Renewal;
 use crate::db::{self, Db, DbError};
 use crate::jobs::Wake;
 use crate::model::error::chain;
@@ -183,8 +184,12 @@ where
                 }
                 () = stop.cancelled(), if !progress.is_stopped() => progress.stop(),
                 _ = renewals.tick() => match self.renew(&lease, &progress).await {
-                    Ok(true) => deadline = Instant::now() + self.settings.lease,
-                    Ok(false) => {
+                    Ok(Renewal::Held) => deadline = Instant::now() + self.settings.lease,
+                    Ok(Renewal::CancelRequested) => {
+                        deadline = Instant::now() + self.settings.lease;
+                        progress.stop();
+                    }
+                    Ok(Renewal::Lost) => {
                         tracing::warn!(job.id = %lease.job_id, "the lease was lost");
                         progress.stop();
                     }
@@ -205,7 +210,7 @@ where
         }
     }
 
-    async fn renew(&self, lease: &Lease, progress: &Progress) -> Result<bool, DbError> {
+    async fn renew(&self, lease: &Lease, progress: &Progress) -> Result<Renewal, DbError> {
         let lease = lease.clone();
         let (clock, length) = (self.clock.clone(), self.settings.lease);
         let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -229,6 +234,7 @@ where
             Outcome::Failed { reason } => {
                 db::jobs::settle(c, &lease, JobState::Discarded, Some(&reason), now)
             }
+            Outcome::Cancelled => db::jobs::settle(c, &lease, JobState::Cancelled, None, now),
             Outcome::Released => db::jobs::put_back(c, &lease, now, None, now),
             Outcome::Retry { after, reason } => {
                 db::jobs::put_back(c, &lease, now.after(after), Some(&reason), now)
@@ -253,6 +259,9 @@ fn log_outcome(lease: &Lease, kind: &str, subject: &str, duration_ms: u64, outco
     match outcome {
         Outcome::Settled | Outcome::Done => {
             tracing::info!(job.id = %id, kind, subject, duration_ms, "job done");
+        }
+        Outcome::Cancelled => {
+            tracing::info!(job.id = %id, kind, subject, duration_ms, "job cancelled");
         }
         Outcome::Released => {
             tracing::info!(job.id = %id, kind, subject, duration_ms, "job given back, to be resumed");

@@ -2,6 +2,7 @@
 
 use crate::model::column::{Json, text_enum};
 use crate::model::id::{BackupId, ProjectId, SnapshotId, StorageId, UserId, VaultId, VolumeId};
+use crate::model::page::{Column, Kind};
 use crate::model::schema::backups;
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
@@ -29,12 +30,21 @@ pub enum BackupEvent {
     Failed,
     RestoreRequested,
     DeleteRequested,
+    /// By an administrator, whatever the state.
+    ForceDeleteRequested,
+    /// An administrator declares it failed, whatever the state.
+    DeclaredFailed,
+    /// An administrator declares it sound; its data was looked for.
+    DeclaredAvailable,
 }
 
 impl BackupStatus {
     /// The state after an event; `None` where the move is refused.
     pub fn after(self, event: BackupEvent) -> Option<BackupStatus> {
-        use BackupEvent::{DeleteRequested, Failed, Finished, RestoreRequested};
+        use BackupEvent::{
+            DeclaredAvailable, DeclaredFailed, DeleteRequested, Failed, Finished,
+            ForceDeleteRequested, RestoreRequested,
+        };
         use BackupStatus::{Available, Creating, Deleting, Error, ErrorDeleting, Restoring};
         match (self, event) {
             (Creating, Finished) => Some(Available),
@@ -45,12 +55,16 @@ impl BackupStatus {
             (Available | Error, DeleteRequested) => Some(Deleting),
             // As Cinder's drivers do: the owner can try again.
             (Deleting, Failed) => Some(Error),
+            (_, ForceDeleteRequested) => Some(Deleting),
+            (_, DeclaredFailed) => Some(Error),
+            (Available | Restoring | Error | ErrorDeleting, DeclaredAvailable) => Some(Available),
+            (Creating | Deleting, DeclaredAvailable) => None,
             (Creating, RestoreRequested | DeleteRequested)
             | (Restoring, RestoreRequested | DeleteRequested)
             | (Available, Finished | Failed)
             | (Error, Finished | Failed | RestoreRequested)
             | (Deleting, Finished | RestoreRequested | DeleteRequested)
-            | (ErrorDeleting, _) => None,
+            | (ErrorDeleting, Finished | Failed | RestoreRequested | DeleteRequested) => None,
         }
     }
 
@@ -91,6 +105,8 @@ pub struct Backup {
     pub metadata: Json<BTreeMap<String, String>>,
     pub data_timestamp: Option<Timestamp>,
     pub restore_volume_id: Option<VolumeId>,
+    /// The backup whose root holds the data, where it is another: imported records may share data.
+    pub root_id: Option<BackupId>,
     /// Serialized bitmap of the pack numbers this backup needs; set when it becomes available.
     pub pack_set: Option<Vec<u8>>,
     /// Bytes of the volume that are not holes.
@@ -105,7 +121,44 @@ pub struct Backup {
     pub updated_at: Option<Timestamp>,
 }
 
+/// What lists of backups can be filtered and sorted by (Cinder reference, 4.1). Columns that only
+/// Cinder has are empty here.
+pub static COLUMNS: &[Column] = &[
+    Column::new("id", "id", Kind::Text),
+    Column::new("created_at", "created_at", Kind::Time),
+    Column::nullable("updated_at", "updated_at", Kind::Time),
+    Column::new("user_id", "user_id", Kind::Text),
+    Column::new("project_id", "project_id", Kind::Text),
+    Column::new("volume_id", "volume_id", Kind::Text),
+    Column::nullable("availability_zone", "availability_zone", Kind::Text),
+    Column::nullable("display_name", "name", Kind::Text),
+    Column::nullable("name", "name", Kind::Text),
+    Column::nullable("display_description", "description", Kind::Text),
+    Column::nullable("description", "description", Kind::Text),
+    Column::nullable("container", "container", Kind::Text),
+    Column::nullable("parent_id", "parent_id", Kind::Text),
+    Column::new("status", "status", Kind::Text),
+    Column::nullable("fail_reason", "fail_reason", Kind::Text),
+    Column::new("size", "size_gib", Kind::Number),
+    Column::new("object_count", "object_count", Kind::Number),
+    Column::nullable("snapshot_id", "snapshot_id", Kind::Text),
+    Column::nullable("data_timestamp", "data_timestamp", Kind::Time),
+    Column::nullable("restore_volume_id", "restore_volume_id", Kind::Text),
+    Column::new("num_dependent_backups", "0", Kind::Number),
+    Column::new("host", "''", Kind::Text),
+    Column::new("service_metadata", "''", Kind::Text),
+    Column::new("service", "''", Kind::Text),
+    Column::new("temp_volume_id", "''", Kind::Text),
+    Column::new("temp_snapshot_id", "''", Kind::Text),
+    Column::new("encryption_key_id", "''", Kind::Text),
+];
+
 impl Backup {
+    /// The name its root bears in the store.
+    pub fn root_name(&self) -> &BackupId {
+        self.root_id.as_ref().unwrap_or(&self.id)
+    }
+
     /// Whether it was made against a parent.
     pub fn is_incremental(&self) -> bool {
         self.parent_id.is_some()

@@ -32,6 +32,12 @@ pub enum Error {
     /// The resource is in use in a way that rules the request out.
     #[error("{0}")]
     Conflict(String),
+    /// What the client wants to change is not what it saw.
+    #[error("Precondition Failed")]
+    Stale,
+    /// The identity service cannot be asked; why is for the log alone.
+    #[error("the identity service is unavailable: {0}")]
+    IdentityUnavailable(String),
     /// Something this service depends on is away for now.
     #[error("{message}")]
     Unavailable {
@@ -43,6 +49,9 @@ pub enum Error {
     #[error("The server has either erred or is incapable of performing the requested operation.")]
     Internal(#[source] Cause),
 }
+
+/// The text for what is wrong in a way that has no text of its own.
+pub const MALFORMED: &str = "The server could not comply with the request since it is either malformed or otherwise incorrect.";
 
 impl Error {
     /// A refused request with Cinder's prefix for its class, as in `Invalid volume: …`.

@@ -50,6 +50,8 @@ id!(
     SnapshotId,
     /// An attachment of a volume to somebody who reads or writes it.
     AttachmentId,
+    /// A message to a user.
+    MessageId,
     /// A volume type.
     VolumeTypeId,
     /// A Keystone project: 32 hexadecimal digits.

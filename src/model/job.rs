@@ -2,6 +2,7 @@
 
 use crate::model::column::{Json, text_enum};
 use crate::model::id::{BackupId, JobId, ProjectId, SnapshotId, UserId, VolumeId};
+use crate::model::record::BackupRecord;
 use crate::model::schema::jobs;
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
@@ -51,6 +52,14 @@ pub enum JobArgs {
     DeleteBackup {
         backup_id: BackupId,
     },
+    /// Declares a backup sound, if its data is there.
+    ResetBackup {
+        backup_id: BackupId,
+    },
+    ImportBackup {
+        backup_id: BackupId,
+        record: Box<BackupRecord>,
+    },
     CreateVolume {
         volume_id: VolumeId,
     },
@@ -93,6 +102,8 @@ impl JobArgs {
             JobArgs::CreateBackup { .. } => "create_backup",
             JobArgs::RestoreBackup { .. } => "restore_backup",
             JobArgs::DeleteBackup { .. } => "delete_backup",
+            JobArgs::ResetBackup { .. } => "reset_backup",
+            JobArgs::ImportBackup { .. } => "import_backup",
             JobArgs::CreateVolume { .. } => "create_volume",
             JobArgs::DeleteVolume { .. } => "delete_volume",
             JobArgs::ExtendVolume { .. } => "extend_volume",
@@ -106,7 +117,9 @@ impl JobArgs {
         match self {
             JobArgs::CreateBackup { backup_id, .. }
             | JobArgs::RestoreBackup { backup_id, .. }
-            | JobArgs::DeleteBackup { backup_id } => backup_id.as_str(),
+            | JobArgs::DeleteBackup { backup_id }
+            | JobArgs::ResetBackup { backup_id }
+            | JobArgs::ImportBackup { backup_id, .. } => backup_id.as_str(),
             JobArgs::CreateVolume { volume_id }
             | JobArgs::DeleteVolume { volume_id }
             | JobArgs::ExtendVolume { volume_id, .. } => volume_id.as_str(),
@@ -121,6 +134,8 @@ impl JobArgs {
         match self {
             JobArgs::CreateBackup { .. } | JobArgs::RestoreBackup { .. } => Lane::Backup,
             JobArgs::DeleteBackup { .. }
+            | JobArgs::ResetBackup { .. }
+            | JobArgs::ImportBackup { .. }
             | JobArgs::CreateVolume { .. }
             | JobArgs::DeleteVolume { .. }
             | JobArgs::ExtendVolume { .. }
@@ -155,11 +170,21 @@ pub struct Job {
     pub orphaned: i32,
     /// A step that must not be taken again.
     pub checkpoint: Option<Checkpoint>,
+    /// The request that asked for it.
+    pub request_id: Option<String>,
+    /// Somebody wants it to end without its result.
+    pub cancel_requested: bool,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
 
 impl Job {
+    /// The same job, on behalf of a request.
+    pub fn asked_by(mut self, request_id: &str) -> Self {
+        self.request_id = Some(request_id.to_owned());
+        self
+    }
+
     /// A job that may run at once.
     pub fn new(args: JobArgs, now: Timestamp) -> Self {
         Self {
@@ -179,6 +204,8 @@ impl Job {
             failures: 0,
             orphaned: 0,
             checkpoint: None,
+            request_id: None,
+            cancel_requested: false,
             created_at: now,
             updated_at: now,
         }
@@ -228,6 +255,8 @@ pub enum Outcome {
     Retry { after: Duration, reason: String },
     /// The worker is stopping: somebody else shall go on at once.
     Released,
+    /// Ended because somebody asked for it; the subject was settled.
+    Cancelled,
     /// Final failure; the subject was told.
     Failed { reason: String },
 }

@@ -1,4 +1,59 @@
-//! What part of a list is wanted, and in which order.
+//! What part of a list is wanted, and in which order: the same for every listed table.
+
+use crate::model::id::ProjectId;
+
+/// What kind of value a column holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    Number,
+    /// Microseconds since 1970.
+    Time,
+    Flag,
+    /// A JSON object of texts.
+    Map,
+}
+
+/// A column as clients name it in filters and sort keys.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Name in requests.
+    pub name: &'static str,
+    /// Name in the table.
+    pub sql: &'static str,
+    pub kind: Kind,
+    /// Whether a row may be without a value.
+    pub nullable: bool,
+}
+
+impl Column {
+    /// A column that always has a value.
+    pub const fn new(name: &'static str, sql: &'static str, kind: Kind) -> Self {
+        let nullable = false;
+        Self {
+            name,
+            sql,
+            kind,
+            nullable,
+        }
+    }
+
+    /// A column whose value may be missing.
+    pub const fn nullable(name: &'static str, sql: &'static str, kind: Kind) -> Self {
+        let nullable = true;
+        Self {
+            name,
+            sql,
+            kind,
+            nullable,
+        }
+    }
+}
+
+/// The column of this name, if a table has one.
+pub fn column(columns: &'static [Column], name: &str) -> Option<&'static Column> {
+    columns.iter().find(|column| column.name == name)
+}
 
 /// One page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,42 +64,78 @@ pub struct Page {
     pub offset: usize,
     /// Id of the last item of the page before.
     pub marker: Option<String>,
-    pub sort: SortKey,
+    /// The order, most important key first. Must end in a key that is unique.
+    pub sort: Vec<Order>,
+}
+
+/// A column to sort by. Missing values count as the least of their kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Order {
+    pub column: &'static Column,
     pub descending: bool,
 }
 
-/// What a list can be sorted by. Ties are broken by creation and id, in the same direction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SortKey {
-    CreatedAt,
-    UpdatedAt,
-    Id,
-    Name,
-    Status,
-    Size,
-}
-
-impl SortKey {
-    /// The key of this name in a request.
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "created_at" => Some(Self::CreatedAt),
-            "updated_at" => Some(Self::UpdatedAt),
-            "id" => Some(Self::Id),
-            "name" | "display_name" => Some(Self::Name),
-            "status" => Some(Self::Status),
-            "size" => Some(Self::Size),
-            _ => None,
-        }
-    }
-}
-
-/// Which rows are wanted, in the lists of backups, volumes and snapshots. Values match exactly.
+/// Which rows are wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     /// `None`: of all projects.
-    pub project: Option<crate::model::id::ProjectId>,
-    pub name: Option<String>,
-    pub status: Option<String>,
-    pub volume_id: Option<String>,
+    pub project: Option<ProjectId>,
+    /// All of them must hold.
+    pub conditions: Vec<Condition>,
+}
+
+/// One condition on one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    Text(&'static Column, String),
+    Number(&'static Column, i64),
+    Flag(&'static Column, bool),
+    /// The text occurs in the value.
+    Contains(&'static Column, String),
+    /// Later than, earlier than and so on, by the SQL operator.
+    Compare(&'static Column, Comparison, i64),
+    /// The map holds this key with this value.
+    Entry(&'static Column, String, String),
+    /// The column has no value.
+    Missing(&'static Column),
+    /// No row is wanted.
+    Never,
+}
+
+/// How two values stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Comparison {
+    Less,
+    LessOrEqual,
+    Equal,
+    NotEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+impl Comparison {
+    /// The word in requests.
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "lt" => Some(Self::Less),
+            "lte" => Some(Self::LessOrEqual),
+            "eq" => Some(Self::Equal),
+            "neq" => Some(Self::NotEqual),
+            "gt" => Some(Self::Greater),
+            "gte" => Some(Self::GreaterOrEqual),
+            _ => None,
+        }
+    }
+
+    /// The operator in SQL.
+    pub fn sql(self) -> &'static str {
+        match self {
+            Self::Less => "<",
+            Self::LessOrEqual => "<=",
+            Self::Equal => "=",
+            Self::NotEqual => "<>",
+            Self::Greater => ">",
+            Self::GreaterOrEqual => ">=",
+        }
+    }
 }

@@ -27,7 +27,7 @@ diesel::table! {
         name -> Nullable<Text>, description -> Nullable<Text>, status -> Text, size_gib -> BigInt,
         object_count -> BigInt, fail_reason -> Nullable<Text>, availability_zone -> Nullable<Text>,
         container -> Nullable<Text>, metadata -> Text, data_timestamp -> Nullable<BigInt>,
-        restore_volume_id -> Nullable<Text>, pack_set -> Nullable<Binary>, logical_bytes -> BigInt,
+        restore_volume_id -> Nullable<Text>, root_id -> Nullable<Text>, pack_set -> Nullable<Binary>, logical_bytes -> BigInt,
         read_bytes -> BigInt, stored_bytes -> BigInt, deduplicated_bytes -> BigInt,
         created_at -> BigInt, updated_at -> Nullable<BigInt>,
     }
@@ -38,15 +38,16 @@ diesel::table! {
         attempt -> Integer, run_at -> BigInt, leased_until -> Nullable<BigInt>, worker -> Nullable<Text>,
         reason -> Nullable<Text>, progress_done -> BigInt, progress_total -> BigInt,
         failures -> Integer, orphaned -> Integer, checkpoint -> Nullable<Text>,
-        created_at -> BigInt, updated_at -> BigInt,
+        request_id -> Nullable<Text>, cancel_requested -> Bool, created_at -> BigInt, updated_at -> BigInt,
     }
 }
 diesel::table! {
     volumes (id) {
         id -> Text, project_id -> Text, user_id -> Text, name -> Nullable<Text>, description -> Nullable<Text>,
         size_gib -> BigInt, status -> Text, previous_status -> Nullable<Text>, volume_type_id -> Text,
-        bootable -> Bool, readonly -> Bool, snapshot_id -> Nullable<Text>, source_volume_id -> Nullable<Text>,
+        bootable -> Bool, readonly -> Nullable<Bool>, snapshot_id -> Nullable<Text>, source_volume_id -> Nullable<Text>,
         availability_zone -> Text, metadata -> Text, reserved_by -> Nullable<Text>, released_by -> Nullable<Text>,
+        group_id -> Nullable<Text>, multiattach -> Bool, image_metadata -> Text,
         created_at -> BigInt, updated_at -> Nullable<BigInt>,
     }
 }
@@ -54,7 +55,8 @@ diesel::table! {
     snapshots (id) {
         id -> Text, volume_id -> Text, project_id -> Text, user_id -> Text, name -> Nullable<Text>,
         description -> Nullable<Text>, size_gib -> BigInt, status -> Text, metadata -> Text,
-        reserved_by -> Nullable<Text>, released_by -> Nullable<Text>, created_at -> BigInt, updated_at -> Nullable<BigInt>,
+        reserved_by -> Nullable<Text>, released_by -> Nullable<Text>,
+        group_snapshot_id -> Nullable<Text>, progress -> Nullable<Text>, created_at -> BigInt, updated_at -> Nullable<BigInt>,
     }
 }
 diesel::table! {
@@ -66,7 +68,29 @@ diesel::table! {
 }
 diesel::table! {
     volume_types (id) {
-        id -> Text, name -> Text, description -> Nullable<Text>, is_public -> Bool, extra_specs -> Text, created_at -> BigInt,
+        id -> Text, name -> Text, description -> Nullable<Text>, is_public -> Bool, extra_specs -> Text,
+        created_at -> BigInt, updated_at -> Nullable<BigInt>, qos_specs_id -> Nullable<Text>, encryption -> Nullable<Text>, projects -> Text,
+    }
+}
+diesel::table! {
+    messages (id) {
+        id -> Text, project_id -> Text, request_id -> Nullable<Text>, action -> Text, detail -> Text,
+        event_id -> Text, level -> Text, resource_type -> Nullable<Text>, resource_uuid -> Nullable<Text>,
+        created_at -> BigInt, expires_at -> BigInt,
+    }
+}
+diesel::table! {
+    quotas (scope, name, resource) { scope -> Text, name -> Text, resource -> Text, hard_limit -> BigInt, }
+}
+diesel::table! {
+    services (name) {
+        name -> Text, disabled -> Bool, disabled_reason -> Nullable<Text>, frozen -> Bool, updated_at -> BigInt,
+    }
+}
+diesel::table! {
+    records (id) {
+        id -> Text, kind -> Text, project_id -> Text, name -> Nullable<Text>, status -> Text, body -> Text,
+        created_at -> BigInt, updated_at -> Nullable<BigInt>,
     }
 }
 diesel::table! { users (id) { id -> Text, name -> Text, password_hash -> Text, } }
@@ -91,6 +115,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     jobs,
     volumes,
     snapshots,
+    volume_types,
     users,
     projects,
     assignments

@@ -2,6 +2,7 @@
 
 use crate::model::column::{Json, text_enum};
 use crate::model::id::{JobId, ProjectId, SnapshotId, UserId, VolumeId};
+use crate::model::page::{Column, Kind};
 use crate::model::schema::snapshots;
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
@@ -37,6 +38,30 @@ pub struct Snapshot {
     pub reserved_by: Option<String>,
     /// The last job that ended on the snapshot.
     pub released_by: Option<JobId>,
+    pub group_snapshot_id: Option<String>,
+    /// Set by those who make snapshots elsewhere, such as `50%`.
+    pub progress: Option<String>,
     pub created_at: Timestamp,
     pub updated_at: Option<Timestamp>,
 }
+
+/// What lists of snapshots can be filtered and sorted by. Columns that only Cinder has are empty here.
+pub static COLUMNS: &[Column] = &[
+    Column::new("id", "id", Kind::Text),
+    Column::new("created_at", "created_at", Kind::Time),
+    Column::nullable("updated_at", "updated_at", Kind::Time),
+    Column::new("user_id", "user_id", Kind::Text),
+    Column::new("project_id", "project_id", Kind::Text),
+    Column::nullable("display_name", "name", Kind::Text),
+    Column::nullable("name", "name", Kind::Text),
+    Column::nullable("display_description", "description", Kind::Text),
+    Column::nullable("description", "description", Kind::Text),
+    Column::new("status", "status", Kind::Text),
+    Column::new("metadata", "metadata", Kind::Map),
+    Column::new("volume_size", "size_gib", Kind::Number),
+    Column::new("size", "size_gib", Kind::Number),
+    Column::new("volume_id", "volume_id", Kind::Text),
+    Column::new("consumes_quota", "TRUE", Kind::Flag),
+    Column::new("availability_zone", "''", Kind::Text),
+    Column::nullable("progress", "progress", Kind::Text),
+];

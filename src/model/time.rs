@@ -61,6 +61,11 @@ impl Timestamp {
         self.utc().format("%Y-%m-%dT%H:%M:%S%.6f").to_string()
     }
 
+    /// The form of exported records: whole seconds and `Z`.
+    pub fn zoned(self) -> String {
+        self.utc().format("%Y-%m-%dT%H:%M:%SZ").to_string()
+    }
+
     /// Identity form: six fraction digits and `Z`.
     pub fn zulu(self) -> String {
         self.utc().format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()

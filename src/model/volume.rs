@@ -4,10 +4,11 @@ use crate::model::column::{Json, text_enum};
 use crate::model::id::{
     AttachmentId, BackupId, JobId, ProjectId, SnapshotId, UserId, VolumeId, VolumeTypeId,
 };
+use crate::model::page::{Column, Kind};
 use crate::model::schema::{attachments, volume_types, volumes};
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Bytes in a GiB, the unit of volume sizes.
 pub const GIB: u64 = 1 << 30;
@@ -24,6 +25,11 @@ text_enum! {
         Maintenance => "maintenance",
         Deleting => "deleting",
         Extending => "extending",
+        Retyping => "retyping",
+        AwaitingTransfer => "awaiting-transfer",
+        Managing => "managing",
+        Downloading => "downloading",
+        Uploading => "uploading",
         BackingUp => "backing-up",
         RestoringBackup => "restoring-backup",
         Error => "error",
@@ -49,7 +55,8 @@ pub struct Volume {
     pub previous_status: Option<VolumeStatus>,
     pub volume_type_id: VolumeTypeId,
     pub bootable: bool,
-    pub readonly: bool,
+    /// `None` until somebody said either.
+    pub readonly: Option<bool>,
     pub snapshot_id: Option<SnapshotId>,
     pub source_volume_id: Option<VolumeId>,
     pub availability_zone: String,
@@ -58,6 +65,10 @@ pub struct Volume {
     pub reserved_by: Option<String>,
     /// The last job that ended on the volume; lets a repeated job see that it is done.
     pub released_by: Option<JobId>,
+    pub group_id: Option<String>,
+    pub multiattach: bool,
+    /// What is known of the image the volume was made from.
+    pub image_metadata: Json<BTreeMap<String, String>>,
     pub created_at: Timestamp,
     pub updated_at: Option<Timestamp>,
 }
@@ -93,6 +104,7 @@ text_enum! {
         Reserved => "reserved",
         Attaching => "attaching",
         Attached => "attached",
+        Detached => "detached",
     }
 }
 
@@ -132,7 +144,50 @@ pub struct VolumeType {
     pub is_public: bool,
     pub extra_specs: Json<BTreeMap<String, String>>,
     pub created_at: Timestamp,
+    pub updated_at: Option<Timestamp>,
+    pub qos_specs_id: Option<String>,
+    pub encryption: Option<Json<TypeEncryption>>,
+    /// Projects that may use the type although it is not public.
+    pub projects: Json<BTreeSet<String>>,
+}
+
+/// How volumes of a type would be encrypted. Kept for clients; standalone volumes are not encrypted.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TypeEncryption {
+    pub encryption_id: String,
+    pub provider: String,
+    pub control_location: String,
+    pub cipher: Option<String>,
+    pub key_size: Option<i64>,
+    pub created_at: Timestamp,
+    pub updated_at: Option<Timestamp>,
 }
 
 /// Name of the type every installation has.
 pub const DEFAULT_TYPE_NAME: &str = "__DEFAULT__";
+
+/// What lists of volumes can be filtered and sorted by. Columns that only Cinder has are empty here.
+pub static COLUMNS: &[Column] = &[
+    Column::new("id", "id", Kind::Text),
+    Column::new("created_at", "created_at", Kind::Time),
+    Column::nullable("updated_at", "updated_at", Kind::Time),
+    Column::new("user_id", "user_id", Kind::Text),
+    Column::new("project_id", "project_id", Kind::Text),
+    Column::nullable("display_name", "name", Kind::Text),
+    Column::nullable("name", "name", Kind::Text),
+    Column::nullable("display_description", "description", Kind::Text),
+    Column::nullable("description", "description", Kind::Text),
+    Column::new("status", "status", Kind::Text),
+    Column::new("metadata", "metadata", Kind::Map),
+    Column::new("size", "size_gib", Kind::Number),
+    Column::nullable("group_id", "group_id", Kind::Text),
+    Column::new("volume_type_id", "volume_type_id", Kind::Text),
+    Column::new("bootable", "bootable", Kind::Flag),
+    Column::nullable("snapshot_id", "snapshot_id", Kind::Text),
+    Column::nullable("source_volid", "source_volume_id", Kind::Text),
+    Column::new("availability_zone", "availability_zone", Kind::Text),
+    Column::new("consumes_quota", "TRUE", Kind::Flag),
+    Column::new("migration_status", "''", Kind::Text),
+    Column::new("host", "''", Kind::Text),
+    Column::new("launched_at", "created_at", Kind::Time),
+];

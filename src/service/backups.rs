@@ -103,6 +103,7 @@ impl Services {
                     .map_or(now, |snapshot| snapshot.created_at),
             ),
             restore_volume_id: None,
+            root_id: None,
             pack_set: None,
             logical_bytes: 0,
             read_bytes: 0,
@@ -117,7 +118,8 @@ impl Services {
                 force: wanted.force,
             },
             now,
-        );
+        )
+        .asked_by(&ctx.request_id);
         job.run_at = now.after(PREPARATION);
         self.db.write(|c| -> Result<(), Error> {
             db::lock_project(c, &ctx.project_id)?;
@@ -165,31 +167,31 @@ impl Services {
         })
     }
 
-    fn check_backup_quota(
+    pub(crate) fn check_backup_quota(
         &self,
         connection: &mut db::DbConnection,
         ctx: &RequestContext,
         size_gib: i64,
     ) -> Result<(), Error> {
         let (backups, used) = db::backups::usage(connection, &ctx.project_id)?;
-        let quota = &self.quota;
+        let quota = db::quotas::limits(connection, Some(&ctx.project_id), &self.quota)?;
         // Of both, the gigabytes win: Cinder goes through the names in order.
-        if quota.backup_gigabytes >= 0 && used + size_gib > quota.backup_gigabytes {
+        if !quota.allows("backup_gigabytes", used + size_gib) {
             return Err(Error::OverQuota {
                 class: Some("VolumeBackupSizeExceedsAvailableQuota"),
                 message: format!(
                     "Requested backup exceeds allowed Backup gigabytes quota. Requested {size_gib}G, \
                      quota is {}G and {used}G has been consumed.",
-                    quota.backup_gigabytes
+                    quota.limit("backup_gigabytes")
                 ),
             });
         }
-        if quota.backups >= 0 && backups + 1 > quota.backups {
+        if !quota.allows("backups", backups + 1) {
             return Err(Error::OverQuota {
                 class: Some("BackupLimitExceeded"),
                 message: format!(
                     "Maximum number of backups allowed ({}) exceeded",
-                    quota.backups
+                    quota.limit("backups")
                 ),
             });
         }
@@ -287,7 +289,11 @@ impl Services {
         Ok((backup, parents.contains(id)))
     }
 
-    fn visible_backup(&self, ctx: &RequestContext, id: &BackupId) -> Result<Backup, Error> {
+    pub(crate) fn visible_backup(
+        &self,
+        ctx: &RequestContext,
+        id: &BackupId,
+    ) -> Result<Backup, Error> {
         let backup = self
             .db
             .read(|c| db::backups::find(c, id).map_err(DbError::from))?
@@ -316,17 +322,22 @@ impl Services {
     pub fn delete_backup(&self, ctx: &RequestContext, id: &BackupId) -> Result<(), Error> {
         let backup = self.visible_backup(ctx, id)?;
         ctx.authorize(Rule::BackupDelete, &backup.project_id)?;
+        let deletable = [BackupStatus::Available, BackupStatus::Error];
+        let refused = || Error::invalid("backup", "Backup status must be available or error");
+        if !deletable.contains(&backup.status) {
+            return Err(refused());
+        }
+        self.check_backup_service()?;
         let now = self.clock.now();
         let args = JobArgs::DeleteBackup {
             backup_id: id.clone(),
         };
-        self.write_with_job(args, |c| {
+        self.write_with_job(ctx, args, |c| {
+            // Whoever takes the same data in now sees the deletion, or is seen by it.
+            db::lock(c, backup.root_name().as_str())?;
             match db::backups::transition(c, id, BackupEvent::DeleteRequested, now)? {
                 true => Ok(()),
-                false => Err(Error::invalid(
-                    "backup",
-                    "Backup status must be available or error",
-                )),
+                false => Err(refused()),
             }
         })
     }
@@ -344,6 +355,7 @@ impl Services {
             return Err(Error::invalid("backup", "Backup status must be available"));
         }
         let (target, restoring) = self.restore_target(ctx, &backup, wanted)?;
+        self.check_backup_service()?;
         let now = self.clock.now();
         let mut job = Job::new(
             JobArgs::RestoreBackup {
@@ -351,7 +363,8 @@ impl Services {
                 target: target.clone(),
             },
             now,
-        );
+        )
+        .asked_by(&ctx.request_id);
         job.run_at = now.after(PREPARATION);
         self.db.write(|c| {
             if !db::backups::transition(c, id, BackupEvent::RestoreRequested, now)? {

@@ -5,13 +5,19 @@
 
 pub mod attachments;
 pub mod backups;
-pub mod overview;
+pub mod messages;
+pub mod programs;
+pub mod quotas;
+pub mod records;
+pub mod resets;
 pub mod snapshots;
+pub mod volume_actions;
 pub mod volumes;
 
 use crate::clock::Clock;
 use crate::config;
 use crate::db::{Db, DbConnection, DbError};
+use crate::identity::RequestContext;
 use crate::jobs::Wake;
 use crate::model::error::Error;
 use crate::model::id::StorageId;
@@ -37,13 +43,19 @@ pub struct Services {
 pub type Metadata = BTreeMap<String, String>;
 
 impl Services {
+    /// Whether the database answers.
+    pub fn check_database(&self) -> Result<(), Error> {
+        self.is_backup_disabled().map(|_| ())
+    }
+
     /// Changes rows and adds a job for what follows, in one transaction; then tells the runner.
     fn write_with_job<T>(
         &self,
+        ctx: &RequestContext,
         args: JobArgs,
         change: impl FnOnce(&mut DbConnection) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let job = Job::new(args, self.clock.now());
+        let job = Job::new(args, self.clock.now()).asked_by(&ctx.request_id);
         let value = self.db.write(|c| {
             let value = change(c)?;
             crate::db::jobs::insert(c, &job).map_err(|error| {
@@ -58,6 +70,32 @@ impl Services {
         })?;
         self.wake.wake(job.lane);
         Ok(value)
+    }
+}
+
+impl Services {
+    /// Deletes in any state: work on the subject is cancelled and then deletes it; where there is
+    /// none, a job does.
+    fn delete_by_force(
+        &self,
+        ctx: &RequestContext,
+        args: JobArgs,
+        change: impl FnOnce(&mut DbConnection) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let now = self.clock.now();
+        let job = Job::new(args, now).asked_by(&ctx.request_id);
+        let lane = self.db.write(|c| {
+            change(c)?;
+            match crate::db::jobs::request_cancel(c, &job.subject, now)? {
+                Some(live) => Ok::<_, Error>(live.lane),
+                None => {
+                    crate::db::jobs::insert(c, &job)?;
+                    Ok(job.lane)
+                }
+            }
+        })?;
+        self.wake.wake(lane);
+        Ok(())
     }
 }
 

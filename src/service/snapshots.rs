@@ -7,7 +7,7 @@ use crate::model::column::Json;
 use crate::model::error::Error;
 use crate::model::id::{SnapshotId, VolumeId};
 use crate::model::job::JobArgs;
-use crate::model::page::{Filter, Page, SortKey};
+use crate::model::page::{Filter, Page};
 use crate::model::snapshot::{Snapshot, SnapshotStatus};
 use crate::model::volume::VolumeStatus;
 use crate::service::{Metadata, Services, check_marker};
@@ -47,19 +47,8 @@ impl Services {
     }
 
     pub(crate) fn snapshots_of(&self, volume: &VolumeId) -> Result<Vec<Snapshot>, Error> {
-        let filter = Filter {
-            volume_id: Some(volume.to_string()),
-            ..Filter::default()
-        };
-        let page = Page {
-            limit: i64::MAX as usize,
-            offset: 0,
-            marker: None,
-            sort: SortKey::CreatedAt,
-            descending: false,
-        };
         self.db
-            .read(|c| db::snapshots::list(c, &filter, &page).map_err(Error::from))
+            .read(|c| db::snapshots::of_volume(c, volume).map_err(Error::from))
     }
 
     /// Accepts a snapshot.
@@ -94,21 +83,26 @@ impl Services {
             metadata: Json::new(wanted.metadata),
             reserved_by: None,
             released_by: None,
+            group_snapshot_id: None,
+            progress: None,
             created_at: self.clock.now(),
             updated_at: None,
         };
         let args = JobArgs::CreateSnapshot {
             snapshot_id: snapshot.id.clone(),
         };
-        self.write_with_job(args, |c| {
+        self.write_with_job(ctx, args, |c| {
             db::lock_project(c, &ctx.project_id)?;
             let (snapshots, _) = db::snapshots::usage(c, &ctx.project_id)?;
-            if self.quota.snapshots >= 0 && snapshots + 1 > self.quota.snapshots {
+            self.catalog
+                .check_gigabytes(c, &ctx.project_id, volume.size_gib, true)?;
+            let quota = db::quotas::limits(c, Some(&ctx.project_id), &self.quota)?;
+            if !quota.allows("snapshots", snapshots + 1) {
                 return Err(Error::OverQuota {
                     class: Some("SnapshotLimitExceeded"),
                     message: format!(
                         "Maximum number of snapshots allowed ({}) exceeded",
-                        self.quota.snapshots
+                        quota.limit("snapshots")
                     ),
                 });
             }
@@ -181,7 +175,7 @@ impl Services {
             SnapshotStatus::Error,
             SnapshotStatus::ErrorDeleting,
         ];
-        self.write_with_job(args, |c| {
+        self.write_with_job(ctx, args, |c| {
             match db::snapshots::transition(c, id, &from, SnapshotStatus::Deleting, None, now)? {
                 true => Ok(()),
                 false => Err(Error::invalid(
@@ -189,6 +183,26 @@ impl Services {
                     "Snapshot status must be available or error.",
                 )),
             }
+        })
+    }
+
+    /// Changes metadata by a function of what is there, in one step.
+    pub fn change_snapshot_metadata(
+        &self,
+        ctx: &RequestContext,
+        id: &SnapshotId,
+        change: impl FnOnce(&mut Metadata) -> Result<(), Error>,
+    ) -> Result<Metadata, Error> {
+        let snapshot = self.visible_snapshot(ctx, id)?;
+        ctx.authorize(Rule::SnapshotMetadataUpdate, &snapshot.project_id)?;
+        let now = self.clock.now();
+        self.db.write(|c| {
+            let row =
+                db::snapshots::find(c, id)?.ok_or_else(|| Error::not_found("Snapshot", id))?;
+            let mut metadata = row.metadata.into_inner();
+            change(&mut metadata)?;
+            db::snapshots::update(c, id, None, None, Some(metadata.clone()), now)?;
+            Ok(metadata)
         })
     }
 
@@ -202,10 +216,68 @@ impl Services {
         let snapshot = self.visible_snapshot(ctx, id)?;
         ctx.authorize(Rule::SnapshotResetStatus, &snapshot.project_id)?;
         let now = self.clock.now();
-        Ok(self.db.write(|c| {
-            db::snapshots::transition(c, id, SnapshotStatus::ALL, status, None, now)
-                .map(|_| ())
-                .map_err(DbError::from)
-        })?)
+        self.db.write(|c| {
+            db::snapshots::transition(c, id, SnapshotStatus::ALL, status, None, now)?;
+            Ok(())
+        })
+    }
+
+    /// Notes how far somebody else is with making or removing a snapshot.
+    pub fn update_snapshot_status(
+        &self,
+        ctx: &RequestContext,
+        id: &SnapshotId,
+        status: SnapshotStatus,
+        progress: Option<&str>,
+    ) -> Result<(), Error> {
+        let snapshot = self.visible_snapshot(ctx, id)?;
+        ctx.authorize(Rule::SnapshotUpdateStatus, &snapshot.project_id)?;
+        let from = snapshot.status;
+        let is_legal = match from {
+            SnapshotStatus::Creating => {
+                use SnapshotStatus::{Available, Creating, Error};
+                matches!(status, Creating | Available | Error)
+            }
+            SnapshotStatus::Deleting => {
+                matches!(
+                    status,
+                    SnapshotStatus::Deleting | SnapshotStatus::ErrorDeleting
+                )
+            }
+            _ => false,
+        };
+        if !is_legal {
+            let message = format!(
+                "Provided snapshot status {status} not allowed for snapshot with status {from}."
+            );
+            return Err(Error::Invalid(message));
+        }
+        let now = self.clock.now();
+        self.db.write(|c| {
+            db::snapshots::transition(c, id, &[from], status, None, now)?;
+            if let Some(progress) = progress {
+                db::snapshots::set_progress(c, id, progress)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Accepts a deletion in any state.
+    pub fn force_delete_snapshot(
+        &self,
+        ctx: &RequestContext,
+        id: &SnapshotId,
+    ) -> Result<(), Error> {
+        let snapshot = self.visible_snapshot(ctx, id)?;
+        ctx.authorize(Rule::SnapshotForceDelete, &snapshot.project_id)?;
+        let now = self.clock.now();
+        let args = JobArgs::DeleteSnapshot {
+            snapshot_id: id.clone(),
+        };
+        self.delete_by_force(ctx, args, |c| {
+            let to = SnapshotStatus::Deleting;
+            db::snapshots::transition(c, id, SnapshotStatus::ALL, to, None, now)?;
+            Ok(())
+        })
     }
 }

@@ -4,13 +4,15 @@ use crate::db::volumes::Changes;
 use crate::db::{self, DbError};
 use crate::identity::RequestContext;
 use crate::identity::policy::Rule;
+use crate::model::backup::{BackupEvent, BackupStatus};
 use crate::model::column::Json;
-use crate::model::error::Error;
-use crate::model::id::{SnapshotId, VolumeId};
-use crate::model::job::JobArgs;
+use crate::model::error::{Error, MALFORMED};
+use crate::model::id::{BackupId, SnapshotId, VolumeId};
+use crate::model::job::{Job, JobArgs, Lease, RestoreTarget};
 use crate::model::page::{Filter, Page};
 use crate::model::volume::{Attachment, Volume, VolumeStatus, VolumeType};
 use crate::service::{Metadata, Services, check_marker};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a client wants a volume to be.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,6 +27,9 @@ pub struct CreateVolume {
     pub metadata: Metadata,
     pub snapshot_id: Option<SnapshotId>,
     pub source_volume_id: Option<VolumeId>,
+    /// A backup to fill it with.
+    pub backup_id: Option<BackupId>,
+    pub multiattach: bool,
 }
 
 /// A volume with what is shown of it.
@@ -40,6 +45,28 @@ pub struct VolumeDetail {
 pub struct VolumeList {
     pub volumes: Vec<VolumeDetail>,
     pub count: Option<i64>,
+}
+
+/// Volumes, taken together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub count: i64,
+    pub size_gib: i64,
+    /// Every value of every key.
+    pub metadata: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// Cinder's answer to a name or id that no type has.
+pub(crate) fn no_type(name: &str) -> Error {
+    match uuid::Uuid::parse_str(name) {
+        Ok(_) => Error::not_found("Volume type", name),
+        Err(_) => Error::not_found("Volume type with name", name),
+    }
+}
+
+fn not_restorable() -> Error {
+    let message = "Originating backup status must be one of 'available' values";
+    Error::invalid("backup", message)
 }
 
 /// States in which a volume may be deleted.
@@ -105,7 +132,7 @@ impl Services {
         wanted: CreateVolume,
     ) -> Result<VolumeDetail, Error> {
         ctx.authorize(Rule::VolumeCreate, &ctx.project_id)?;
-        let volume_type = self.type_for(wanted.volume_type.as_deref())?;
+        let volume_type = self.type_for(ctx, wanted.volume_type.as_deref())?;
         if let Some(zone) = &wanted.availability_zone
             && *zone != self.catalog.availability_zone
         {
@@ -113,7 +140,8 @@ impl Services {
             return Err(Error::Invalid(message));
         }
         let size_gib = self.size_for(ctx, &wanted)?;
-        let volume = Volume {
+        let backup_id = wanted.backup_id.clone();
+        let mut volume = Volume {
             id: VolumeId::random(),
             project_id: ctx.project_id.clone(),
             user_id: ctx.user_id.clone(),
@@ -124,20 +152,26 @@ impl Services {
             previous_status: None,
             volume_type_id: volume_type.id,
             bootable: false,
-            readonly: false,
+            readonly: None,
             snapshot_id: wanted.snapshot_id,
             source_volume_id: wanted.source_volume_id,
             availability_zone: self.catalog.availability_zone.clone(),
             metadata: Json::new(wanted.metadata),
             reserved_by: None,
             released_by: None,
+            group_id: None,
+            multiattach: wanted.multiattach,
+            image_metadata: Json::default(),
             created_at: self.clock.now(),
             updated_at: None,
         };
+        if let Some(backup) = &backup_id {
+            return self.create_from_backup(ctx, &mut volume, backup);
+        }
         let args = JobArgs::CreateVolume {
             volume_id: volume.id.clone(),
         };
-        self.write_with_job(args, |c| {
+        self.write_with_job(ctx, args, |c| {
             db::lock_project(c, &ctx.project_id)?;
             self.catalog
                 .check_quota(c, &ctx.project_id, size_gib, true)?;
@@ -153,6 +187,41 @@ impl Services {
             Ok(db::volumes::insert(c, &volume)?)
         })?;
         self.detail_one(volume)
+    }
+
+    /// Accepts a volume that is filled from a backup. It is `creating` until the restore is over
+    /// (Cinder reference, 3.7).
+    fn create_from_backup(
+        &self,
+        ctx: &RequestContext,
+        volume: &mut Volume,
+        backup: &BackupId,
+    ) -> Result<VolumeDetail, Error> {
+        let target = RestoreTarget {
+            volume_id: volume.id.clone(),
+            create: None,
+        };
+        let args = JobArgs::RestoreBackup {
+            backup_id: backup.clone(),
+            target,
+        };
+        let now = self.clock.now();
+        let job = Job::new(args, now).asked_by(&ctx.request_id);
+        volume.previous_status = Some(VolumeStatus::Creating);
+        volume.reserved_by = Some(Lease::unclaimed(&job.id).holder());
+        self.db.write(|c| {
+            db::lock_project(c, &ctx.project_id)?;
+            self.catalog
+                .check_quota(c, &ctx.project_id, volume.size_gib, true)?;
+            if !db::backups::transition(c, backup, BackupEvent::RestoreRequested, now)? {
+                return Err(not_restorable());
+            }
+            db::backups::set_restore_volume(c, backup, &volume.id)?;
+            db::volumes::insert(c, volume)?;
+            Ok(db::jobs::insert(c, &job)?)
+        })?;
+        self.wake.wake(job.lane);
+        self.detail_one(volume.clone())
     }
 
     /// Refuses to copy a volume whose state has changed since it was looked at: a restore or
@@ -172,17 +241,27 @@ impl Services {
         }
     }
 
-    fn type_for(&self, wanted: Option<&str>) -> Result<VolumeType, Error> {
+    pub(crate) fn type_for(
+        &self,
+        ctx: &RequestContext,
+        wanted: Option<&str>,
+    ) -> Result<VolumeType, Error> {
         let Some(name) = wanted else {
             return Ok(self.catalog.default_type()?);
         };
         self.db
             .read(|c| db::volumes::find_type(c, name).map_err(DbError::from))?
-            .ok_or_else(|| Error::not_found("Volume type", name))
+            .filter(|row| {
+                ctx.is_admin() || row.is_public || row.projects.contains(ctx.project_id.as_str())
+            })
+            .ok_or_else(|| no_type(name))
     }
 
     /// The size of a new volume: at least that of its source.
     fn size_for(&self, ctx: &RequestContext, wanted: &CreateVolume) -> Result<i64, Error> {
+        if let Some(id) = &wanted.backup_id {
+            return self.size_for_backup(ctx, id, wanted.size_gib);
+        }
         let source = match (&wanted.snapshot_id, &wanted.source_volume_id) {
             (Some(_), Some(_)) => {
                 return Err(Error::invalid(
@@ -217,10 +296,30 @@ impl Services {
             )),
             (Some(size), _) => Ok(size),
             (None, Some((_, size))) => Ok(size),
-            (None, None) => Err(Error::invalid(
+            // Cinder's own words for a volume without size and source.
+            (None, None) => Err(Error::Invalid(MALFORMED.to_owned())),
+        }
+    }
+
+    fn size_for_backup(
+        &self,
+        ctx: &RequestContext,
+        id: &BackupId,
+        wanted: Option<i64>,
+    ) -> Result<i64, Error> {
+        let backup = self.visible_backup(ctx, id)?;
+        if backup.status != BackupStatus::Available {
+            return Err(not_restorable());
+        }
+        let least = backup.size_gib;
+        match wanted {
+            Some(size) if size < least => Err(Error::invalid(
                 "input received",
-                "A volume needs a size, or a source that has one.",
+                format!(
+                    "Volume size {size}GB cannot be smaller than the backup size {least}GB. It must be >= backup size."
+                ),
             )),
+            size => Ok(size.unwrap_or(least)),
         }
     }
 
@@ -254,6 +353,27 @@ impl Services {
             volumes: self.detail(volumes)?,
             count,
         })
+    }
+
+    /// How many volumes there are, how large they are together, and what their metadata says.
+    pub fn summarize_volumes(
+        &self,
+        ctx: &RequestContext,
+        filter: &Filter,
+    ) -> Result<Summary, Error> {
+        ctx.authorize(Rule::VolumeList, &ctx.project_id)?;
+        let rows = self
+            .db
+            .read(|c| db::volumes::sizes_and_metadata(c, filter).map_err(Error::from))?;
+        let mut summary = Summary::default();
+        for (size_gib, metadata) in rows {
+            summary.count += 1;
+            summary.size_gib += size_gib;
+            for (key, value) in metadata.into_inner() {
+                summary.metadata.entry(key).or_default().insert(value);
+            }
+        }
+        Ok(summary)
     }
 
     /// One volume.
@@ -319,7 +439,7 @@ impl Services {
         let args = JobArgs::DeleteVolume {
             volume_id: id.clone(),
         };
-        self.write_with_job(args, |c| {
+        self.write_with_job(ctx, args, |c| {
             let has_snapshots = !cascade && db::snapshots::any_of(c, id)?;
             let has_attachments = !db::volumes::attachments_of(c, vec![id.clone()])?.is_empty();
             let to = VolumeStatus::Deleting;
@@ -345,6 +465,7 @@ impl Services {
         ctx: &RequestContext,
         id: &VolumeId,
         size_gib: i64,
+        may_be_in_use: bool,
     ) -> Result<(), Error> {
         let volume = self.visible_volume(ctx, id)?;
         ctx.authorize(Rule::VolumeExtend, &volume.project_id)?;
@@ -360,55 +481,29 @@ impl Services {
             volume_id: id.clone(),
             size_gib,
         };
-        self.write_with_job(args, |c| {
+        self.write_with_job(ctx, args, |c| {
             db::lock_project(c, &volume.project_id)?;
-            let (_, used) = db::volumes::usage(c, &volume.project_id)?;
-            let (_, snapshots) = db::snapshots::usage(c, &volume.project_id)?;
             let added = size_gib - volume.size_gib;
-            if self.quota.gigabytes >= 0 && used + snapshots + added > self.quota.gigabytes {
-                return Err(Error::OverQuota {
-                    class: Some("VolumeSizeExceedsAvailableQuota"),
-                    message: format!(
-                        "Requested volume or snapshot exceeds allowed gigabytes quota. Requested \
-                         {added}G, quota is {}G and {}G has been consumed.",
-                        self.quota.gigabytes,
-                        used + snapshots
-                    ),
-                });
-            }
-            let from = [VolumeStatus::Available];
+            self.catalog
+                .check_gigabytes(c, &volume.project_id, added, true)?;
+            let from: &[VolumeStatus] = match may_be_in_use {
+                true => &[VolumeStatus::Available, VolumeStatus::InUse],
+                false => &[VolumeStatus::Available],
+            };
             let row = db::volumes::find(c, id)?;
             let is_as_seen = row.is_some_and(|row| row.size_gib == volume.size_gib);
             let to = VolumeStatus::Extending;
-            match is_as_seen && db::volumes::transition(c, id, &from, to, None, now)? {
+            match is_as_seen && db::volumes::transition(c, id, from, to, None, now)? {
                 true => Ok(()),
                 false => {
                     let message = format!(
-                        "Volume {id} status must be 'available' to extend, but current status is: {}.",
+                        "Volume {id} status must be '{{'status': 'available'}}' to extend, currently {}.",
                         volume.status
                     );
                     Err(Error::invalid("volume", message))
                 }
             }
         })
-    }
-
-    /// Sets the state by hand, for administrators. A volume that a job holds stays with that job's
-    /// fate: its release finds the hold gone and changes nothing.
-    pub fn reset_volume_status(
-        &self,
-        ctx: &RequestContext,
-        id: &VolumeId,
-        status: VolumeStatus,
-    ) -> Result<(), Error> {
-        let volume = self.visible_volume(ctx, id)?;
-        ctx.authorize(Rule::VolumeResetStatus, &volume.project_id)?;
-        let now = self.clock.now();
-        Ok(self.db.write(|c| {
-            db::volumes::transition(c, id, VolumeStatus::ALL, status, None, now)
-                .map(|_| ())
-                .map_err(DbError::from)
-        })?)
     }
 
     /// All volume types.

@@ -46,6 +46,22 @@ impl fmt::Display for Key {
     }
 }
 
+/// The pack of a vault whose object has this name, if it is one: kind, number, rewrite.
+pub fn parse_pack(vault: &VaultId, name: &str) -> Option<(PackKind, u32, u32)> {
+    let rest = name.strip_prefix(&format!("v/{vault}/"))?;
+    let (kind, rest) = match rest.split_once('/')? {
+        ("p", rest) => (PackKind::Data, rest),
+        ("m", rest) => (PackKind::Meta, rest),
+        _ => return None,
+    };
+    let (number, rewrite) = rest.split_once('/')?.1.split_once('.')?;
+    Some((
+        kind,
+        u32::from_str_radix(number, 16).ok()?,
+        rewrite.parse().ok()?,
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,6 +79,8 @@ mod tests {
             pack.to_string(),
             "v/11111111-2222-4333-8444-555555555555/m/34/00001234.2"
         );
+        let read = parse_pack(&vault, &pack.to_string());
+        assert_eq!(read, Some((PackKind::Meta, 0x1234, 2)));
         let root = Key::Root {
             vault,
             backup: BackupId::new("b"),

@@ -9,6 +9,8 @@ use crate::jobs::Claimed;
 use crate::model::backup::{Backup, BackupEvent, BackupStatus};
 use crate::model::error::chain;
 use crate::model::id::{BackupId, JobId};
+use crate::model::message::{Action, Detail};
+use crate::model::service::BACKUP_SERVICE;
 use crate::tasks::{TaskError, Tasks};
 
 impl Tasks {
@@ -39,6 +41,12 @@ impl Tasks {
     /// Notes that the work has begun, and where it goes.
     fn begin(&self, claimed: &Claimed, id: &BackupId) -> Result<Backup, TaskError> {
         let now = self.clock.now();
+        let is_disabled = self
+            .db
+            .read(|c| db::services::is_disabled(c, BACKUP_SERVICE).map_err(DbError::from))?;
+        if is_disabled && claimed.job.attempt == 1 {
+            return Err(TaskError::NoService);
+        }
         let found = self
             .db
             .read(|c| db::backups::find(c, id).map_err(DbError::from))?;
@@ -82,7 +90,14 @@ impl Tasks {
         let Some(id) = &backup.parent_id else {
             return Ok(None);
         };
-        match vault.root(id) {
+        let Some(parent) = self.find_backup(id)? else {
+            return Ok(None);
+        };
+        // An imported backup may lie in a vault of its own.
+        if parent.vault_id.as_ref() != Some(&vault.id) {
+            return Ok(None);
+        }
+        match vault.root(parent.root_name()) {
             Ok(root) => Ok(Some(root)),
             Err(error @ (engine::Error::Missing { .. } | engine::Error::Corrupt { .. })) => {
                 tracing::warn!(backup.id = %backup.id, parent.id = %id, error = %chain(&error), "the parent cannot be used");
@@ -151,6 +166,7 @@ impl Tasks {
         claimed: &Claimed,
         id: &BackupId,
         reason: &str,
+        detail: Detail,
     ) -> Result<(), TaskError> {
         let job: &JobId = &claimed.job.id;
         let found = self
@@ -167,6 +183,7 @@ impl Tasks {
         self.under_lease(&claimed.lease, |c| {
             if db::backups::transition(c, id, BackupEvent::Failed, now)? {
                 db::backups::set_fail_reason(c, id, reason)?;
+                self.tell(c, claimed, &backup, (Action::CreateBackup, detail))?;
             }
             db::packs::end_session(c, job)
         })

@@ -3,8 +3,10 @@
 //! A task may be run again from the start at any time, so every step is repeatable. Its last step
 //! is one transaction that settles subject and job together, under the lease.
 
+mod cancelled;
 mod create_backup;
 mod delete_backup;
+mod import_backup;
 mod restore_backup;
 mod snapshots;
 mod volumes;
@@ -17,8 +19,9 @@ use crate::engine::vault::{Options, Parameters, Vault};
 use crate::jobs::Claimed;
 use crate::model::backup::{Backup, FAIL_REASON_CHARS_MAX};
 use crate::model::error::chain;
-use crate::model::id::StorageId;
+use crate::model::id::{BackupId, StorageId};
 use crate::model::job::{JobArgs, JobState, Lease, Outcome};
+use crate::model::message::{Action, Detail, Message};
 use crate::model::vault::VaultRow;
 use crate::store::Store;
 use crate::volume::catalog::{Catalog, CatalogError};
@@ -63,6 +66,12 @@ enum TaskError {
     Subject(&'static str),
     #[error("the job was given up: {0} times its worker vanished")]
     Attempts(i32),
+    /// An administrator has disabled the service.
+    #[error("Service not found for creating backup.")]
+    NoService,
+    /// What the task decided by has changed under its hands.
+    #[error("something changed meanwhile")]
+    Overtaken,
     /// Another worker has the job.
     #[error("another worker has taken over")]
     Fenced,
@@ -76,6 +85,8 @@ impl TaskError {
             TaskError::Catalog(_)
             | TaskError::Subject(_)
             | TaskError::Attempts(_)
+            | TaskError::NoService
+            | TaskError::Overtaken
             | TaskError::Fenced => false,
         }
     }
@@ -86,9 +97,11 @@ impl Tasks {
     pub fn run(&self, claimed: Claimed) -> Outcome {
         let result = match claimed.job.orphaned >= self.attempts_max {
             true => Err(TaskError::Attempts(self.attempts_max)),
+            false if claimed.job.cancel_requested => return self.cancel(&claimed),
             false => self.attempt(&claimed),
         };
         match result {
+            Err(_) if self.is_cancel_requested(&claimed) => self.cancel(&claimed),
             Ok(()) => Outcome::Settled,
             Err(error) => self.after_failure(&claimed, error),
         }
@@ -103,6 +116,10 @@ impl Tasks {
                 self.restore_backup(claimed, backup_id, target)
             }
             JobArgs::DeleteBackup { backup_id } => self.delete_backup(claimed, backup_id),
+            JobArgs::ResetBackup { backup_id } => self.reset_backup(claimed, backup_id),
+            JobArgs::ImportBackup { backup_id, record } => {
+                self.import_backup(claimed, backup_id, record)
+            }
             JobArgs::CreateVolume { volume_id } => self.create_volume(claimed, volume_id),
             JobArgs::DeleteVolume { volume_id } => self.delete_volume(claimed, volume_id),
             JobArgs::ExtendVolume {
@@ -119,6 +136,7 @@ impl Tasks {
         let reason = chain(&error);
         match &error {
             TaskError::Fenced
+            | TaskError::Overtaken
             | TaskError::Engine(engine::Error::Cancelled | engine::Error::Fenced) => {
                 return Outcome::Released;
             }
@@ -147,7 +165,15 @@ impl Tasks {
     fn give_up(&self, claimed: &Claimed, error: &TaskError) -> Result<(), TaskError> {
         match &*claimed.job.args {
             JobArgs::CreateBackup { backup_id, .. } => {
-                self.backup_failed(claimed, backup_id, &fail_reason(error))
+                let detail = match error {
+                    TaskError::NoService => Detail::NoService,
+                    _ => Detail::CreateFailed,
+                };
+                self.backup_failed(claimed, backup_id, &fail_reason(error), detail)
+            }
+            JobArgs::ResetBackup { .. } => Ok(()),
+            JobArgs::ImportBackup { backup_id, .. } => {
+                self.import_failed(claimed, backup_id, &fail_reason(error))
             }
             JobArgs::RestoreBackup { backup_id, target } => {
                 self.restore_failed(claimed, backup_id, target)
@@ -183,11 +209,11 @@ impl Tasks {
     }
 
     /// Changes rows if the job is still ours; completes nothing.
-    fn under_lease(
+    fn under_lease<T>(
         &self,
         lease: &Lease,
-        change: impl FnOnce(&mut DbConnection) -> db::QueryResult<()>,
-    ) -> Result<(), TaskError> {
+        change: impl FnOnce(&mut DbConnection) -> db::QueryResult<T>,
+    ) -> Result<T, TaskError> {
         self.db.write(|c| {
             let job = db::jobs::find(c, &lease.job_id).map_err(DbError::from)?;
             let is_ours = job
@@ -197,6 +223,29 @@ impl Tasks {
                 false => Err(TaskError::Fenced),
             }
         })
+    }
+
+    /// Tells the owner of a backup what became of it. Part of the transaction that settles it.
+    fn tell(
+        &self,
+        connection: &mut DbConnection,
+        claimed: &Claimed,
+        backup: &Backup,
+        what: (Action, Detail),
+    ) -> db::QueryResult<()> {
+        let message = Message::new(
+            backup.project_id.clone(),
+            claimed.job.request_id.clone(),
+            what,
+            ("VOLUME_BACKUP", backup.id.as_str()),
+            self.clock.now(),
+        );
+        db::messages::insert(connection, &message)
+    }
+
+    fn find_backup(&self, id: &BackupId) -> Result<Option<Backup>, DbError> {
+        self.db
+            .read(|c| db::backups::find(c, id).map_err(DbError::from))
     }
 
     fn storage(&self, id: &StorageId) -> Result<&OpenStorage, TaskError> {

@@ -6,6 +6,7 @@ use crate::jobs::Claimed;
 use crate::model::backup::{BackupEvent, BackupStatus};
 use crate::model::id::BackupId;
 use crate::model::job::{Checkpoint, RestoreTarget};
+use crate::model::message::{Action, Detail};
 use crate::model::volume::RestoredFrom;
 use crate::tasks::{TaskError, Tasks};
 
@@ -35,7 +36,7 @@ impl Tasks {
                 Some(wanted) => self.catalog.create_target(lease, volume, wanted)?,
                 None => self.catalog.begin_restore(lease, volume)?,
             }
-            let root = vault.root(id)?;
+            let root = vault.root(backup.root_name())?;
             let writer = self.catalog.open_target(volume)?;
             if writer.length() < root.volume_bytes {
                 return Err(TaskError::Subject("the target is smaller than the backup"));
@@ -45,7 +46,7 @@ impl Tasks {
                 db::jobs::set_checkpoint(c, lease, Checkpoint::Written).map(|_| ())
             })?;
         }
-        let root = vault.root(id)?;
+        let root = vault.root(backup.root_name())?;
         let restored = RestoredFrom {
             backup_id: id.clone(),
             source_volume_id: root.backup.volume_id,
@@ -54,8 +55,14 @@ impl Tasks {
         self.catalog.end_restore(lease, volume, Ok(&restored))?;
         let now = self.clock.now();
         self.settle(&claimed.lease, |c| {
-            db::backups::transition(c, id, BackupEvent::Finished, now).map_err(DbError::from)?;
-            Ok(())
+            match db::backups::transition(c, id, BackupEvent::Finished, now)
+                .map_err(DbError::from)?
+            {
+                true => Ok(()),
+                false => Err(TaskError::Subject(
+                    "the backup is not being restored any more",
+                )),
+            }
         })
     }
 
@@ -68,8 +75,14 @@ impl Tasks {
         self.catalog
             .end_restore(&claimed.lease, &target.volume_id, Err(()))?;
         let now = self.clock.now();
+        let backup = self.find_backup(id)?;
         self.under_lease(&claimed.lease, |c| {
-            db::backups::transition(c, id, BackupEvent::Failed, now).map(|_| ())
+            db::backups::transition(c, id, BackupEvent::Failed, now)?;
+            let what = (Action::RestoreBackup, Detail::RestoreFailed);
+            match &backup {
+                Some(backup) => self.tell(c, claimed, backup, what),
+                None => Ok(()),
+            }
         })
     }
 }

@@ -24,7 +24,14 @@ impl Tasks {
     ) -> Result<(), TaskError> {
         let now = self.clock.now();
         self.settle(&claimed.lease, |c| {
-            let to = VolumeStatus::Available;
+            let row = db::volumes::find(c, id).map_err(DbError::from)?;
+            // An extended volume may have been in use, and still be.
+            let was_in_use =
+                row.is_some_and(|row| row.previous_status == Some(VolumeStatus::InUse));
+            let to = match was_in_use {
+                true => VolumeStatus::InUse,
+                false => VolumeStatus::Available,
+            };
             let moved = db::volumes::transition(c, id, &[from], to, None, now);
             if moved.map_err(DbError::from)? && size_gib.is_some() {
                 let changes = db::volumes::Changes {

@@ -16,8 +16,9 @@ TOOLS = ROOT / "target" / "tools"
 class Service:
     """The running program and the environment its clients need."""
 
-    def __init__(self, data, extra=None):
+    def __init__(self, data, extra=None, config=None):
         self.data = data
+        self.options = ["--config", config] if config else []
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("OS_")},
             "OS_CLIENT_CONFIG_FILE": str(data / "clouds.yaml"),
@@ -31,7 +32,8 @@ class Service:
     def start(self):
         log = open(self.data.parent / "log", "a")
         self.process = subprocess.Popen(
-            [TARGET / "debug" / "embervault", "serve", "--data-dir", self.data, "--listen", "127.0.0.1:0"],
+            [TARGET / "debug" / "embervault", "serve", "--data-dir", self.data, "--listen", "127.0.0.1:0",
+             *self.options],
             stdout=subprocess.PIPE, stderr=log, text=True, env=self.environment,
         )
         first = self.process.stdout.readline()

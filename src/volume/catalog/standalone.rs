@@ -62,6 +62,10 @@ impl Catalog {
             is_public: true,
             extra_specs: Json::default(),
             created_at: self.clock.now(),
+            updated_at: None,
+            qos_specs_id: None,
+            encryption: None,
+            projects: Json::default(),
         };
         self.db.write(|c| {
             match db::volumes::find_type(c, DEFAULT_TYPE_NAME)? {
@@ -93,6 +97,17 @@ impl Catalog {
         Ok(self
             .db
             .read(|c| db::snapshots::find(c, id).map_err(DbError::from))?)
+    }
+
+    /// Size and free space of the volumes' file system, GiB.
+    pub fn space_gib(&self) -> (u64, u64) {
+        match rustix::fs::statvfs(&self.dir) {
+            Ok(space) => (
+                space.f_blocks * space.f_frsize / GIB,
+                space.f_bavail * space.f_frsize / GIB,
+            ),
+            Err(_) => (0, 0),
+        }
     }
 
     /// Where a volume's bytes are.
@@ -219,13 +234,16 @@ impl Catalog {
             previous_status: Some(VolumeStatus::Creating),
             volume_type_id: volume_type.id,
             bootable: false,
-            readonly: false,
+            readonly: None,
             snapshot_id: None,
             source_volume_id: None,
             availability_zone: self.availability_zone.clone(),
             metadata: Json::default(),
             reserved_by: Some(lease.holder()),
             released_by: None,
+            group_id: None,
+            multiattach: false,
+            image_metadata: Json::default(),
             created_at: now,
             updated_at: None,
         };
@@ -250,25 +268,49 @@ impl Catalog {
         size_gib: i64,
         with_class: bool,
     ) -> Result<(), Error> {
-        let (volumes, used) = db::volumes::usage(connection, project)?;
-        let (_, snapshots_used) = db::snapshots::usage(connection, project)?;
-        let used = used + snapshots_used;
-        if self.quota.gigabytes >= 0 && used + size_gib > self.quota.gigabytes {
-            return Err(Error::OverQuota {
-                class: with_class.then_some("VolumeSizeExceedsAvailableQuota"),
-                message: format!(
-                    "Requested volume or snapshot exceeds allowed gigabytes quota. \
-                     Requested {size_gib}G, quota is {}G and {used}G has been consumed.",
-                    self.quota.gigabytes
-                ),
-            });
-        }
-        if self.quota.volumes >= 0 && volumes + 1 > self.quota.volumes {
+        self.check_gigabytes(connection, project, size_gib, with_class)?;
+        let (volumes, _) = db::volumes::usage(connection, project)?;
+        let quota = db::quotas::limits(connection, Some(project), &self.quota)?;
+        if !quota.allows("volumes", volumes + 1) {
             return Err(Error::OverQuota {
                 class: with_class.then_some("VolumeLimitExceeded"),
                 message: format!(
                     "Maximum number of volumes allowed ({}) exceeded for quota 'volumes'.",
-                    self.quota.volumes
+                    quota.limit("volumes")
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether so many more gigabytes are within the project's quota, and one volume may be so large.
+    pub fn check_gigabytes(
+        &self,
+        connection: &mut db::DbConnection,
+        project: &ProjectId,
+        added_gib: i64,
+        with_class: bool,
+    ) -> Result<(), Error> {
+        let (_, volumes) = db::volumes::usage(connection, project)?;
+        let (_, snapshots) = db::snapshots::usage(connection, project)?;
+        let used = volumes + snapshots;
+        let quota = db::quotas::limits(connection, Some(project), &self.quota)?;
+        if !quota.allows("gigabytes", used + added_gib) {
+            return Err(Error::OverQuota {
+                class: with_class.then_some("VolumeSizeExceedsAvailableQuota"),
+                message: format!(
+                    "Requested volume or snapshot exceeds allowed gigabytes quota. \
+                     Requested {added_gib}G, quota is {}G and {used}G has been consumed.",
+                    quota.limit("gigabytes")
+                ),
+            });
+        }
+        if !quota.allows("per_volume_gigabytes", added_gib) {
+            return Err(Error::OverQuota {
+                class: with_class.then_some("VolumeSizeExceedsLimit"),
+                message: format!(
+                    "Requested volume size {added_gib}G is larger than maximum allowed limit {}G.",
+                    quota.limit("per_volume_gigabytes")
                 ),
             });
         }

@@ -1,0 +1,18 @@
+DROP TABLE records;
+DROP TABLE services;
+DROP TABLE quotas;
+DROP TABLE messages;
+ALTER TABLE volume_types DROP COLUMN projects;
+ALTER TABLE volume_types DROP COLUMN encryption;
+ALTER TABLE volume_types DROP COLUMN qos_specs_id;
+ALTER TABLE volume_types DROP COLUMN updated_at;
+ALTER TABLE snapshots DROP COLUMN progress;
+ALTER TABLE snapshots DROP COLUMN group_snapshot_id;
+DROP INDEX volumes_group;
+ALTER TABLE volumes DROP COLUMN image_metadata;
+ALTER TABLE volumes DROP COLUMN multiattach;
+ALTER TABLE volumes DROP COLUMN group_id;
+ALTER TABLE jobs DROP COLUMN cancel_requested;
+ALTER TABLE jobs DROP COLUMN request_id;
+DROP INDEX backups_root;
+ALTER TABLE backups DROP COLUMN root_id;

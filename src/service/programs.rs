@@ -1,0 +1,133 @@
+//! The programs a Cinder consists of, as administrators see and disable them. One process plays all
+//! of them: while it answers, all are up.
+
+use crate::db::services::ServiceRow;
+use crate::db::{self, DbConnection, DbError};
+use crate::identity::RequestContext;
+use crate::identity::policy::Rule;
+use crate::model::error::Error;
+use crate::model::id::ProjectId;
+use crate::model::service::{BACKUP_SERVICE, SERVICES};
+use crate::service::Services;
+
+/// Name of the backend of standalone volumes.
+pub const BACKEND: &str = "standalone";
+
+/// One program, and what an administrator said of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    pub row: ServiceRow,
+    pub host: String,
+}
+
+/// A project, its volumes, their GiB, its snapshots, their GiB.
+pub type HostUsage = (ProjectId, i64, i64, i64, i64);
+
+/// What an administrator wants of a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wish {
+    Enable,
+    Disable { reason: Option<String> },
+    Freeze,
+    Thaw,
+}
+
+impl Services {
+    /// The host of a program: volumes have a backend on it.
+    fn host_of(&self, name: &str) -> String {
+        match name {
+            "cinder-volume" => format!("{}@{BACKEND}", self.host),
+            _ => self.host.clone(),
+        }
+    }
+
+    fn program(&self, c: &mut DbConnection, name: &str) -> Result<Program, DbError> {
+        let untouched = ServiceRow {
+            name: name.to_owned(),
+            disabled: false,
+            disabled_reason: None,
+            frozen: false,
+            updated_at: self.clock.now(),
+        };
+        Ok(Program {
+            row: db::services::find(c, name)?.unwrap_or(untouched),
+            host: self.host_of(name),
+        })
+    }
+
+    /// All programs, if the rule allows to see them.
+    pub fn list_programs(&self, ctx: &RequestContext, rule: Rule) -> Result<Vec<Program>, Error> {
+        ctx.authorize(rule, &ctx.project_id)?;
+        self.db.read(|c| {
+            let programs = SERVICES.iter().map(|name| self.program(c, name));
+            Ok(programs.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Enables, disables, freezes or thaws a program. Without a binary it is the one on that host.
+    pub fn change_program(
+        &self,
+        ctx: &RequestContext,
+        binary: Option<&str>,
+        host: &str,
+        wish: Wish,
+    ) -> Result<Program, Error> {
+        ctx.authorize(Rule::ServiceUpdate, &ctx.project_id)?;
+        let found = SERVICES
+            .iter()
+            .find(|name| binary.unwrap_or("cinder-volume") == **name && self.host_of(name) == host);
+        let name = found.ok_or_else(|| {
+            let what = binary.unwrap_or("cinder-volume");
+            Error::NotFound(format!("Service {what} could not be found on host {host}."))
+        })?;
+        self.db.write(|c| {
+            let mut program = self.program(c, name)?;
+            match wish {
+                Wish::Enable => {
+                    program.row.disabled = false;
+                    program.row.disabled_reason = None;
+                }
+                Wish::Disable { reason } => {
+                    program.row.disabled = true;
+                    program.row.disabled_reason = reason;
+                }
+                Wish::Freeze => program.row.frozen = true,
+                Wish::Thaw => program.row.frozen = false,
+            }
+            program.row.updated_at = self.clock.now();
+            db::services::put(c, &program.row)?;
+            Ok(program)
+        })
+    }
+
+    /// What each project has on a host: project, volumes, their GiB, snapshots, their GiB.
+    pub fn usage_of_host(&self, host: &str) -> Result<Vec<HostUsage>, Error> {
+        if host != self.host_of("cinder-volume") {
+            return Ok(Vec::new());
+        }
+        self.db.read(|c| {
+            let projects = db::volumes::projects(c)?;
+            let usage = projects.into_iter().map(|project| {
+                let (volumes, volume_gib) = db::volumes::usage(c, &project)?;
+                let (snapshots, snapshot_gib) = db::snapshots::usage(c, &project)?;
+                Ok::<_, DbError>((project, volumes, volume_gib, snapshots, snapshot_gib))
+            });
+            Ok(usage.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Refuses what needs a backup service while an administrator has disabled it.
+    pub(crate) fn check_backup_service(&self) -> Result<(), Error> {
+        match self.is_backup_disabled()? {
+            false => Ok(()),
+            true => Err(Error::NotFound(format!(
+                "Service {BACKUP_SERVICE} could not be found."
+            ))),
+        }
+    }
+
+    pub(crate) fn is_backup_disabled(&self) -> Result<bool, Error> {
+        self.db
+            .read(|c| db::services::is_disabled(c, BACKUP_SERVICE).map_err(Error::from))
+    }
+}

@@ -1,0 +1,108 @@
+//! Exported and imported records of backups (Cinder reference, 3.8 and 3.9).
+
+use crate::db;
+use crate::identity::RequestContext;
+use crate::identity::policy::Rule;
+use crate::model::backup::{Backup, BackupStatus};
+use crate::model::column::Json;
+use crate::model::error::Error;
+use crate::model::id::{BackupId, VolumeId};
+use crate::model::job::JobArgs;
+use crate::model::record::{self, BackupRecord};
+use crate::service::Services;
+use uuid::Uuid;
+
+impl Services {
+    /// The record of an available backup.
+    pub fn export_backup(
+        &self,
+        ctx: &RequestContext,
+        id: &BackupId,
+    ) -> Result<BackupRecord, Error> {
+        let (backup, _) = self.show_backup(ctx, id)?;
+        ctx.authorize(Rule::BackupExport, &backup.project_id)?;
+        let vault = match (&backup.status, &backup.vault_id) {
+            (BackupStatus::Available, Some(vault)) => vault.clone(),
+            (status, _) => {
+                let message = format!("Backup status must be available and not {status}.");
+                return Err(Error::invalid("backup", message));
+            }
+        };
+        self.check_backup_service()?;
+        let children = self
+            .db
+            .read(|c| db::backups::count_children(c, id).map_err(Error::from))?;
+        Ok(BackupRecord::of(&backup, &vault, &self.host, children))
+    }
+
+    /// Accepts a record: its data is looked for by a job.
+    pub fn import_backup(
+        &self,
+        ctx: &RequestContext,
+        service: &str,
+        url: &str,
+    ) -> Result<Backup, Error> {
+        ctx.authorize(Rule::BackupImport, &ctx.project_id)?;
+        if self.is_backup_disabled()? {
+            return Err(Error::Unavailable {
+                message: format!("Service {service} could not be found."),
+                source: None,
+            });
+        }
+        let record =
+            record::decode(url).map_err(|error| Error::invalid("input received", error))?;
+        if Uuid::parse_str(&record.id).is_err() {
+            let message = "The record's id is not a UUID.";
+            return Err(Error::invalid("input received", message));
+        }
+        let backup = self.pending_import(ctx, &record);
+        let args = JobArgs::ImportBackup {
+            backup_id: backup.id.clone(),
+            record: Box::new(record.clone()),
+        };
+        self.write_with_job(ctx, args, |c| {
+            db::lock_project(c, &ctx.project_id)?;
+            if db::backups::find(c, &backup.id)?.is_some() {
+                let message = "Backup already exists in database.";
+                return Err(Error::invalid("backup", message));
+            }
+            self.check_backup_quota(c, ctx, record.size)?;
+            Ok(db::backups::insert(c, &backup)?)
+        })?;
+        Ok(backup)
+    }
+
+    /// What Cinder shows while the import has not happened.
+    fn pending_import(&self, ctx: &RequestContext, record: &BackupRecord) -> Backup {
+        let now = self.clock.now();
+        Backup {
+            id: BackupId::new(&record.id),
+            project_id: ctx.project_id.clone(),
+            user_id: ctx.user_id.clone(),
+            storage_id: self.default_storage.clone(),
+            vault_id: None,
+            volume_id: VolumeId::new(Uuid::nil().to_string()),
+            snapshot_id: None,
+            parent_id: None,
+            name: None,
+            description: None,
+            status: BackupStatus::Creating,
+            size_gib: 0,
+            object_count: 0,
+            fail_reason: None,
+            availability_zone: None,
+            container: None,
+            metadata: Json::default(),
+            data_timestamp: None,
+            restore_volume_id: None,
+            root_id: None,
+            pack_set: None,
+            logical_bytes: 0,
+            read_bytes: 0,
+            stored_bytes: 0,
+            deduplicated_bytes: 0,
+            created_at: now,
+            updated_at: None,
+        }
+    }
+}

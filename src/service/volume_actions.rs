@@ -1,0 +1,232 @@
+//! What clients and Nova may do with a volume beside its life (Cinder reference, 8.3).
+
+use crate::db;
+use crate::identity::RequestContext;
+use crate::identity::policy::Rule;
+use crate::model::column::Json;
+use crate::model::error::Error;
+use crate::model::id::{AttachmentId, VolumeId};
+use crate::model::job::JobArgs;
+use crate::model::volume::{AttachMode, AttachStatus, Attachment, Volume, VolumeStatus};
+use crate::service::{Metadata, Services};
+
+/// How a volume is attached by hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attach {
+    pub instance_id: Option<String>,
+    pub host: Option<String>,
+    pub mountpoint: String,
+    pub mode: AttachMode,
+}
+
+/// What an administrator sets by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResetVolume {
+    pub status: Option<VolumeStatus>,
+    pub attach_status: Option<AttachStatus>,
+}
+
+impl Services {
+    /// A visible volume on which a rule allows something.
+    fn volume_for(&self, ctx: &RequestContext, id: &VolumeId, rule: Rule) -> Result<Volume, Error> {
+        let volume = self.visible_volume(ctx, id)?;
+        ctx.authorize(rule, &volume.project_id)?;
+        Ok(volume)
+    }
+
+    /// Moves a volume between states, or refuses with the states that would do.
+    pub fn move_volume(
+        &self,
+        ctx: &RequestContext,
+        id: &VolumeId,
+        rule: Rule,
+        from: &[VolumeStatus],
+        to: VolumeStatus,
+    ) -> Result<(), Error> {
+        let volume = self.volume_for(ctx, id, rule)?;
+        let now = self.clock.now();
+        self.db.write(|c| {
+            if db::volumes::is_being_copied(c, id)? {
+                let message = format!("A snapshot or copy of volume {id} is being taken.");
+                return Err(Error::invalid("volume", message));
+            }
+            match db::volumes::transition(c, id, from, to, None, now)? {
+                true => Ok(()),
+                false => Err(wrong_state(&volume, from)),
+            }
+        })
+    }
+
+    /// Sets states by hand, for administrators. A volume that a job holds stays with that job's
+    /// fate: its release finds the hold gone and changes nothing.
+    pub fn reset_volume(
+        &self,
+        ctx: &RequestContext,
+        id: &VolumeId,
+        wanted: ResetVolume,
+    ) -> Result<(), Error> {
+        self.volume_for(ctx, id, Rule::VolumeResetStatus)?;
+        let now = self.clock.now();
+        self.db.write(|c| {
+            let attachments = db::volumes::attachments_of(c, vec![id.clone()])?;
+            if wanted.status == Some(VolumeStatus::InUse) && attachments.is_empty() {
+                let message =
+                    "Cannot reset-state to in-use because volume does not have any attachments.";
+                return Err(Error::Invalid(message.to_owned()));
+            }
+            if wanted.attach_status == Some(AttachStatus::Detached) {
+                db::volumes::remove_attachments(c, id)?;
+            }
+            if let Some(status) = wanted.status {
+                db::volumes::transition(c, id, VolumeStatus::ALL, status, None, now)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Notes that somebody has attached the volume.
+    pub fn attach_volume(
+        &self,
+        ctx: &RequestContext,
+        id: &VolumeId,
+        how: Attach,
+    ) -> Result<(), Error> {
+        let volume = self.volume_for(ctx, id, Rule::VolumeAttach)?;
+        let now = self.clock.now();
+        let row = Attachment {
+            id: AttachmentId::random(),
+            volume_id: id.clone(),
+            project_id: volume.project_id.clone(),
+            instance_id: how.instance_id,
+            host: how.host,
+            mountpoint: Some(how.mountpoint),
+            mode: how.mode,
+            status: AttachStatus::Attached,
+            connector: None,
+            attached_at: Some(now),
+            created_at: now,
+        };
+        let from = [
+            VolumeStatus::Available,
+            VolumeStatus::Attaching,
+            VolumeStatus::Reserved,
+        ];
+        self.db.write(|c| {
+            if !db::volumes::transition(c, id, &from, VolumeStatus::InUse, None, now)? {
+                return Err(wrong_state(&volume, &from));
+            }
+            Ok(db::volumes::insert_attachment(c, &row)?)
+        })
+    }
+
+    /// Notes that somebody has detached the volume; without an attachment's id, all of them.
+    pub fn detach_volume(
+        &self,
+        ctx: &RequestContext,
+        id: &VolumeId,
+        rule: Rule,
+        attachment: Option<&str>,
+    ) -> Result<(), Error> {
+        let volume = self.volume_for(ctx, id, rule)?;
+        let now = self.clock.now();
+        self.db.write(|c| {
+            if volume.status == VolumeStatus::BackingUp {
+                let message =
+                    format!("Volume {id} is being backed up; detach it when that is done.");
+                return Err(Error::invalid("volume", message));
+            }
+            for row in db::volumes::attachments_of(c, vec![id.clone()])? {
+                if attachment.is_none_or(|wanted| wanted == row.id.as_str()) {
+                    db::volumes::remove_attachment(c, &row.id)?;
+                }
+            }
+            if db::volumes::attachments_of(c, vec![id.clone()])?.is_empty() {
+                let from = [
+                    VolumeStatus::InUse,
+                    VolumeStatus::Detaching,
+                    VolumeStatus::Attaching,
+                ];
+                db::volumes::transition(c, id, &from, VolumeStatus::Available, None, now)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Refuses who may not connect to a volume, or from it.
+    pub fn check_connection(
+        &self,
+        ctx: &RequestContext,
+        id: &VolumeId,
+        rule: Rule,
+    ) -> Result<Volume, Error> {
+        self.volume_for(ctx, id, rule)
+    }
+
+    /// Gives a volume another type. Standalone volumes are the same whatever their type.
+    pub fn retype_volume(
+        &self,
+        ctx: &RequestContext,
+        id: &VolumeId,
+        new_type: &str,
+    ) -> Result<(), Error> {
+        let volume = self.volume_for(ctx, id, Rule::VolumeRetype)?;
+        let row = self.type_for(ctx, Some(new_type))?;
+        if row.id == volume.volume_type_id {
+            let message = "New volume_type same as original: retyping it changes nothing.";
+            return Err(Error::invalid("input received", message));
+        }
+        let allowed = [VolumeStatus::Available, VolumeStatus::InUse];
+        if !allowed.contains(&volume.status) {
+            return Err(wrong_state(&volume, &allowed));
+        }
+        let now = self.clock.now();
+        self.db
+            .write(|c| db::volumes::set_type(c, id, &row.id, now).map_err(Error::from))
+    }
+
+    /// Changes what is known of a volume's image, and gives the result.
+    pub fn change_image_metadata(
+        &self,
+        ctx: &RequestContext,
+        id: &VolumeId,
+        change: impl FnOnce(&mut Metadata) -> Result<(), Error>,
+    ) -> Result<Metadata, Error> {
+        self.volume_for(ctx, id, Rule::VolumeImageMetadata)?;
+        self.db.write(|c| {
+            let row = db::volumes::find(c, id)?.ok_or_else(|| Error::not_found("Volume", id))?;
+            let mut metadata = row.image_metadata.into_inner();
+            change(&mut metadata)?;
+            db::volumes::set_image_metadata(c, id, &Json::new(metadata.clone()))?;
+            Ok(metadata)
+        })
+    }
+
+    /// Accepts a deletion in any state.
+    pub fn force_delete_volume(&self, ctx: &RequestContext, id: &VolumeId) -> Result<(), Error> {
+        self.volume_for(ctx, id, Rule::VolumeForceDelete)?;
+        let now = self.clock.now();
+        let args = JobArgs::DeleteVolume {
+            volume_id: id.clone(),
+        };
+        self.delete_by_force(ctx, args, |c| {
+            if db::snapshots::any_of(c, id)? {
+                let message = format!("Volume {id} still has snapshots.");
+                return Err(Error::invalid("volume", message));
+            }
+            let to = VolumeStatus::Deleting;
+            db::volumes::transition(c, id, VolumeStatus::ALL, to, None, now)?;
+            Ok(db::volumes::remove_attachments(c, id)?)
+        })
+    }
+}
+
+fn wrong_state(volume: &Volume, wanted: &[VolumeStatus]) -> Error {
+    let words: Vec<&str> = wanted.iter().map(VolumeStatus::as_str).collect();
+    let message = format!(
+        "Volume {} status must be {}, but current status is: {}.",
+        volume.id,
+        words.join(" or "),
+        volume.status
+    );
+    Error::invalid("volume", message)
+}

@@ -1,0 +1,94 @@
+//! The end of a job that somebody asked to end: a forced deletion, or a reset of the status.
+
+use crate::db::{self, DbError};
+use crate::jobs::Claimed;
+use crate::model::backup::{Backup, BackupStatus};
+use crate::model::error::chain;
+use crate::model::job::{JobArgs, JobState, Outcome};
+use crate::tasks::{RETRY_DELAY, TaskError, Tasks};
+
+impl Tasks {
+    /// Whether somebody wants the job to end. While the database cannot tell, nobody does.
+    pub(super) fn is_cancel_requested(&self, claimed: &Claimed) -> bool {
+        let id = &claimed.lease.job_id;
+        self.db
+            .read(|c| db::jobs::is_cancel_requested(c, id).map_err(DbError::from))
+            .unwrap_or(false)
+    }
+
+    /// Takes back what the job had begun. Repeatable.
+    pub(super) fn cancel(&self, claimed: &Claimed) -> Outcome {
+        match self.take_back(claimed) {
+            Ok(()) => Outcome::Settled,
+            Err(TaskError::Fenced | TaskError::Overtaken) => Outcome::Released,
+            Err(error) => Outcome::Retry {
+                after: RETRY_DELAY,
+                reason: chain(&error),
+            },
+        }
+    }
+
+    fn take_back(&self, claimed: &Claimed) -> Result<(), TaskError> {
+        let lease = &claimed.lease;
+        let backup = match &*claimed.job.args {
+            JobArgs::CreateBackup { backup_id, .. } => {
+                let backup = self.find_backup(backup_id)?;
+                if let Some(Backup {
+                    volume_id,
+                    snapshot_id,
+                    ..
+                }) = &backup
+                {
+                    self.catalog
+                        .end_backup(lease, volume_id, snapshot_id.as_ref(), false)?;
+                }
+                backup
+            }
+            JobArgs::RestoreBackup { backup_id, target } => {
+                self.catalog
+                    .end_restore(lease, &target.volume_id, Err(()))?;
+                self.find_backup(backup_id)?
+            }
+            JobArgs::DeleteBackup { backup_id }
+            | JobArgs::ResetBackup { backup_id }
+            | JobArgs::ImportBackup { backup_id, .. } => self.find_backup(backup_id)?,
+            // Only a forced deletion cancels these, and what was begun is removed as a whole.
+            JobArgs::CreateVolume { volume_id }
+            | JobArgs::DeleteVolume { volume_id }
+            | JobArgs::ExtendVolume { volume_id, .. } => {
+                return self.delete_volume(claimed, volume_id);
+            }
+            JobArgs::CreateSnapshot { snapshot_id } | JobArgs::DeleteSnapshot { snapshot_id } => {
+                return self.delete_snapshot(claimed, snapshot_id);
+            }
+        };
+        match backup {
+            Some(backup) if backup.status == BackupStatus::Deleting => {
+                self.remove_backup(claimed, &backup.id, JobState::Cancelled)
+            }
+            Some(backup) if backup.pack_set.is_none() => {
+                // A root may have been written although the backup never became available.
+                if let Some(vault) = self.vault_of(&backup)?
+                    && backup.root_id.is_none()
+                {
+                    vault.remove_root(&backup.id)?;
+                }
+                self.settle_cancelled(claimed)
+            }
+            _ => self.settle_cancelled(claimed),
+        }
+    }
+
+    fn settle_cancelled(&self, claimed: &Claimed) -> Result<(), TaskError> {
+        let (lease, now) = (&claimed.lease, self.clock.now());
+        self.db.write(|c| {
+            db::packs::end_session(c, &lease.job_id).map_err(DbError::from)?;
+            match db::jobs::settle(c, lease, JobState::Cancelled, None, now)
+                .map_err(DbError::from)?
+            {
+                true => Ok(()),
+                false => Err(TaskError::Fenced),
+            }
+        })
+    }
+}

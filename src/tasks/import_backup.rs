@@ -1,0 +1,189 @@
+//! The jobs of taking a backup in from its record, and of declaring one sound: both look for the
+//! data first.
+
+use crate::db::{self, DbError};
+use crate::engine::{self, vault::Vault};
+use crate::jobs::Claimed;
+use crate::model::backup::{Backup, BackupEvent, BackupStatus};
+use crate::model::column::Json;
+use crate::model::id::{BackupId, SnapshotId, VolumeId};
+use crate::model::record::{BackupRecord, Locator};
+use crate::model::time::Timestamp;
+use crate::model::vault::VaultRow;
+use crate::tasks::{TaskError, Tasks};
+
+impl Tasks {
+    pub(super) fn import_backup(
+        &self,
+        claimed: &Claimed,
+        id: &BackupId,
+        record: &BackupRecord,
+    ) -> Result<(), TaskError> {
+        let row = self
+            .find_backup(id)?
+            .filter(|backup| backup.status == BackupStatus::Creating)
+            .ok_or(TaskError::Subject(
+                "the backup is not being imported any more",
+            ))?;
+        let locator = record.locator().ok_or(TaskError::Subject(
+            "the record was not made by this service: its service_metadata names no storage",
+        ))?;
+        let vault = self.vault_at(&locator)?;
+        let root = vault.root(&locator.root)?;
+        let backup = imported(row, &vault, &locator, record, &root);
+        let now = self.clock.now();
+        self.claim_data(claimed, &backup)?;
+        if !vault.has_root(&locator.root)? {
+            return Err(TaskError::Subject("the data was deleted meanwhile"));
+        }
+        self.settle(&claimed.lease, |c| {
+            let moved = db::backups::transition(c, id, BackupEvent::Finished, now);
+            match moved.map_err(DbError::from)? {
+                true => Ok(()),
+                false => Err(TaskError::Subject(
+                    "the backup is not being imported any more",
+                )),
+            }
+        })
+    }
+
+    /// From here on, who deletes another backup of the same data leaves the data.
+    fn claim_data(&self, claimed: &Claimed, backup: &Backup) -> Result<(), TaskError> {
+        let is_going = self.under_lease(&claimed.lease, |c| {
+            db::lock(c, backup.root_name().as_str())?;
+            let others = db::backups::sharing(c, backup)?;
+            let is_going = others
+                .iter()
+                .any(|(_, status)| *status == BackupStatus::Deleting);
+            if !is_going {
+                db::backups::set_imported(c, backup)?;
+            }
+            Ok(is_going)
+        })?;
+        match is_going {
+            true => Err(TaskError::Subject("the data is being deleted")),
+            false => Ok(()),
+        }
+    }
+
+    /// The vault a record names; taken over from its storage if the database never knew it.
+    fn vault_at(&self, locator: &Locator) -> Result<Vault, TaskError> {
+        let found = self
+            .db
+            .read(|c| db::vaults::find_by_id(c, &locator.vault).map_err(DbError::from))?;
+        if let Some(row) = found {
+            return self.open_vault(&row);
+        }
+        let store = &self.storage(&locator.storage)?.store;
+        if !engine::storage::has_vault(store, &locator.vault)? {
+            return Err(TaskError::Subject(
+                "the record's vault is not in its storage",
+            ));
+        }
+        let mut row = VaultRow {
+            number: 0,
+            id: locator.vault.clone(),
+            project_id: crate::model::id::ProjectId::new(""),
+            storage_id: locator.storage.clone(),
+            next_pack: 1,
+            created_at: self.clock.now(),
+        };
+        // Proves that the key is ours, and tells whose vault it is.
+        let root = self.open_vault(&row)?.root(&locator.root)?;
+        row.project_id = root.backup.project_id;
+        let packs = engine::storage::packs(store, &locator.vault, 0)?;
+        row.next_pack = packs.iter().map(|pack| pack.number).max().unwrap_or(0) + 1;
+        let row = self.db.write(|c| -> Result<_, DbError> {
+            if let Some(row) = db::vaults::find_by_id(c, &locator.vault)? {
+                return Ok(row);
+            }
+            let row = db::vaults::adopt(c, &row)?;
+            for mut pack in packs {
+                pack.vault = row.number;
+                db::packs::adopt(c, &pack)?;
+            }
+            Ok(row)
+        })?;
+        self.open_vault(&row)
+    }
+
+    pub(super) fn import_failed(
+        &self,
+        claimed: &Claimed,
+        id: &BackupId,
+        reason: &str,
+    ) -> Result<(), TaskError> {
+        let now = self.clock.now();
+        self.under_lease(&claimed.lease, |c| {
+            if db::backups::transition(c, id, BackupEvent::Failed, now)? {
+                db::backups::set_fail_reason(c, id, reason)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Declares a backup sound, if its data is there; else it stays, or becomes, failed.
+    pub(super) fn reset_backup(&self, claimed: &Claimed, id: &BackupId) -> Result<(), TaskError> {
+        let found = self.find_backup(id)?;
+        let backup = found.ok_or(TaskError::Subject("the backup is gone"))?;
+        let is_there = match self.vault_of(&backup)? {
+            Some(vault) if backup.pack_set.is_some() => {
+                vault.find_root(backup.root_name())?.is_some()
+            }
+            _ => false,
+        };
+        let now = self.clock.now();
+        self.settle(&claimed.lease, |c| {
+            let event = match is_there {
+                true => BackupEvent::DeclaredAvailable,
+                false => BackupEvent::DeclaredFailed,
+            };
+            db::backups::transition(c, id, event, now).map_err(DbError::from)?;
+            if !is_there {
+                let reason = "It cannot be reset to available: its data is not in the storage.";
+                db::backups::set_fail_reason(c, id, reason).map_err(DbError::from)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The row, filled: what the record says for display, what the root says of the data.
+fn imported(
+    row: Backup,
+    vault: &Vault,
+    locator: &Locator,
+    record: &BackupRecord,
+    root: &engine::manifest::Root,
+) -> Backup {
+    let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let time = |text: &Option<String>| text.as_deref().and_then(Timestamp::parse);
+    let saved = &root.backup;
+    let is_own = row.id == locator.root;
+    Backup {
+        storage_id: locator.storage.clone(),
+        vault_id: Some(vault.id.clone()),
+        root_id: (!is_own).then(|| locator.root.clone()),
+        volume_id: record
+            .volume_id
+            .as_ref()
+            .map_or_else(|| saved.volume_id.clone(), VolumeId::new),
+        snapshot_id: record.snapshot_id.as_ref().map(SnapshotId::new),
+        parent_id: record.parent_id.as_ref().map(BackupId::new),
+        name: record.display_name.clone(),
+        description: record.display_description.clone(),
+        metadata: Json::new(record.metadata.clone().unwrap_or_default()),
+        size_gib: saved.size_gib,
+        object_count: signed(root.object_count),
+        availability_zone: record.availability_zone.clone(),
+        container: record.container.clone(),
+        data_timestamp: time(&record.data_timestamp).or(saved.data_timestamp),
+        created_at: time(&record.created_at).unwrap_or(saved.created_at),
+        pack_set: Some(root.pack_set.clone()),
+        logical_bytes: signed(root.logical_bytes),
+        read_bytes: signed(root.read_bytes),
+        stored_bytes: signed(root.stored_bytes),
+        deduplicated_bytes: signed(root.deduplicated_bytes),
+        ..row
+    }
+}
