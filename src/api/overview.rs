@@ -1,38 +1,12 @@
 //! Types, zones, extensions, filters: what clients look at around backups.
 
 use crate::api::call::{Call, Reply};
-use crate::api::views::volume_type;
 use crate::api::{backups, messages, snapshots, volumes};
 use crate::identity::policy::Rule;
 use crate::model::error::Error;
 use serde_json::{Value, json};
 
 type Result = std::result::Result<Reply, Error>;
-
-pub(super) fn list_types(call: &Call<'_>) -> Result {
-    let is_admin = call.ctx()?.is_admin();
-    let rows = call.api.services.list_types(call.ctx()?)?;
-    let types: Vec<Value> = rows
-        .iter()
-        .map(|row| volume_type(row, is_admin, false))
-        .collect();
-    Ok(Reply::json(200, json!({ "volume_types": types })))
-}
-
-pub(super) fn show_type(call: &Call<'_>) -> Result {
-    let id = call.parameter("id");
-    let row = call.api.services.show_type(call.ctx()?, id)?;
-    let view = volume_type(&row, call.ctx()?.is_admin(), id == "default");
-    Ok(Reply::json(200, json!({ "volume_type": view })))
-}
-
-pub(super) fn type_extra_specs(call: &Call<'_>) -> Result {
-    let row = call
-        .api
-        .services
-        .show_type(call.ctx()?, call.parameter("id"))?;
-    Ok(Reply::json(200, json!({ "extra_specs": *row.extra_specs })))
-}
 
 pub(super) fn availability_zones(call: &Call<'_>) -> Result {
     let zone = &call.api.services.catalog.availability_zone;

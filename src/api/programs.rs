@@ -5,7 +5,8 @@ use crate::api::call::{Call, Reply};
 use crate::api::microversion::{BACKEND_STATE, CLUSTERS};
 use crate::identity::policy::Rule;
 use crate::model::error::Error;
-use crate::service::programs::{BACKEND, Program, Wish};
+use crate::model::id::ProjectId;
+use crate::service::programs::{BACKEND, HostUsage, Program, Wish};
 use serde_json::{Value, json};
 
 type Result = std::result::Result<Reply, Error>;
@@ -138,9 +139,17 @@ pub(super) fn host(call: &Call<'_>) -> Result {
     if !programs.iter().any(|program| program.host == name) {
         return Err(Error::NotFound(format!("Host {name} could not be found.")));
     }
-    let rows: Vec<Value> = services
-        .usage_of_host(name)?
-        .into_iter()
+    let usage = services.usage_of_host(name)?;
+    let sum = |part: fn(&HostUsage) -> i64| usage.iter().map(part).sum();
+    let total: HostUsage = (
+        ProjectId::new("(total)"),
+        sum(|row| row.1),
+        sum(|row| row.2),
+        sum(|row| row.3),
+        sum(|row| row.4),
+    );
+    let rows: Vec<Value> = std::iter::once(&total)
+        .chain(&usage)
         .map(|(project, volumes, volume_gib, snapshots, snapshot_gib)| {
             json!({ "resource": {
                 "host": name,

@@ -5,12 +5,14 @@
 
 use crate::api::call::{Call, Reply};
 use crate::api::microversion::{
-    ATTACHMENT_COMPLETE, ATTACHMENTS, BACKUP_UPDATE, BASE, CLUSTERS, DEFAULT_TYPES, MESSAGES,
-    Microversion, RESOURCE_FILTERS, VOLUME_SUMMARY,
+    ATTACHMENT_COMPLETE, ATTACHMENTS, BACKUP_UPDATE, BASE, CLUSTERS, DEFAULT_TYPES, GROUP_TYPES,
+    MESSAGES, Microversion, RESOURCE_FILTERS, SNAPSHOT_GROUP, TRANSFER_SNAPSHOTS, VOLUME_GROUP,
+    VOLUME_SUMMARY,
 };
 use crate::api::{
-    attachments, backups, identity, messages, overview, programs, quotas, snapshots, versions,
-    volume_actions, volumes,
+    attachments, backups, group_snapshots, group_types, groups, identity, messages, overview,
+    programs, qos, quotas, snapshots, transfers, type_encryption, types, versions, volume_actions,
+    volumes,
 };
 use crate::model::error::Error;
 
@@ -179,9 +181,202 @@ pub static ROUTES: &[Route] = &[
         ATTACHMENT_COMPLETE,
         v3("POST", "/attachments/{id}/action", attachments::action),
     ),
-    v3("GET", "/types", overview::list_types),
-    v3("GET", "/types/{id}", overview::show_type),
-    v3("GET", "/types/{id}/extra_specs", overview::type_extra_specs),
+    v3("GET", "/types", types::list),
+    v3("POST", "/types", types::create),
+    v3("GET", "/types/default", types::show_default),
+    v3("GET", "/types/{id}", types::show),
+    v3("PUT", "/types/{id}", types::update),
+    v3("DELETE", "/types/{id}", types::delete),
+    v3("POST", "/types/{id}/action", types::action),
+    v3(
+        "GET",
+        "/types/{id}/os-volume-type-access",
+        types::list_access,
+    ),
+    v3("GET", "/types/{id}/extra_specs", types::list_extra_specs),
+    v3("POST", "/types/{id}/extra_specs", types::create_extra_specs),
+    v3(
+        "GET",
+        "/types/{id}/extra_specs/{key}",
+        types::show_extra_spec,
+    ),
+    v3(
+        "PUT",
+        "/types/{id}/extra_specs/{key}",
+        types::update_extra_spec,
+    ),
+    v3(
+        "DELETE",
+        "/types/{id}/extra_specs/{key}",
+        types::delete_extra_spec,
+    ),
+    v3("GET", "/types/{id}/encryption", type_encryption::show),
+    v3("POST", "/types/{id}/encryption", type_encryption::create),
+    v3(
+        "GET",
+        "/types/{id}/encryption/{key}",
+        type_encryption::show_key,
+    ),
+    v3(
+        "PUT",
+        "/types/{id}/encryption/{key}",
+        type_encryption::update,
+    ),
+    v3(
+        "DELETE",
+        "/types/{id}/encryption/{key}",
+        type_encryption::delete,
+    ),
+    v3("GET", "/qos-specs", qos::list),
+    v3("POST", "/qos-specs", qos::create),
+    v3("GET", "/qos-specs/{id}", qos::show),
+    v3("PUT", "/qos-specs/{id}", qos::update),
+    v3("DELETE", "/qos-specs/{id}", qos::delete),
+    v3("PUT", "/qos-specs/{id}/delete_keys", qos::delete_keys),
+    v3("GET", "/qos-specs/{id}/associations", qos::associations),
+    v3("GET", "/qos-specs/{id}/associate", qos::associate),
+    v3("GET", "/qos-specs/{id}/disassociate", qos::disassociate),
+    v3(
+        "GET",
+        "/qos-specs/{id}/disassociate_all",
+        qos::disassociate_all,
+    ),
+    v3("GET", "/os-volume-transfer", transfers::list),
+    v3("POST", "/os-volume-transfer", transfers::create),
+    v3("GET", "/os-volume-transfer/detail", transfers::list_detail),
+    v3("GET", "/os-volume-transfer/{id}", transfers::show),
+    v3("DELETE", "/os-volume-transfer/{id}", transfers::delete),
+    v3("POST", "/os-volume-transfer/{id}/accept", transfers::accept),
+    since(
+        TRANSFER_SNAPSHOTS,
+        v3("GET", "/volume-transfers", transfers::list),
+    ),
+    since(
+        TRANSFER_SNAPSHOTS,
+        v3("POST", "/volume-transfers", transfers::create),
+    ),
+    since(
+        TRANSFER_SNAPSHOTS,
+        v3("GET", "/volume-transfers/detail", transfers::list_detail),
+    ),
+    since(
+        TRANSFER_SNAPSHOTS,
+        v3("GET", "/volume-transfers/{id}", transfers::show),
+    ),
+    since(
+        TRANSFER_SNAPSHOTS,
+        v3("DELETE", "/volume-transfers/{id}", transfers::delete),
+    ),
+    since(
+        TRANSFER_SNAPSHOTS,
+        v3("POST", "/volume-transfers/{id}/accept", transfers::accept),
+    ),
+    since(GROUP_TYPES, v3("GET", "/group_types", group_types::list)),
+    since(GROUP_TYPES, v3("POST", "/group_types", group_types::create)),
+    since(
+        GROUP_TYPES,
+        v3("GET", "/group_types/default", group_types::show_default),
+    ),
+    since(
+        GROUP_TYPES,
+        v3("GET", "/group_types/{id}", group_types::show),
+    ),
+    since(
+        GROUP_TYPES,
+        v3("PUT", "/group_types/{id}", group_types::update),
+    ),
+    since(
+        GROUP_TYPES,
+        v3("DELETE", "/group_types/{id}", group_types::delete),
+    ),
+    since(
+        GROUP_TYPES,
+        v3(
+            "GET",
+            "/group_types/{id}/group_specs",
+            group_types::list_specs,
+        ),
+    ),
+    since(
+        GROUP_TYPES,
+        v3(
+            "POST",
+            "/group_types/{id}/group_specs",
+            group_types::create_specs,
+        ),
+    ),
+    since(
+        GROUP_TYPES,
+        v3(
+            "GET",
+            "/group_types/{id}/group_specs/{key}",
+            group_types::show_spec,
+        ),
+    ),
+    since(
+        GROUP_TYPES,
+        v3(
+            "PUT",
+            "/group_types/{id}/group_specs/{key}",
+            group_types::update_spec,
+        ),
+    ),
+    since(
+        GROUP_TYPES,
+        v3(
+            "DELETE",
+            "/group_types/{id}/group_specs/{key}",
+            group_types::delete_spec,
+        ),
+    ),
+    since(VOLUME_GROUP, v3("GET", "/groups", groups::list)),
+    since(VOLUME_GROUP, v3("POST", "/groups", groups::create)),
+    since(
+        VOLUME_GROUP,
+        v3("GET", "/groups/detail", groups::list_detail),
+    ),
+    since(
+        SNAPSHOT_GROUP,
+        v3("POST", "/groups/action", groups::create_from),
+    ),
+    since(VOLUME_GROUP, v3("GET", "/groups/{id}", groups::show)),
+    since(VOLUME_GROUP, v3("PUT", "/groups/{id}", groups::update)),
+    since(
+        VOLUME_GROUP,
+        v3("POST", "/groups/{id}/action", groups::action),
+    ),
+    since(
+        SNAPSHOT_GROUP,
+        v3("GET", "/group_snapshots", group_snapshots::list),
+    ),
+    since(
+        SNAPSHOT_GROUP,
+        v3("POST", "/group_snapshots", group_snapshots::create),
+    ),
+    since(
+        SNAPSHOT_GROUP,
+        v3(
+            "GET",
+            "/group_snapshots/detail",
+            group_snapshots::list_detail,
+        ),
+    ),
+    since(
+        SNAPSHOT_GROUP,
+        v3("GET", "/group_snapshots/{id}", group_snapshots::show),
+    ),
+    since(
+        SNAPSHOT_GROUP,
+        v3("DELETE", "/group_snapshots/{id}", group_snapshots::delete),
+    ),
+    since(
+        SNAPSHOT_GROUP,
+        v3(
+            "POST",
+            "/group_snapshots/{id}/action",
+            group_snapshots::action,
+        ),
+    ),
     v3("GET", "/os-availability-zone", overview::availability_zones),
     v3("GET", "/limits", quotas::limits),
     v3("GET", "/os-quota-sets/{project}", quotas::show),

@@ -10,7 +10,7 @@ use crate::identity::policy::Rule;
 use crate::model::backup::Backup;
 use crate::model::snapshot::{Snapshot, SnapshotStatus};
 use crate::model::time::Timestamp;
-use crate::model::volume::{AttachStatus, Attachment, Volume, VolumeType};
+use crate::model::volume::{AttachStatus, Attachment, Volume};
 use crate::service::attachments::AttachmentDetail;
 use crate::service::volumes::VolumeDetail;
 use serde_json::{Value, json};
@@ -320,23 +320,5 @@ pub(super) fn attachment(detail: &AttachmentDetail) -> Value {
             "enforce_multipath": false,
         }),
     };
-    view
-}
-
-/// A volume type.
-pub(super) fn volume_type(row: &VolumeType, is_admin: bool, is_default_route: bool) -> Value {
-    let mut view = json!({
-        "id": row.id,
-        "name": row.name,
-        "is_public": row.is_public,
-        "description": row.description,
-        "extra_specs": *row.extra_specs,
-    });
-    if is_admin {
-        view["qos_specs_id"] = json!(null);
-    }
-    if !is_default_route {
-        view["os-volume-type-access:is_public"] = json!(row.is_public);
-    }
     view
 }

@@ -3,13 +3,15 @@
 use crate::api::body::flag_word;
 use crate::api::call::{Call, Reply};
 use crate::api::list::{Collection, ListQuery};
-use crate::api::microversion::{BASE, METADATA_ETAG, STRICT_VOLUMES, SUMMARY_METADATA};
+use crate::api::microversion::{
+    BASE, METADATA_ETAG, STRICT_VOLUMES, SUMMARY_METADATA, VOLUME_GROUP,
+};
 use crate::api::python::{self, hex};
 use crate::api::views::{volume, volume_detail, volume_summary};
 use crate::db::volumes::Changes;
 use crate::identity::policy::Rule;
 use crate::model::error::Error;
-use crate::model::id::{BackupId, SnapshotId, VolumeId};
+use crate::model::id::{BackupId, RecordId, SnapshotId, VolumeId};
 use crate::service::Metadata;
 use crate::service::volumes::{CreateVolume, VolumeDetail};
 use md5::{Digest, Md5};
@@ -37,7 +39,7 @@ pub(super) static COLLECTION: Collection = Collection {
 };
 
 /// Keys of a volume's creation that name something a standalone catalogue does not have.
-const UNSUPPORTED: [&str; 4] = ["imageRef", "image_id", "consistencygroup_id", "group_id"];
+const UNSUPPORTED: [&str; 3] = ["imageRef", "image_id", "consistencygroup_id"];
 
 pub(super) fn id(call: &Call<'_>) -> VolumeId {
     VolumeId::new(call.parameter("id"))
@@ -59,6 +61,7 @@ pub(super) fn create(call: &Call<'_>) -> Result {
             "availability_zone",
             "multiattach",
             "backup_id",
+            "group_id",
         ];
         fields.only(&[&known[..], &UNSUPPORTED[..]].concat())?;
     }
@@ -92,6 +95,10 @@ pub(super) fn create(call: &Call<'_>) -> Result {
         snapshot_id: fields.uuid("snapshot_id")?.map(SnapshotId::new),
         source_volume_id: fields.uuid("source_volid")?.map(VolumeId::new),
         backup_id: fields.uuid("backup_id")?.map(BackupId::new),
+        group_id: match call.version >= VOLUME_GROUP {
+            true => fields.uuid("group_id")?.map(RecordId::new),
+            false => None,
+        },
         multiattach: false,
     };
     let detail = call.api.services.create_volume(call.ctx()?, wanted)?;

@@ -9,14 +9,18 @@
 
 pub mod backups;
 pub mod chunks;
+pub mod groups;
 pub mod identity;
 pub mod jobs;
 pub mod messages;
+pub mod owners;
 pub mod packs;
 mod page;
 pub mod quotas;
+pub mod records;
 pub mod services;
 pub mod snapshots;
+pub mod types;
 pub mod vaults;
 pub mod volumes;
 

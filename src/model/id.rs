@@ -52,6 +52,8 @@ id!(
     AttachmentId,
     /// A message to a user.
     MessageId,
+    /// A record: QoS specs, a group, its type or snapshot, a transfer.
+    RecordId,
     /// A volume type.
     VolumeTypeId,
     /// A Keystone project: 32 hexadecimal digits.

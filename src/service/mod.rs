@@ -5,12 +5,19 @@
 
 pub mod attachments;
 pub mod backups;
+pub mod group_snapshots;
+pub mod group_types;
+pub mod groups;
 pub mod messages;
 pub mod programs;
+pub mod qos;
 pub mod quotas;
 pub mod records;
 pub mod resets;
 pub mod snapshots;
+mod stored;
+pub mod transfers;
+pub mod types;
 pub mod volume_actions;
 pub mod volumes;
 

@@ -77,8 +77,15 @@ impl Services {
             .iter()
             .find(|name| binary.unwrap_or("cinder-volume") == **name && self.host_of(name) == host);
         let name = found.ok_or_else(|| {
-            let what = binary.unwrap_or("cinder-volume");
-            Error::NotFound(format!("Service {what} could not be found on host {host}."))
+            let message = format!(
+                "Service {} could not be found on host {host}.",
+                binary.unwrap_or("cinder-volume")
+            );
+            // Cinder answers so, the one and the other.
+            match wish {
+                Wish::Freeze | Wish::Thaw => Error::Invalid(message),
+                Wish::Enable | Wish::Disable { .. } => Error::NotFound(message),
+            }
         })?;
         self.db.write(|c| {
             let mut program = self.program(c, name)?;

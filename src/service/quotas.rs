@@ -5,6 +5,7 @@ use crate::db::{self, DbConnection, DbError};
 use crate::identity::RequestContext;
 use crate::identity::policy::Rule;
 use crate::model::error::Error;
+use crate::model::group::Group;
 use crate::model::id::ProjectId;
 use crate::model::quota::{Amounts, BY_TYPE, RESOURCES};
 use crate::service::Services;
@@ -115,6 +116,8 @@ fn usage(c: &mut DbConnection, project: &ProjectId) -> Result<Amounts, DbError> 
     add("volumes", volumes);
     add("snapshots", snapshots);
     add("gigabytes", volume_gigabytes + snapshot_gigabytes);
+    let groups = db::records::count::<Group>(c, project)?;
+    add("groups", groups);
     add("backups", backups);
     add("backup_gigabytes", backup_gigabytes);
     Ok(used)

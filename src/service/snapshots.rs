@@ -93,19 +93,7 @@ impl Services {
         };
         self.write_with_job(ctx, args, |c| {
             db::lock_project(c, &ctx.project_id)?;
-            let (snapshots, _) = db::snapshots::usage(c, &ctx.project_id)?;
-            self.catalog
-                .check_gigabytes(c, &ctx.project_id, volume.size_gib, true)?;
-            let quota = db::quotas::limits(c, Some(&ctx.project_id), &self.quota)?;
-            if !quota.allows("snapshots", snapshots + 1) {
-                return Err(Error::OverQuota {
-                    class: Some("SnapshotLimitExceeded"),
-                    message: format!(
-                        "Maximum number of snapshots allowed ({}) exceeded",
-                        quota.limit("snapshots")
-                    ),
-                });
-            }
+            self.check_snapshot_quota(c, &ctx.project_id, volume.size_gib)?;
             self.check_source(c, &volume)?;
             Ok(db::snapshots::insert(c, &snapshot)?)
         })?;
@@ -176,6 +164,11 @@ impl Services {
             SnapshotStatus::ErrorDeleting,
         ];
         self.write_with_job(ctx, args, |c| {
+            let row = db::snapshots::find(c, id)?;
+            if row.is_some_and(|row| row.group_snapshot_id.is_some()) {
+                let message = "Snapshot belongs to a group snapshot and goes with it.";
+                return Err(Error::invalid("snapshot", message));
+            }
             match db::snapshots::transition(c, id, &from, SnapshotStatus::Deleting, None, now)? {
                 true => Ok(()),
                 false => Err(Error::invalid(

@@ -170,6 +170,12 @@ impl Services {
         new_type: &str,
     ) -> Result<(), Error> {
         let volume = self.volume_for(ctx, id, Rule::VolumeRetype)?;
+        if volume.group_id.is_some() {
+            return Err(Error::invalid(
+                "volume",
+                "a volume in a group cannot be retyped.",
+            ));
+        }
         let row = self.type_for(ctx, Some(new_type))?;
         if row.id == volume.volume_type_id {
             let message = "New volume_type same as original: retyping it changes nothing.";

@@ -7,10 +7,12 @@ use crate::identity::policy::Rule;
 use crate::model::backup::{BackupEvent, BackupStatus};
 use crate::model::column::Json;
 use crate::model::error::{Error, MALFORMED};
-use crate::model::id::{BackupId, SnapshotId, VolumeId};
+use crate::model::id::{BackupId, RecordId, SnapshotId, VolumeId};
 use crate::model::job::{Job, JobArgs, Lease, RestoreTarget};
+use crate::model::message::{Action, Detail, Message};
 use crate::model::page::{Filter, Page};
 use crate::model::volume::{Attachment, Volume, VolumeStatus, VolumeType};
+use crate::service::types::{is_served, usable_type};
 use crate::service::{Metadata, Services, check_marker};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,6 +31,8 @@ pub struct CreateVolume {
     pub source_volume_id: Option<VolumeId>,
     /// A backup to fill it with.
     pub backup_id: Option<BackupId>,
+    /// A group to put it into; it must be made for the volume's type.
+    pub group_id: Option<RecordId>,
     pub multiattach: bool,
 }
 
@@ -139,7 +143,13 @@ impl Services {
             let message = format!("Availability zone '{zone}' is invalid.");
             return Err(Error::Invalid(message));
         }
+        if wanted.group_id.is_some() && wanted.volume_type.is_none() {
+            let message = "volume_type must be provided when creating a volume in a group.";
+            return Err(Error::invalid("input received", message));
+        }
         let size_gib = self.size_for(ctx, &wanted)?;
+        let group_id = wanted.group_id.clone();
+        let is_served = is_served(&volume_type);
         let backup_id = wanted.backup_id.clone();
         let mut volume = Volume {
             id: VolumeId::random(),
@@ -159,12 +169,15 @@ impl Services {
             metadata: Json::new(wanted.metadata),
             reserved_by: None,
             released_by: None,
-            group_id: None,
+            group_id: group_id.as_ref().map(RecordId::to_string),
             multiattach: wanted.multiattach,
             image_metadata: Json::default(),
             created_at: self.clock.now(),
             updated_at: None,
         };
+        if !is_served {
+            return self.create_unserved(ctx, volume);
+        }
         if let Some(backup) = &backup_id {
             return self.create_from_backup(ctx, &mut volume, backup);
         }
@@ -175,6 +188,9 @@ impl Services {
             db::lock_project(c, &ctx.project_id)?;
             self.catalog
                 .check_quota(c, &ctx.project_id, size_gib, true)?;
+            if let Some(group) = &group_id {
+                self.check_group(c, ctx, group, &volume.volume_type_id)?;
+            }
             if let Some(source) = &volume.source_volume_id {
                 let is_still = [VolumeStatus::Available, VolumeStatus::InUse];
                 let source = db::volumes::find(c, source)?;
@@ -185,6 +201,30 @@ impl Services {
                 }
             }
             Ok(db::volumes::insert(c, &volume)?)
+        })?;
+        self.detail_one(volume)
+    }
+
+    /// A volume of a type that no backend can serve: it is in error, and its user is told why.
+    fn create_unserved(
+        &self,
+        ctx: &RequestContext,
+        mut volume: Volume,
+    ) -> Result<VolumeDetail, Error> {
+        volume.status = VolumeStatus::Error;
+        let message = Message::new(
+            ctx.project_id.clone(),
+            Some(ctx.request_id.clone()),
+            (Action::CreateVolume, Detail::NoHost),
+            ("VOLUME", volume.id.as_str()),
+            self.clock.now(),
+        );
+        self.db.write(|c| -> Result<(), Error> {
+            db::lock_project(c, &ctx.project_id)?;
+            self.catalog
+                .check_quota(c, &ctx.project_id, volume.size_gib, true)?;
+            db::volumes::insert(c, &volume)?;
+            Ok(db::messages::insert(c, &message)?)
         })?;
         self.detail_one(volume)
     }
@@ -249,12 +289,7 @@ impl Services {
         let Some(name) = wanted else {
             return Ok(self.catalog.default_type()?);
         };
-        self.db
-            .read(|c| db::volumes::find_type(c, name).map_err(DbError::from))?
-            .filter(|row| {
-                ctx.is_admin() || row.is_public || row.projects.contains(ctx.project_id.as_str())
-            })
-            .ok_or_else(|| no_type(name))
+        self.db.read(|c| usable_type(c, ctx, name))
     }
 
     /// The size of a new volume: at least that of its source.
@@ -441,10 +476,12 @@ impl Services {
         };
         self.write_with_job(ctx, args, |c| {
             let has_snapshots = !cascade && db::snapshots::any_of(c, id)?;
+            let is_grouped = db::volumes::find(c, id)?.is_some_and(|row| row.group_id.is_some());
             let has_attachments = !db::volumes::attachments_of(c, vec![id.clone()])?.is_empty();
             let to = VolumeStatus::Deleting;
             if has_snapshots
                 || has_attachments
+                || is_grouped
                 || !db::volumes::transition(c, id, &DELETABLE, to, None, now)?
             {
                 return Err(Error::invalid(
@@ -504,27 +541,5 @@ impl Services {
                 }
             }
         })
-    }
-
-    /// All volume types.
-    pub fn list_types(&self, ctx: &RequestContext) -> Result<Vec<VolumeType>, Error> {
-        ctx.authorize(Rule::TypeList, &ctx.project_id)?;
-        self.db
-            .read(|c| db::volumes::list_types(c).map_err(Error::from))
-    }
-
-    /// The volume type of this id, or the default one.
-    pub fn show_type(&self, ctx: &RequestContext, id: &str) -> Result<VolumeType, Error> {
-        ctx.authorize(Rule::TypeList, &ctx.project_id)?;
-        match id {
-            "default" => Ok(self.catalog.default_type()?),
-            id => {
-                let found = self
-                    .list_types(ctx)?
-                    .into_iter()
-                    .find(|row| row.id.as_str() == id);
-                found.ok_or_else(|| Error::not_found("Volume type", id))
-            }
-        }
     }
 }

@@ -58,7 +58,7 @@ fn nothing_is_lost_or_stuck_or_uploaded_twice_when_killed() {
         let mut bed = Bed::new(database);
         // Slow enough to be killed in many places.
         bed.set("ENGINE__THREADS", "1");
-        bed.set("ENGINE__COMPRESSION", "zstd:12");
+        bed.set("ENGINE__COMPRESSION", "zstd:19");
         // Short, so that after a kill the work goes on soon enough to be killed again.
         bed.set("JOBS__LEASE", "500ms");
         let mut service = bed.start();
@@ -83,7 +83,7 @@ fn nothing_is_lost_or_stuck_or_uploaded_twice_when_killed() {
             shown["status"] == "available"
         };
         let killed;
-        (service, killed) = torment(&bed, service, seed, 800, is_done);
+        (service, killed) = torment(&bed, service, seed, 900, is_done);
         kills += killed;
         println!("{database:?}: {killed} kills of the backup");
         let demo = bed.client(&service, "demo");

@@ -10,4 +10,6 @@ mod crash;
 mod db_both;
 mod faults;
 mod lifecycle;
+mod policy;
+mod quotas;
 mod support;

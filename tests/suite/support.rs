@@ -404,7 +404,7 @@ impl Client {
         }
     }
 
-    fn v3(&self, path: &str) -> String {
+    pub(crate) fn v3(&self, path: &str) -> String {
         format!("/v3/{}{path}", self.project)
     }
 
