@@ -29,7 +29,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("argon2", &["identity"]),
     ("clap", &["cli"]),
     ("moka", &["identity"]),
-    ("serde_saphyr", &["identity"]),
+    ("serde_saphyr", &["identity", "api"]),
     ("ureq", &["identity", "cli"]),
     // The derives on rows, columns and tables are all of diesel that the first floor sees.
     ("diesel", &["db", "model"]),

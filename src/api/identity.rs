@@ -153,7 +153,7 @@ fn token_view(call: &Call<'_>, session: &Session, with_catalog: bool) -> Value {
 }
 
 /// Role ids are made of the names, so that they are the same everywhere.
-fn role_view(role: &Role) -> Value {
+pub(super) fn role_view(role: &Role) -> Value {
     let id = blake3::hash(role.as_str().as_bytes()).to_hex();
     json!({ "id": id[..32], "name": role.as_str() })
 }
@@ -240,7 +240,7 @@ pub(super) fn show_catalog(call: &Call<'_>) -> Result {
     ))
 }
 
-fn project_view(call: &Call<'_>, project: &Project) -> Value {
+pub(super) fn project_view(call: &Call<'_>, project: &Project) -> Value {
     json!({
         "id": project.id,
         "name": project.name,
@@ -304,7 +304,7 @@ pub(super) fn show_project(call: &Call<'_>) -> Result {
             200,
             json!({ "project": project_view(call, project) }),
         )),
-        None => Err(Error::NotFound(format!("Could not find project: {id}."))),
+        None => Err(not_found("project", id)),
     }
 }
 
@@ -313,17 +313,16 @@ fn own_user<'a>(call: &'a Call<'_>) -> std::result::Result<&'a User, Error> {
     let user = &call.session()?.user;
     match user.id.as_str() == call.parameter("id") {
         true => Ok(user),
-        false => Err(Error::NotFound(format!(
-            "Could not find user: {}.",
-            call.parameter("id")
-        ))),
+        false => Err(not_found("user", call.parameter("id"))),
     }
 }
 
-/// `GET /users/{id}`
-pub(super) fn show_user(call: &Call<'_>) -> Result {
-    let user = own_user(call)?;
-    let view = json!({
+pub(super) fn not_found(kind: &str, id: &str) -> Error {
+    Error::NotFound(format!("Could not find {kind}: {id}."))
+}
+
+pub(super) fn user_view(call: &Call<'_>, user: &User) -> Value {
+    json!({
         "id": user.id,
         "name": user.name,
         "domain_id": DOMAIN,
@@ -331,7 +330,12 @@ pub(super) fn show_user(call: &Call<'_>) -> Result {
         "password_expires_at": null,
         "options": {},
         "links": { "self": format!("{}/identity/v3/users/{}", call.base, user.id) },
-    });
+    })
+}
+
+/// `GET /users/{id}`
+pub(super) fn show_user(call: &Call<'_>) -> Result {
+    let view = user_view(call, own_user(call)?);
     Ok(Reply::json(200, json!({ "user": view })))
 }
 
@@ -339,7 +343,7 @@ pub(super) fn show_user(call: &Call<'_>) -> Result {
 pub(super) fn show_domain(call: &Call<'_>) -> Result {
     match call.parameter("id") {
         DOMAIN => Ok(Reply::json(200, json!({ "domain": domain_view() }))),
-        id => Err(Error::NotFound(format!("Could not find domain: {id}."))),
+        id => Err(not_found("domain", id)),
     }
 }
 

@@ -14,6 +14,7 @@ mod group_snapshots;
 mod group_types;
 mod groups;
 mod identity;
+mod identity_admin;
 mod list;
 mod list_parts;
 mod messages;

@@ -10,9 +10,9 @@ use crate::api::microversion::{
     VOLUME_SUMMARY,
 };
 use crate::api::{
-    attachments, backups, group_snapshots, group_types, groups, identity, messages, overview,
-    programs, qos, quotas, snapshots, transfers, type_encryption, types, versions, volume_actions,
-    volumes,
+    attachments, backups, group_snapshots, group_types, groups, identity, identity_admin, messages,
+    overview, programs, qos, quotas, snapshots, transfers, type_encryption, types, versions,
+    volume_actions, volumes,
 };
 use crate::model::error::Error;
 
@@ -77,6 +77,7 @@ pub static ROUTES: &[Route] = &[
     at(Open, "GET", "/", versions::root),
     at(Open, "GET", "/healthcheck", versions::healthcheck),
     at(Open, "HEAD", "/healthcheck", versions::is_healthy),
+    at(Open, "GET", "/openapi.json", versions::openapi),
     at(Version, "GET", "/v3", versions::to_v3),
     at(Version, "GET", "/v3/", versions::v3),
     v3("GET", "/backups", backups::list),
@@ -468,6 +469,48 @@ pub static ROUTES: &[Route] = &[
         "GET",
         "/identity/v3/projects/{id}",
         identity::show_project,
+    ),
+    at(
+        Identity,
+        "POST",
+        "/identity/v3/projects",
+        identity_admin::create_project,
+    ),
+    at(
+        Identity,
+        "DELETE",
+        "/identity/v3/projects/{id}",
+        identity_admin::delete_project,
+    ),
+    at(
+        Identity,
+        "PUT",
+        "/identity/v3/projects/{id}/users/{user}/roles/{role}",
+        identity_admin::assign_role,
+    ),
+    at(
+        Identity,
+        "GET",
+        "/identity/v3/roles",
+        identity_admin::list_roles,
+    ),
+    at(
+        Identity,
+        "GET",
+        "/identity/v3/users",
+        identity_admin::list_users,
+    ),
+    at(
+        Identity,
+        "POST",
+        "/identity/v3/users",
+        identity_admin::create_user,
+    ),
+    at(
+        Identity,
+        "DELETE",
+        "/identity/v3/users/{id}",
+        identity_admin::delete_user,
     ),
     at(
         Identity,

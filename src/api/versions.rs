@@ -4,6 +4,7 @@ use crate::api::call::{Call, Form, Reply};
 use crate::api::microversion::{BASE, LATEST};
 use crate::model::error::Error;
 use serde_json::{Value, json};
+use std::sync::LazyLock;
 
 type Result = std::result::Result<Reply, Error>;
 
@@ -86,4 +87,18 @@ pub(super) fn healthcheck(call: &Call<'_>) -> Result {
 pub(super) fn is_healthy(call: &Call<'_>) -> Result {
     healthcheck(call)?;
     Ok(Reply::empty(204).in_form(Form::Silent))
+}
+
+/// The description of this API, made into JSON once.
+static OPENAPI: LazyLock<Option<Value>> =
+    LazyLock::new(|| serde_saphyr::from_str(include_str!("../../api-ref/openapi.yaml")).ok());
+
+/// `GET /openapi.json`
+pub(super) fn openapi(_: &Call<'_>) -> Result {
+    match &*OPENAPI {
+        Some(document) => {
+            Ok(Reply::json(200, document.clone()).in_form(Form::Plain("application/json")))
+        }
+        None => Err(Error::internal("openapi.yaml is not YAML")),
+    }
 }

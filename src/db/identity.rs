@@ -111,6 +111,39 @@ pub fn put_assignment(connection: &mut DbConnection, row: &Assignment) -> QueryR
         .map(|_| ())
 }
 
+/// All users, by name.
+pub fn list_users(connection: &mut DbConnection) -> QueryResult<Vec<User>> {
+    users::table
+        .order(users::name)
+        .select(User::as_select())
+        .load(connection)
+}
+
+/// Removes a user with all that is theirs here. `false`: there is none.
+pub fn remove_user(connection: &mut DbConnection, id: &UserId) -> QueryResult<bool> {
+    diesel::delete(tokens::table.filter(tokens::user_id.eq(id))).execute(connection)?;
+    let credentials = application_credentials::table;
+    diesel::delete(credentials.filter(application_credentials::user_id.eq(id)))
+        .execute(connection)?;
+    diesel::delete(assignments::table.filter(assignments::user_id.eq(id))).execute(connection)?;
+    diesel::delete(users::table.find(id))
+        .execute(connection)
+        .map(|count| count == 1)
+}
+
+/// Removes a project with the roles and tokens in it. `false`: there is none.
+pub fn remove_project(connection: &mut DbConnection, id: &ProjectId) -> QueryResult<bool> {
+    diesel::delete(tokens::table.filter(tokens::project_id.eq(id))).execute(connection)?;
+    let credentials = application_credentials::table;
+    diesel::delete(credentials.filter(application_credentials::project_id.eq(id)))
+        .execute(connection)?;
+    diesel::delete(assignments::table.filter(assignments::project_id.eq(id)))
+        .execute(connection)?;
+    diesel::delete(projects::table.find(id))
+        .execute(connection)
+        .map(|count| count == 1)
+}
+
 /// Adds a token, and drops those that have expired.
 pub fn insert_token(
     connection: &mut DbConnection,

@@ -349,6 +349,78 @@ impl Embedded {
             .read(|c| db::identity::list_projects(c).map_err(Error::from))
     }
 
+    /// All users.
+    pub fn users(&self) -> Result<Vec<User>, Error> {
+        self.db
+            .read(|c| db::identity::list_users(c).map_err(Error::from))
+    }
+
+    /// Adds a user without a role.
+    pub fn create_user(&self, name: &str, password: &Secret) -> Result<User, Error> {
+        let row = User {
+            id: UserId::new(keystone_id()),
+            name: name.to_owned(),
+            password_hash: hash_password(password),
+        };
+        self.db.write(|c| {
+            if db::identity::user_by_name(c, name)?.is_some() {
+                return Err(taken("user"));
+            }
+            db::identity::put_user(c, &row)?;
+            Ok(())
+        })?;
+        Ok(row)
+    }
+
+    /// Removes a user with tokens and credentials; `false` if there is none of this id.
+    pub fn delete_user(&self, id: &UserId) -> Result<bool, Error> {
+        self.db
+            .write(|c| db::identity::remove_user(c, id).map_err(Error::from))
+    }
+
+    /// Adds a project.
+    pub fn create_project(&self, name: &str) -> Result<Project, Error> {
+        let row = Project {
+            id: ProjectId::new(keystone_id()),
+            name: name.to_owned(),
+        };
+        self.db.write(|c| {
+            if db::identity::project_by_name(c, name)?.is_some() {
+                return Err(taken("project"));
+            }
+            db::identity::put_project(c, &row)?;
+            Ok(())
+        })?;
+        Ok(row)
+    }
+
+    /// Removes a project with its tokens and roles; what it has in block storage stays. `false` if
+    /// there is none of this id.
+    pub fn delete_project(&self, id: &ProjectId) -> Result<bool, Error> {
+        self.db
+            .write(|c| db::identity::remove_project(c, id).map_err(Error::from))
+    }
+
+    /// Gives a user a role in a project, unless it has a higher one there. `false` if either does
+    /// not exist.
+    pub fn assign(&self, user: &UserId, project: &ProjectId, role: Role) -> Result<bool, Error> {
+        self.db.write(|c| {
+            let exist = db::identity::user(c, user)?.is_some()
+                && db::identity::project(c, project)?.is_some();
+            let known = db::identity::role_of(c, user, project)?;
+            // Roles are declared from the highest on.
+            if exist && known.is_none_or(|known| role < known) {
+                let assignment = Assignment {
+                    user_id: user.clone(),
+                    project_id: project.clone(),
+                    role,
+                };
+                db::identity::put_assignment(c, &assignment)?;
+            }
+            Ok(exist)
+        })
+    }
+
     /// Application credentials of a user.
     pub fn credentials_of(&self, user: &UserId) -> Result<Vec<ApplicationCredential>, Error> {
         self.db
@@ -409,6 +481,12 @@ impl Embedded {
             Ok(row.is_some())
         })
     }
+}
+
+fn taken(kind: &str) -> Error {
+    Error::Conflict(format!(
+        "Conflict occurred attempting to store {kind} - Duplicate entry found with name."
+    ))
 }
 
 fn hash_password(password: &Secret) -> String {
