@@ -38,6 +38,14 @@
 //! reserves or creates the target, the engine reads root, leaves and ranges of packs, verifies
 //! every chunk and writes it, and the catalogue releases the target with the saved metadata.
 //!
+//! # One refusal
+//!
+//! `api::server` is the whole pipeline: request id, size, route, caller, version, media type, body,
+//! project, handler. Who asks is told by [`identity`], our own or a Keystone; what they may do by
+//! the rules of [`identity::policy`], which services ask with the project of the object at hand. An
+//! object of another project is looked up as if it did not exist, so a refusal tells nobody of it.
+//! Every error becomes status, headers and body in `api::fault`, and nowhere else.
+//!
 //! # Invariants
 //!
 //! * Engine, jobs, service and tasks are ordinary blocking code on bounded threads; only `api`,

@@ -18,6 +18,7 @@ type Result = std::result::Result<Reply, Error>;
 
 pub(super) static COLLECTION: Collection = Collection {
     name: "backups",
+    links: "backups_links",
     columns: crate::model::backup::COLUMNS,
     filters: &["name", "status", "volume_id"],
     sorted_by_name: BACKUP_SORT_NAME,

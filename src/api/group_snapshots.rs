@@ -3,7 +3,6 @@
 use crate::api::call::{Call, Reply};
 use crate::api::groups::status;
 use crate::api::list::{Collection, ListQuery};
-use crate::api::list_parts::with_links_as;
 use crate::api::microversion::{BASE, GROUP_PROJECT, GROUP_SNAPSHOT_RESET};
 use crate::api::volume_actions::no_such_action;
 use crate::identity::policy::Rule;
@@ -17,6 +16,7 @@ type Result = std::result::Result<Reply, Error>;
 
 static COLLECTION: Collection = Collection {
     name: "group_snapshots",
+    links: "group_snapshot_links",
     columns: SNAPSHOT_COLUMNS,
     filters: &["name", "status", "group_id"],
     sorted_by_name: BASE,
@@ -79,7 +79,6 @@ fn list_as(call: &Call<'_>, view: impl Fn(&Call<'_>, &Stored<GroupSnapshot>) -> 
     let last = rows.last().map(|row| row.id.to_string());
     let items = rows.iter().map(|row| view(call, row)).collect();
     let answer = query.answer(call, &COLLECTION, items, last, None);
-    let answer = with_links_as(answer, "group_snapshots_links", "group_snapshot_links");
     Ok(Reply::json(200, answer))
 }
 

@@ -2,7 +2,6 @@
 
 use crate::api::call::{Call, Reply};
 use crate::api::list::{Collection, ListQuery};
-use crate::api::list_parts::with_links_as;
 use crate::api::microversion::BASE;
 use crate::api::types::{name, one_spec, specs};
 use crate::identity::policy::Rule;
@@ -18,6 +17,7 @@ type Result<T> = std::result::Result<T, Error>;
 
 static COLLECTION: Collection = Collection {
     name: "group_types",
+    links: "group_type_links",
     columns: TYPE_COLUMNS,
     filters: &["is_public"],
     sorted_by_name: BASE,
@@ -68,7 +68,6 @@ pub(super) fn list(call: &Call<'_>) -> Result<Reply> {
         .map(|row| view(call, row))
         .collect::<Result<Vec<Value>>>()?;
     let answer = query.answer(call, &COLLECTION, items, last, None);
-    let answer = with_links_as(answer, "group_types_links", "group_type_links");
     Ok(Reply::json(200, answer))
 }
 

@@ -3,7 +3,6 @@
 use crate::api::body::{Fields, flag_word};
 use crate::api::call::{Call, Reply};
 use crate::api::list::{Collection, ListQuery};
-use crate::api::list_parts::with_links_as;
 use crate::api::microversion::{
     BASE, GROUP_PROJECT, GROUP_REPLICATION, GROUP_RESET, GROUP_VOLUMES, SNAPSHOT_GROUP,
 };
@@ -21,6 +20,7 @@ type Result<T> = std::result::Result<T, Error>;
 
 static COLLECTION: Collection = Collection {
     name: "groups",
+    links: "group_links",
     columns: COLUMNS,
     filters: &["name", "list_volume"],
     sorted_by_name: BASE,
@@ -112,7 +112,6 @@ fn list_as(
     let last = rows.last().map(|row| row.id.to_string());
     let items = rows.iter().map(|row| view(call, row, &volumes)).collect();
     let answer = query.answer(call, &COLLECTION, items, last, None);
-    let answer = with_links_as(answer, "groups_links", "group_links");
     Ok(Reply::json(200, answer))
 }
 

@@ -27,6 +27,8 @@ const PAGING: [&str; 7] = [
 pub(super) struct Collection {
     /// Name in answers.
     pub(super) name: &'static str,
+    /// Key of the link to the next page.
+    pub(super) links: &'static str,
     pub(super) columns: &'static [Column],
     /// What those who are no administrators may filter by (`resource_filters`).
     pub(super) filters: &'static [&'static str],
@@ -89,6 +91,32 @@ impl ListQuery {
         })
     }
 
+    /// Takes the filter on a text column out of the query: it means something of its own.
+    pub(super) fn take(&mut self, name: &str) -> Option<String> {
+        let is_it = |condition: &Condition| matches!(condition, Condition::Text(column, _) if column.name == name);
+        let at = self.filter.conditions.iter().position(is_it)?;
+        match self.filter.conditions.remove(at) {
+            Condition::Text(_, value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Which types a list shows: with `None` all, with `Some(true)` the public ones and those open to
+    /// the project. Only administrators have a choice.
+    pub(super) fn take_is_public(&mut self, call: &Call<'_>) -> Result<Option<bool>, Error> {
+        let word = self.take("is_public");
+        let Some(word) = word.filter(|_| call.ctx().is_ok_and(|ctx| ctx.is_admin())) else {
+            return Ok(Some(true));
+        };
+        if word.trim().eq_ignore_ascii_case("none") {
+            return Ok(None);
+        }
+        match flag_word(&word) {
+            Some(flag) => Ok(Some(flag)),
+            None => Err(Error::Invalid(format!("Invalid is_public filter [{word}]"))),
+        }
+    }
+
     /// Puts a list under its key, with count and next link where they belong.
     pub(super) fn answer(
         &self,
@@ -104,8 +132,7 @@ impl ListQuery {
         let name = collection.name;
         let mut answer = json!({ name: items });
         if let (true, Some(last)) = (has_next, last_id) {
-            answer[format!("{name}_links")] =
-                json!([{ "rel": "next", "href": next_link(call, &last) }]);
+            answer[collection.links] = json!([{ "rel": "next", "href": next_link(call, &last) }]);
         }
         if let Some(count) = count {
             answer["count"] = json!(count);

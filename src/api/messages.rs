@@ -13,6 +13,7 @@ type Result = std::result::Result<Reply, Error>;
 
 pub(super) static COLLECTION: Collection = Collection {
     name: "messages",
+    links: "messages_links",
     columns: COLUMNS,
     filters: &[
         "resource_uuid",

@@ -16,7 +16,6 @@ mod groups;
 mod identity;
 mod identity_admin;
 mod list;
-mod list_parts;
 mod messages;
 mod microversion;
 mod overview;

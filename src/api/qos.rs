@@ -16,6 +16,7 @@ type Result<T> = std::result::Result<T, Error>;
 
 static COLLECTION: Collection = Collection {
     name: "qos_specs",
+    links: "qos_specs_links",
     columns: COLUMNS,
     filters: &[],
     sorted_by_name: BASE,

@@ -14,6 +14,7 @@ type Result = std::result::Result<Reply, Error>;
 
 pub(super) static COLLECTION: Collection = Collection {
     name: "snapshots",
+    links: "snapshots_links",
     columns: crate::model::snapshot::COLUMNS,
     filters: &[
         "name",

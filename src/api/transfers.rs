@@ -15,6 +15,7 @@ type Result = std::result::Result<Reply, Error>;
 
 static COLLECTION: Collection = Collection {
     name: "transfers",
+    links: "transfers_links",
     columns: COLUMNS,
     filters: &["name", "display_name", "volume_id"],
     sorted_by_name: BASE,

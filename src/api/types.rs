@@ -3,7 +3,6 @@
 use crate::api::body::Fields;
 use crate::api::call::{Call, Reply};
 use crate::api::list::{Collection, ListQuery};
-use crate::api::list_parts::with_links_as;
 use crate::api::microversion::BASE;
 use crate::api::volume_actions::no_such_action;
 use crate::db::types::COLUMNS;
@@ -19,6 +18,7 @@ type Result<T> = std::result::Result<T, Error>;
 
 pub(super) static COLLECTION: Collection = Collection {
     name: "volume_types",
+    links: "volume_type_links",
     columns: COLUMNS,
     filters: &["is_public", "extra_specs"],
     sorted_by_name: BASE,
@@ -67,7 +67,6 @@ pub(super) fn list(call: &Call<'_>) -> Result<Reply> {
         .map(|row| with_qos(call, row).map(|view| with_access(view, row)))
         .collect::<Result<Vec<Value>>>()?;
     let answer = query.answer(call, &COLLECTION, items, last, None);
-    let answer = with_links_as(answer, "volume_types_links", "volume_type_links");
     Ok(Reply::json(200, answer))
 }
 

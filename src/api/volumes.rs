@@ -21,6 +21,7 @@ type Result = std::result::Result<Reply, Error>;
 
 pub(super) static COLLECTION: Collection = Collection {
     name: "volumes",
+    links: "volumes_links",
     columns: crate::model::volume::COLUMNS,
     filters: &[
         "name",

@@ -44,7 +44,10 @@ impl Tasks {
         let is_disabled = self
             .db
             .read(|c| db::services::is_disabled(c, BACKUP_SERVICE).map_err(DbError::from))?;
-        if is_disabled && claimed.job.attempt == 1 {
+        let found = self.find_backup(id)?;
+        let zone = found.and_then(|backup| backup.availability_zone);
+        let is_elsewhere = zone.is_some_and(|zone| zone != self.catalog.availability_zone);
+        if is_elsewhere || (is_disabled && claimed.job.attempt == 1) {
             return Err(TaskError::NoService);
         }
         let found = self

@@ -77,6 +77,15 @@ fn a_damaged_or_missing_pack_fails_the_restore_and_spares_the_backup() {
             (status == "error_restoring").then_some(())
         });
         demo.wait("backups", &backup, "available");
+        // The user is told, and may forget it.
+        let told = demo.get(&format!("/messages?resource_uuid={backup}"));
+        let message = told.body["messages"][0].clone();
+        let text = "restore backup:Backup driver failed to restore backup.";
+        assert_eq!(message["user_message"], text, "{}", told.body);
+        assert_eq!(message["event_id"], "VOLUME_VOLUME_BACKUP_015_026");
+        let path = format!("/messages/{}", message["id"].as_str().unwrap());
+        assert_eq!(demo.delete(&path).status, 204);
+        assert_eq!(demo.get(&path).status, 404);
         let name = pack.file_name().unwrap().to_string_lossy().into_owned();
         let log = bed.log();
         let line = log
@@ -91,4 +100,48 @@ fn a_damaged_or_missing_pack_fails_the_restore_and_spares_the_backup() {
         demo.wait("volumes", &again, "available");
         assert_eq!(demo.digest(&again), demo.digest(&volume));
     }
+}
+
+#[test]
+fn what_needs_a_disabled_service_is_refused_as_cinder_refuses_it() {
+    let bed = Bed::new(Database::Sqlite);
+    let service = bed.start();
+    let (demo, admin) = (bed.client(&service, "demo"), bed.client(&service, "admin"));
+    let volume = demo.create_volume(1);
+    let backup = demo.back_up(&volume, json!({}));
+    demo.wait("backups", &backup, "available");
+    let listed = admin.get("/os-services?binary=cinder-backup").body["services"][0].clone();
+    let turn = |action: &str| {
+        let body = json!({ "host": listed["host"], "binary": "cinder-backup" });
+        assert_eq!(
+            admin.put(&format!("/os-services/{action}"), body).status,
+            200
+        );
+    };
+    turn("disable");
+    let missing = "Service cinder-backup could not be found.";
+    assert_eq!(
+        demo.delete(&format!("/backups/{backup}")).fault(404),
+        missing
+    );
+    let restore = format!("/backups/{backup}/restore");
+    assert_eq!(
+        demo.post(&restore, json!({ "restore": {} })).fault(404),
+        missing
+    );
+    let created = demo.back_up(&volume, json!({}));
+    let failed = until("the backup to fail", || {
+        let shown = demo.get(&format!("/backups/{created}")).body["backup"].clone();
+        (shown["status"] == "error").then_some(shown)
+    });
+    assert_eq!(
+        failed["fail_reason"],
+        "Service not found for creating backup."
+    );
+    demo.wait("volumes", &volume, "available");
+    turn("enable");
+    let restored = demo.restore(&backup, json!({}));
+    demo.wait("volumes", &restored, "available");
+    assert_eq!(demo.delete(&format!("/backups/{created}")).status, 202);
+    demo.wait_gone(&format!("/backups/{created}"));
 }
