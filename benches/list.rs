@@ -1,7 +1,10 @@
 //! How fast a page of backups is, on SQLite and PostgreSQL, and whether the table's size matters:
 //! `cargo bench --bench list`.
 
-#![allow(clippy::unwrap_used, reason = "a benchmark may stop at whatever goes wrong")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a benchmark may stop at whatever goes wrong"
+)]
 
 #[path = "../tests/suite/support.rs"]
 #[allow(dead_code, reason = "the tests need more of it")]
@@ -44,7 +47,9 @@ fn main() {
             ] {
                 let name = path.replace(&middle, "<middle>");
                 let (rate, p50, p99) = measure(&demo, &path);
-                println!("| {database:?} | {backups} | `{name}` | {rate:.0} | {p50:.1} | {p99:.1} |");
+                println!(
+                    "| {database:?} | {backups} | `{name}` | {rate:.0} | {p50:.1} | {p99:.1} |"
+                );
             }
         }
     }

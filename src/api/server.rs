@@ -418,6 +418,11 @@ fn block_storage_call(
     if version < route.since || is_form {
         return Answer::fault(Fault::not_at_this_version(), shown);
     }
+    // PostgreSQL keeps no text with a null character, so nothing is called so.
+    let has_null = |pairs: &[(String, String)]| pairs.iter().any(|(_, text)| text.contains('\0'));
+    if has_null(&parts) || has_null(&incoming.query) {
+        return Answer::fault(Fault::malformed(), shown);
+    }
     if !incoming.body.is_empty() && !is_json(incoming.content_type.as_deref()) {
         return Answer::fault(Fault::unsupported_media_type(), shown);
     }

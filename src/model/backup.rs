@@ -2,7 +2,7 @@
 
 use crate::model::column::{Json, text_enum};
 use crate::model::id::{BackupId, ProjectId, SnapshotId, StorageId, UserId, VaultId, VolumeId};
-use crate::model::page::{Column, Kind};
+use crate::model::page::{Column, Kind, NO_NUMBER, NO_TEXT};
 use crate::model::schema::backups;
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
@@ -144,13 +144,13 @@ pub static COLUMNS: &[Column] = &[
     Column::nullable("snapshot_id", "snapshot_id", Kind::Text),
     Column::nullable("data_timestamp", "data_timestamp", Kind::Time),
     Column::nullable("restore_volume_id", "restore_volume_id", Kind::Text),
-    Column::new("num_dependent_backups", "0", Kind::Number),
-    Column::new("host", "''", Kind::Text),
-    Column::new("service_metadata", "''", Kind::Text),
-    Column::new("service", "''", Kind::Text),
-    Column::new("temp_volume_id", "''", Kind::Text),
-    Column::new("temp_snapshot_id", "''", Kind::Text),
-    Column::new("encryption_key_id", "''", Kind::Text),
+    Column::new("num_dependent_backups", NO_NUMBER, Kind::Number),
+    Column::new("host", NO_TEXT, Kind::Text),
+    Column::new("service_metadata", NO_TEXT, Kind::Text),
+    Column::new("service", NO_TEXT, Kind::Text),
+    Column::new("temp_volume_id", NO_TEXT, Kind::Text),
+    Column::new("temp_snapshot_id", NO_TEXT, Kind::Text),
+    Column::new("encryption_key_id", NO_TEXT, Kind::Text),
 ];
 
 impl Backup {

@@ -14,6 +14,14 @@ pub enum Kind {
     Map,
 }
 
+/// In place of a column that only Cinder has: no text. Not a bare constant, which an `ORDER BY` would
+/// take for a column's position.
+pub const NO_TEXT: &str = "COALESCE(NULL, '')";
+/// The same for a number.
+pub const NO_NUMBER: &str = "COALESCE(NULL, 0)";
+/// A flag that is always set.
+pub const ALWAYS: &str = "COALESCE(NULL, TRUE)";
+
 /// A column as clients name it in filters and sort keys.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Column {

@@ -2,7 +2,7 @@
 
 use crate::model::column::{Json, text_enum};
 use crate::model::id::{JobId, ProjectId, SnapshotId, UserId, VolumeId};
-use crate::model::page::{Column, Kind};
+use crate::model::page::{ALWAYS, Column, Kind, NO_TEXT};
 use crate::model::schema::snapshots;
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
@@ -61,7 +61,7 @@ pub static COLUMNS: &[Column] = &[
     Column::new("volume_size", "size_gib", Kind::Number),
     Column::new("size", "size_gib", Kind::Number),
     Column::new("volume_id", "volume_id", Kind::Text),
-    Column::new("consumes_quota", "TRUE", Kind::Flag),
-    Column::new("availability_zone", "''", Kind::Text),
+    Column::new("consumes_quota", ALWAYS, Kind::Flag),
+    Column::new("availability_zone", NO_TEXT, Kind::Text),
     Column::nullable("progress", "progress", Kind::Text),
 ];

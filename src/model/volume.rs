@@ -4,7 +4,7 @@ use crate::model::column::{Json, text_enum};
 use crate::model::id::{
     AttachmentId, BackupId, JobId, ProjectId, SnapshotId, UserId, VolumeId, VolumeTypeId,
 };
-use crate::model::page::{Column, Kind};
+use crate::model::page::{ALWAYS, Column, Kind, NO_TEXT};
 use crate::model::schema::{attachments, volume_types, volumes};
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
@@ -186,8 +186,8 @@ pub static COLUMNS: &[Column] = &[
     Column::nullable("snapshot_id", "snapshot_id", Kind::Text),
     Column::nullable("source_volid", "source_volume_id", Kind::Text),
     Column::new("availability_zone", "availability_zone", Kind::Text),
-    Column::new("consumes_quota", "TRUE", Kind::Flag),
-    Column::new("migration_status", "''", Kind::Text),
-    Column::new("host", "''", Kind::Text),
+    Column::new("consumes_quota", ALWAYS, Kind::Flag),
+    Column::new("migration_status", NO_TEXT, Kind::Text),
+    Column::new("host", NO_TEXT, Kind::Text),
     Column::new("launched_at", "created_at", Kind::Time),
 ];

@@ -7,7 +7,7 @@ use crate::identity::policy::Rule;
 use crate::model::column::Json;
 use crate::model::error::Error;
 use crate::model::group::{Group, GroupSnapshot, GroupStatus};
-use crate::model::id::{ProjectId, RecordId, SnapshotId};
+use crate::model::id::{RecordId, SnapshotId};
 use crate::model::job::JobArgs;
 use crate::model::page::{Filter, Page};
 use crate::model::snapshot::{Snapshot, SnapshotStatus};
@@ -17,6 +17,7 @@ use crate::model::volume::{Volume, VolumeStatus};
 use crate::service::groups::invalid_group;
 use crate::service::stored::locked_record;
 use crate::service::{Metadata, Services};
+use crate::volume::catalog::quota::Demand;
 
 /// States in which snapshots may be deleted.
 const DELETABLE: [SnapshotStatus; 3] = [
@@ -73,7 +74,9 @@ impl Services {
             let mut jobs = Vec::new();
             for volume in volumes {
                 let snapshot = self.snapshot_in(ctx, &row, &volume);
-                self.check_snapshot_quota(c, &ctx.project_id, snapshot.size_gib)?;
+                let demand = Demand::snapshot(snapshot.size_gib, &volume.volume_type_id);
+                self.catalog
+                    .check_quota(c, &ctx.project_id, &demand, true)?;
                 db::snapshots::insert(c, &snapshot)?;
                 jobs.push(JobArgs::CreateSnapshot {
                     snapshot_id: snapshot.id,
@@ -106,28 +109,6 @@ impl Services {
             progress: None,
             created_at: self.clock.now(),
             updated_at: None,
-        }
-    }
-
-    /// Whether one more snapshot of this size is within the project's quota.
-    pub(super) fn check_snapshot_quota(
-        &self,
-        c: &mut DbConnection,
-        project: &ProjectId,
-        size_gib: i64,
-    ) -> Result<(), Error> {
-        self.catalog.check_gigabytes(c, project, size_gib, true)?;
-        let (snapshots, _) = db::snapshots::usage(c, project)?;
-        let quota = db::quotas::limits(c, Some(project), &self.quota)?;
-        match quota.allows("snapshots", snapshots + 1) {
-            true => Ok(()),
-            false => Err(Error::OverQuota {
-                class: Some("SnapshotLimitExceeded"),
-                message: format!(
-                    "Maximum number of snapshots allowed ({}) exceeded",
-                    quota.limit("snapshots")
-                ),
-            }),
         }
     }
 

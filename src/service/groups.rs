@@ -16,6 +16,7 @@ use crate::service::group_types::usable_group_type;
 use crate::service::stored::locked_record;
 use crate::service::types::usable_type;
 use crate::service::{Metadata, Services};
+use crate::volume::catalog::quota::Demand;
 use std::collections::BTreeMap;
 
 /// States in which a group, and a volume with it, may be deleted.
@@ -187,8 +188,12 @@ impl Services {
             let mut jobs = Vec::new();
             for wanted in members {
                 let volume = self.member(ctx, &group.id, wanted);
-                self.catalog
-                    .check_quota(c, &ctx.project_id, volume.size_gib, true)?;
+                self.catalog.check_quota(
+                    c,
+                    &ctx.project_id,
+                    &Demand::volume(volume.size_gib, &volume.volume_type_id),
+                    true,
+                )?;
                 db::volumes::insert(c, &volume)?;
                 jobs.push(JobArgs::CreateVolume {
                     volume_id: volume.id,

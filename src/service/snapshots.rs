@@ -11,6 +11,7 @@ use crate::model::page::{Filter, Page};
 use crate::model::snapshot::{Snapshot, SnapshotStatus};
 use crate::model::volume::VolumeStatus;
 use crate::service::{Metadata, Services, check_marker};
+use crate::volume::catalog::quota::Demand;
 
 /// What a client wants a snapshot to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +94,9 @@ impl Services {
         };
         self.write_with_job(ctx, args, |c| {
             db::lock_project(c, &ctx.project_id)?;
-            self.check_snapshot_quota(c, &ctx.project_id, volume.size_gib)?;
+            let demand = Demand::snapshot(volume.size_gib, &volume.volume_type_id);
+            self.catalog
+                .check_quota(c, &ctx.project_id, &demand, true)?;
             self.check_source(c, &volume)?;
             Ok(db::snapshots::insert(c, &snapshot)?)
         })?;

@@ -9,8 +9,9 @@ use crate::model::page::{Filter, Page};
 use crate::model::snapshot::SnapshotStatus;
 use crate::model::stored::{Resource, Stored};
 use crate::model::transfer::VolumeTransfer;
-use crate::model::volume::VolumeStatus;
+use crate::model::volume::{Volume, VolumeStatus};
 use crate::service::Services;
+use crate::volume::catalog::quota::Demand;
 
 /// Random bytes of a key, as clients of Cinder know its length: 16 digits.
 const KEY_BYTES: usize = 8;
@@ -50,6 +51,12 @@ impl Services {
             let (from, to) = ([VolumeStatus::Available], VolumeStatus::AwaitingTransfer);
             if !db::volumes::transition(c, id, &from, to, None, now)? {
                 return Err(Error::invalid("volume", "status must be available"));
+            }
+            // Offers that somebody forgot when the volume got another state by hand.
+            for old in db::records::all::<VolumeTransfer>(c)? {
+                if old.body.volume_id == *id {
+                    db::records::remove(c, &old.id)?;
+                }
             }
             Ok(db::records::insert(c, &row)?)
         })?;
@@ -103,9 +110,10 @@ impl Services {
                 let message = format!("Attempt to transfer {id} with invalid auth key.");
                 return Err(Error::invalid("auth key", message));
             }
-            self.take_volume(c, ctx, id, &transfer.body)?;
+            check_offerable(c, &transfer.body)?;
+            let volume = self.take_volume(c, ctx, &transfer)?;
             if !transfer.body.no_snapshots {
-                self.take_snapshots(c, ctx, &transfer.body.volume_id)?;
+                self.take_snapshots(c, ctx, &volume)?;
             }
             db::records::remove(c, id)?;
             Ok(transfer)
@@ -116,14 +124,16 @@ impl Services {
         &self,
         c: &mut DbConnection,
         ctx: &RequestContext,
-        transfer_id: &RecordId,
-        transfer: &VolumeTransfer,
-    ) -> Result<(), Error> {
-        let id = &transfer.volume_id;
+        transfer: &Stored<VolumeTransfer>,
+    ) -> Result<Volume, Error> {
+        let (id, transfer_id) = (&transfer.body.volume_id, &transfer.id);
+        // An offer that was made by another project than the owner's is worth nothing any more.
         let found = db::volumes::find(c, id)?;
+        let found = found.filter(|volume| volume.project_id == transfer.project_id);
         let volume = found.ok_or_else(|| Error::not_found("Volume", id))?;
+        let demand = Demand::volume(volume.size_gib, &volume.volume_type_id);
         self.catalog
-            .check_quota(c, &ctx.project_id, volume.size_gib, true)?;
+            .check_quota(c, &ctx.project_id, &demand, true)?;
         let now = self.clock.now();
         let (from, to) = ([VolumeStatus::AwaitingTransfer], VolumeStatus::Available);
         if !db::volumes::transition(c, id, &from, to, None, now)? {
@@ -134,19 +144,22 @@ impl Services {
             return Err(Error::invalid("volume", message));
         }
         let owner = (&ctx.project_id, &ctx.user_id);
-        Ok(db::owners::give_volume(c, id, owner, now)?)
+        db::owners::give_volume(c, id, owner, now)?;
+        Ok(volume)
     }
 
     fn take_snapshots(
         &self,
         c: &mut DbConnection,
         ctx: &RequestContext,
-        volume: &VolumeId,
+        volume: &Volume,
     ) -> Result<(), Error> {
         let now = self.clock.now();
         let owner = (&ctx.project_id, &ctx.user_id);
-        for snapshot in db::snapshots::of_volume(c, volume)? {
-            self.check_snapshot_quota(c, &ctx.project_id, snapshot.size_gib)?;
+        for snapshot in db::snapshots::of_volume(c, &volume.id)? {
+            let demand = Demand::snapshot(snapshot.size_gib, &volume.volume_type_id);
+            self.catalog
+                .check_quota(c, &ctx.project_id, &demand, true)?;
             db::owners::give_snapshot(c, &snapshot.id, owner, now)?;
         }
         Ok(())
@@ -161,10 +174,14 @@ fn check_offerable(c: &mut DbConnection, wanted: &VolumeTransfer) -> Result<(), 
         let message = format!("Volume {id} belongs to a group and cannot be transferred.");
         return Err(Error::invalid("volume", message));
     }
-    if wanted.no_snapshots {
-        return Ok(());
-    }
     for snapshot in db::snapshots::of_volume(c, id)? {
+        if snapshot.group_snapshot_id.is_some() {
+            let message = format!("snapshot: {} belongs to a group snapshot", snapshot.id);
+            return Err(Error::invalid("snapshot", message));
+        }
+        if wanted.no_snapshots {
+            continue;
+        }
         if snapshot.status != SnapshotStatus::Available {
             let message = format!("snapshot: {} status must be available", snapshot.id);
             return Err(Error::invalid("snapshot", message));

@@ -14,6 +14,7 @@ use crate::model::page::{Filter, Page};
 use crate::model::volume::{Attachment, Volume, VolumeStatus, VolumeType};
 use crate::service::types::{is_served, usable_type};
 use crate::service::{Metadata, Services, check_marker};
+use crate::volume::catalog::quota::Demand;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a client wants a volume to be.
@@ -186,11 +187,13 @@ impl Services {
         };
         self.write_with_job(ctx, args, |c| {
             db::lock_project(c, &ctx.project_id)?;
-            self.catalog
-                .check_quota(c, &ctx.project_id, size_gib, true)?;
-            if let Some(group) = &group_id {
-                self.check_group(c, ctx, group, &volume.volume_type_id)?;
-            }
+            self.catalog.check_quota(
+                c,
+                &ctx.project_id,
+                &Demand::volume(size_gib, &volume.volume_type_id),
+                true,
+            )?;
+            self.check_group_of(c, ctx, &volume)?;
             if let Some(source) = &volume.source_volume_id {
                 let is_still = [VolumeStatus::Available, VolumeStatus::InUse];
                 let source = db::volumes::find(c, source)?;
@@ -221,8 +224,13 @@ impl Services {
         );
         self.db.write(|c| -> Result<(), Error> {
             db::lock_project(c, &ctx.project_id)?;
-            self.catalog
-                .check_quota(c, &ctx.project_id, volume.size_gib, true)?;
+            self.catalog.check_quota(
+                c,
+                &ctx.project_id,
+                &Demand::volume(volume.size_gib, &volume.volume_type_id),
+                true,
+            )?;
+            self.check_group_of(c, ctx, &volume)?;
             db::volumes::insert(c, &volume)?;
             Ok(db::messages::insert(c, &message)?)
         })?;
@@ -251,8 +259,13 @@ impl Services {
         volume.reserved_by = Some(Lease::unclaimed(&job.id).holder());
         self.db.write(|c| {
             db::lock_project(c, &ctx.project_id)?;
-            self.catalog
-                .check_quota(c, &ctx.project_id, volume.size_gib, true)?;
+            self.catalog.check_quota(
+                c,
+                &ctx.project_id,
+                &Demand::volume(volume.size_gib, &volume.volume_type_id),
+                true,
+            )?;
+            self.check_group_of(c, ctx, &volume)?;
             if !db::backups::transition(c, backup, BackupEvent::RestoreRequested, now)? {
                 return Err(not_restorable());
             }
@@ -262,6 +275,19 @@ impl Services {
         })?;
         self.wake.wake(job.lane);
         self.detail_one(volume.clone())
+    }
+
+    /// Refuses a volume for a group that is not the caller's, or not made for its type.
+    fn check_group_of(
+        &self,
+        c: &mut db::DbConnection,
+        ctx: &RequestContext,
+        volume: &Volume,
+    ) -> Result<(), Error> {
+        match &volume.group_id {
+            Some(id) => self.check_group(c, ctx, &RecordId::new(id), &volume.volume_type_id),
+            None => Ok(()),
+        }
     }
 
     /// Refuses to copy a volume whose state has changed since it was looked at: a restore or
@@ -520,9 +546,9 @@ impl Services {
         };
         self.write_with_job(ctx, args, |c| {
             db::lock_project(c, &volume.project_id)?;
-            let added = size_gib - volume.size_gib;
+            let demand = Demand::growth(volume.size_gib, size_gib, &volume.volume_type_id);
             self.catalog
-                .check_gigabytes(c, &volume.project_id, added, true)?;
+                .check_quota(c, &volume.project_id, &demand, true)?;
             let from: &[VolumeStatus] = match may_be_in_use {
                 true => &[VolumeStatus::Available, VolumeStatus::InUse],
                 false => &[VolumeStatus::Available],

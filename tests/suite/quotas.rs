@@ -200,7 +200,7 @@ fn a_running_backup_is_deleted_by_force_and_leaves_nothing_held() {
         let service = bed.start();
         let (demo, admin) = (bed.client(&service, "demo"), bed.client(&service, "admin"));
         let volume = demo.create_volume(1);
-        demo.write(&volume, &[(0, noise(1, 200 * MEBIBYTE))]);
+        demo.write(&volume, &[(0, noise(1, 48 * MEBIBYTE))]);
         let digest = demo.digest(&volume);
         let running = demo.back_up(&volume, json!({}));
         let action = |id: &str, body: Value| admin.post(&format!("/backups/{id}/action"), body);

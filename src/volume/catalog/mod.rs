@@ -4,6 +4,7 @@
 //! stands for a real Cinder behind us will have the same calls, so none of them shares a
 //! transaction with the caller, and each can be repeated by the job that made it.
 
+pub mod quota;
 mod standalone;
 mod transfer;
 

@@ -5,7 +5,7 @@ use crate::config;
 use crate::db::{self, Db, DbError};
 use crate::model::column::Json;
 use crate::model::error::Error;
-use crate::model::id::{JobId, ProjectId, SnapshotId, VolumeId, VolumeTypeId};
+use crate::model::id::{JobId, SnapshotId, VolumeId, VolumeTypeId};
 use crate::model::job::{Lease, RestoreVolume};
 use crate::model::snapshot::{Snapshot, SnapshotStatus};
 use crate::model::time::Timestamp;
@@ -14,6 +14,7 @@ use crate::model::volume::{
 };
 use crate::volume::VolumeError;
 use crate::volume::catalog::CatalogError;
+use crate::volume::catalog::quota::Demand;
 use crate::volume::file::{self, VolumeReader, VolumeWriter};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -30,7 +31,7 @@ pub struct Catalog {
     pub(super) clock: Clock,
     dir: PathBuf,
     pub availability_zone: String,
-    quota: config::Quota,
+    pub(super) quota: config::Quota,
 }
 
 impl Catalog {
@@ -253,68 +254,11 @@ impl Catalog {
                 return hold_volume(c, id, &[], to, lease, now);
             }
             db::lock_project(c, &wanted.project_id).map_err(DbError::from)?;
-            self.check_quota(c, &wanted.project_id, wanted.size_gib, false)
+            let demand = Demand::volume(row.size_gib, &row.volume_type_id);
+            self.check_quota(c, &wanted.project_id, &demand, false)
                 .map_err(CatalogError::Refused)?;
             Ok(db::volumes::insert(c, &row).map_err(DbError::from)?)
         })
-    }
-
-    /// Whether one more volume of this size is within the project's quota. The error bears
-    /// Cinder's class name if asked for (Cinder reference, 1.4 and 3.6).
-    pub fn check_quota(
-        &self,
-        connection: &mut db::DbConnection,
-        project: &ProjectId,
-        size_gib: i64,
-        with_class: bool,
-    ) -> Result<(), Error> {
-        self.check_gigabytes(connection, project, size_gib, with_class)?;
-        let (volumes, _) = db::volumes::usage(connection, project)?;
-        let quota = db::quotas::limits(connection, Some(project), &self.quota)?;
-        if !quota.allows("volumes", volumes + 1) {
-            return Err(Error::OverQuota {
-                class: with_class.then_some("VolumeLimitExceeded"),
-                message: format!(
-                    "Maximum number of volumes allowed ({}) exceeded for quota 'volumes'.",
-                    quota.limit("volumes")
-                ),
-            });
-        }
-        Ok(())
-    }
-
-    /// Whether so many more gigabytes are within the project's quota, and one volume may be so large.
-    pub fn check_gigabytes(
-        &self,
-        connection: &mut db::DbConnection,
-        project: &ProjectId,
-        added_gib: i64,
-        with_class: bool,
-    ) -> Result<(), Error> {
-        let (_, volumes) = db::volumes::usage(connection, project)?;
-        let (_, snapshots) = db::snapshots::usage(connection, project)?;
-        let used = volumes + snapshots;
-        let quota = db::quotas::limits(connection, Some(project), &self.quota)?;
-        if !quota.allows("gigabytes", used + added_gib) {
-            return Err(Error::OverQuota {
-                class: with_class.then_some("VolumeSizeExceedsAvailableQuota"),
-                message: format!(
-                    "Requested volume or snapshot exceeds allowed gigabytes quota. \
-                     Requested {added_gib}G, quota is {}G and {used}G has been consumed.",
-                    quota.limit("gigabytes")
-                ),
-            });
-        }
-        if !quota.allows("per_volume_gigabytes", added_gib) {
-            return Err(Error::OverQuota {
-                class: with_class.then_some("VolumeSizeExceedsLimit"),
-                message: format!(
-                    "Requested volume size {added_gib}G is larger than maximum allowed limit {}G.",
-                    quota.limit("per_volume_gigabytes")
-                ),
-            });
-        }
-        Ok(())
     }
 
     /// Holds an existing volume for a restore. Repeatable; nothing happens if the job has let go
