@@ -22,6 +22,10 @@ const PAGING: [&str; 7] = [
     "all_tenants",
 ];
 
+/// Most columns a list is sorted by, and most conditions it is filtered by.
+const KEYS_MAX: usize = 8;
+const CONDITIONS_MAX: usize = 64;
+
 /// A collection as its lists are asked for.
 #[derive(Debug)]
 pub(super) struct Collection {
@@ -77,6 +81,10 @@ impl ListQuery {
                 }
                 (false, false, key) => unknown.push(key),
             }
+        }
+        if filter.conditions.len() > CONDITIONS_MAX {
+            let message = format!("There are more than {CONDITIONS_MAX} filters.");
+            return Err(Error::Invalid(message));
         }
         if !unknown.is_empty() && call.version >= STRICT_FILTERS {
             return Err(Error::Invalid(format!(
@@ -304,7 +312,14 @@ fn sort(call: &Call<'_>, collection: &Collection) -> Result<Vec<Order>, Error> {
                 return Err(Error::Invalid(message.to_owned()));
             }
         };
-        orders.push(Order { column, descending });
+        // A column that was named before changes nothing.
+        if !orders.iter().any(|known| known.column.sql == column.sql) {
+            orders.push(Order { column, descending });
+        }
+    }
+    if orders.len() > KEYS_MAX {
+        let message = format!("Invalid input received: more than {KEYS_MAX} sort keys");
+        return Err(Error::Invalid(message));
     }
     let descending = orders.first().is_none_or(|order| order.descending);
     for name in ["created_at", "id"] {

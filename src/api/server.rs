@@ -287,10 +287,11 @@ fn handle(api: &Api, incoming: Incoming) -> Answer {
     let path = match is_identity {
         // Clients write `…/v3` and `…/v3/` alike.
         true => incoming.path.trim_end_matches('/'),
-        false => incoming
-            .path
-            .strip_suffix(".json")
-            .unwrap_or(&incoming.path),
+        // Cinder's paths may end so; others are what they are.
+        false => match incoming.path.strip_suffix(".json") {
+            Some(stem) if stem.starts_with("/v3/") => stem,
+            _ => &incoming.path,
+        },
     };
     match api.route(&incoming.method, path) {
         Some((route, parts)) if is_identity => identity_call(api, incoming, route, parts),
@@ -419,8 +420,8 @@ fn block_storage_call(
         return Answer::fault(Fault::not_at_this_version(), shown);
     }
     // PostgreSQL keeps no text with a null character, so nothing is called so.
-    let has_null = |pairs: &[(String, String)]| pairs.iter().any(|(_, text)| text.contains('\0'));
-    if has_null(&parts) || has_null(&incoming.query) {
+    let with_null = |pairs: &[(String, String)]| pairs.iter().any(|(_, text)| text.contains('\0'));
+    if with_null(&parts) || with_null(&incoming.query) {
         return Answer::fault(Fault::malformed(), shown);
     }
     if !incoming.body.is_empty() && !is_json(incoming.content_type.as_deref()) {
@@ -467,8 +468,22 @@ fn parse_body(bytes: &[u8]) -> Result<Option<Value>, Error> {
     match bytes.is_empty() {
         true => Ok(None),
         false => serde_json::from_slice(bytes)
+            .ok()
+            .filter(|value| !has_null(value))
             .map(Some)
-            .map_err(|_| Error::Invalid("Malformed request body".to_owned())),
+            .ok_or_else(|| Error::Invalid("Malformed request body".to_owned())),
+    }
+}
+
+/// Whether a null character stands in any text: PostgreSQL could not keep it.
+fn has_null(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(has_null),
+        Value::Object(map) => map
+            .iter()
+            .any(|(key, value)| key.contains('\0') || has_null(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 

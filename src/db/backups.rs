@@ -111,10 +111,18 @@ pub fn transition(
     event: BackupEvent,
     now: Timestamp,
 ) -> QueryResult<bool> {
-    for from in BackupStatus::before(event) {
-        let to = from.after(event).expect("before() lists only legal moves");
+    // One statement for each state it may lead to: a state that moves while several are tried one
+    // after the other would be missed.
+    for to in BackupStatus::ALL {
+        let from: Vec<BackupStatus> = BackupStatus::before(event)
+            .into_iter()
+            .filter(|from| from.after(event) == Some(*to))
+            .collect();
+        if from.is_empty() {
+            continue;
+        }
         let moved = diesel::update(backups::table.find(id))
-            .filter(backups::status.eq(from))
+            .filter(backups::status.eq_any(from))
             .set((backups::status.eq(to), backups::updated_at.eq(now)))
             .execute(connection)?;
         if moved == 1 {

@@ -169,7 +169,15 @@ pub fn settle(
     reason: Option<&str>,
     now: Timestamp,
 ) -> QueryResult<bool> {
+    // Whoever wants a job to end without its result sees to it that it does: its last step then
+    // changes nothing, and the job takes back what it had begun.
+    let must_not_be_cancelled = state != JobState::Cancelled;
     diesel::update(held(lease))
+        .filter(
+            jobs::cancel_requested
+                .eq(false)
+                .or(jobs::cancel_requested.eq(!must_not_be_cancelled)),
+        )
         .set((
             jobs::state.eq(state),
             jobs::reason.eq(reason),
@@ -211,6 +219,16 @@ pub fn set_checkpoint(
         .set(jobs::checkpoint.eq(checkpoint))
         .execute(connection)
         .map(|count| count == 1)
+}
+
+/// Whether a job was cancelled, or is to be.
+pub fn is_cancelled(connection: &mut DbConnection, id: &JobId) -> QueryResult<bool> {
+    let found = jobs::table
+        .find(id)
+        .select((jobs::state, jobs::cancel_requested))
+        .first::<(JobState, bool)>(connection)
+        .optional()?;
+    Ok(found.is_some_and(|(state, wish)| wish || state == JobState::Cancelled))
 }
 
 /// Makes a waiting job due now.

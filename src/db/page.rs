@@ -64,10 +64,41 @@ fn value(order: &Order) -> String {
     }
 }
 
-/// One term of an `ORDER BY`.
-pub(crate) fn order(order: &Order) -> String {
-    let direction = if order.descending { "DESC" } else { "ASC" };
-    format!("{} {direction}", value(order))
+/// The terms of an `ORDER BY`.
+pub(crate) fn orders(sort: &[Order]) -> String {
+    let terms: Vec<String> = sort
+        .iter()
+        .map(|order| {
+            let direction = if order.descending { "DESC" } else { "ASC" };
+            format!("{} {direction}", value(order))
+        })
+        .collect();
+    terms.join(", ")
+}
+
+/// Whether this is the order that has an index, in one direction or the other.
+pub(crate) fn is_default(sort: &[Order]) -> bool {
+    match sort {
+        [first, second] => {
+            first.column.sql == "created_at"
+                && second.column.sql == "id"
+                && first.descending == second.descending
+        }
+        _ => false,
+    }
+}
+
+/// The rows after the marker in the default order, as one range of its index.
+pub(crate) fn older<T: 'static>(sort: &[Order], created_at: i64, marker: &str) -> Predicate<T> {
+    let descending = sort.first().is_some_and(|order| order.descending);
+    let operator = if descending { "<" } else { ">" };
+    Box::new(
+        diesel::dsl::sql::<Bool>(&format!("(created_at, id) {operator} ("))
+            .bind::<BigInt, _>(created_at)
+            .sql(", ")
+            .bind::<Text, _>(marker.to_owned())
+            .sql(")"),
+    )
 }
 
 /// The rows after the marker in this order: of the first key on which they differ from it, the
@@ -115,13 +146,26 @@ macro_rules! load_page {
     ($table:ident, $row:ty, $query:expr, $page:expr, $connection:expr) => {{
         let page: &$crate::model::page::Page = $page;
         let mut query = $query;
-        for order in &page.sort {
-            let term = $crate::db::page::order(order);
-            query = query.then_order_by(diesel::dsl::sql::<diesel::sql_types::Untyped>(&term));
-        }
+        // One text: nested orders would be walked again for each key.
+        let terms = $crate::db::page::orders(&page.sort);
+        query = query.order(diesel::dsl::sql::<diesel::sql_types::Untyped>(&terms));
         if let Some(marker) = &page.marker {
-            let after = $crate::db::page::after::<$table::table>;
-            query = query.filter(after(stringify!($table), &page.sort, marker));
+            let created_at = match $crate::db::page::is_default(&page.sort) {
+                true => $table::table
+                    .find(marker)
+                    .select($table::created_at)
+                    .first::<i64>($connection)
+                    .optional()?,
+                false => None,
+            };
+            let after = match created_at {
+                Some(time) => $crate::db::page::older::<$table::table>(&page.sort, time, marker),
+                None => {
+                    let table = stringify!($table);
+                    $crate::db::page::after::<$table::table>(table, &page.sort, marker)
+                }
+            };
+            query = query.filter(after);
         }
         query
             .limit(i64::try_from(page.limit).unwrap_or(i64::MAX))

@@ -16,7 +16,7 @@ pub static COLUMNS: &[Column] = &[
     Column::nullable("updated_at", "updated_at", Kind::Time),
     Column::new("name", "name", Kind::Text),
     Column::nullable("description", "description", Kind::Text),
-    Column::new("is_public", "is_public", Kind::Text),
+    Column::new("is_public", "CAST(is_public AS TEXT)", Kind::Text),
     Column::new("extra_specs", "extra_specs", Kind::Map),
     Column::nullable("qos_specs_id", "qos_specs_id", Kind::Text),
 ];

@@ -68,21 +68,16 @@ pub fn transition(
     holder: Option<&str>,
     now: Timestamp,
 ) -> QueryResult<bool> {
-    for state in from {
-        let moved = diesel::update(volumes::table.find(id))
-            .filter(volumes::status.eq(state))
-            .set((
-                volumes::status.eq(to),
-                volumes::previous_status.eq(state),
-                volumes::reserved_by.eq(holder),
-                volumes::updated_at.eq(now),
-            ))
-            .execute(connection)?;
-        if moved == 1 {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    diesel::update(volumes::table.find(id))
+        .filter(volumes::status.eq_any(from.to_vec()))
+        .set((
+            volumes::previous_status.eq(volumes::status.nullable()),
+            volumes::status.eq(to),
+            volumes::reserved_by.eq(holder),
+            volumes::updated_at.eq(now),
+        ))
+        .execute(connection)
+        .map(|count| count == 1)
 }
 
 /// Gives a held volume to a later run of the job that holds it.
@@ -113,6 +108,19 @@ pub fn is_being_copied(connection: &mut DbConnection, id: &VolumeId) -> QueryRes
     ))
     .get_result(connection)?;
     Ok(is_snapshotted || is_cloned)
+}
+
+/// Whether a volume is being made from this snapshot.
+pub fn is_being_made_from(
+    connection: &mut DbConnection,
+    snapshot: &crate::model::id::SnapshotId,
+) -> QueryResult<bool> {
+    let made = volumes::table.filter(
+        volumes::snapshot_id
+            .eq(snapshot)
+            .and(volumes::status.eq(VolumeStatus::Creating)),
+    );
+    diesel::select(diesel::dsl::exists(made)).get_result(connection)
 }
 
 /// Ends the hold of a lease, or of an earlier run of its job, on a volume. `false`: neither holds it.

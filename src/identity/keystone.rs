@@ -22,6 +22,8 @@ use ureq::{Agent, Body};
 
 /// Our own token is renewed when less than this is left of it.
 const RENEWAL: Duration = Duration::from_secs(120);
+/// How long a failed login is not tried again.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 /// Longer texts are no tokens.
@@ -59,7 +61,14 @@ pub struct Keystone {
     /// By keyed BLAKE3 of the token: a dump of the memory shows no token of a user.
     known: Cache<[u8; 32], Arc<Known>>,
     cache_key: [u8; 32],
-    own: Mutex<Option<OwnToken>>,
+    own: Mutex<Own>,
+}
+
+/// Our own token, and until when there is no sense in asking for one again.
+#[derive(Default)]
+struct Own {
+    token: Option<OwnToken>,
+    refused_until: Option<(Timestamp, String)>,
 }
 
 /// What Keystone said of a token.
@@ -235,15 +244,31 @@ impl Keystone {
     /// Our own token: the one we have, while it is good for long enough.
     fn own_token(&self, must_be_new: bool) -> Result<String, Error> {
         let mut own = self.own.lock().expect("no panic while it is locked");
-        let soon = self.clock.now().after(RENEWAL);
-        match &*own {
-            Some(token) if !must_be_new && token.expires_at > soon => Ok(token.text.clone()),
-            _ => {
-                *own = None;
-                let token = self.log_in()?;
+        let now = self.clock.now();
+        let soon = now.after(RENEWAL);
+        if let Some(token) = &own.token
+            && !must_be_new
+            && token.expires_at > soon
+        {
+            return Ok(token.text.clone());
+        }
+        // Those who waited for a login that failed do not each try again.
+        if let Some((until, why)) = &own.refused_until
+            && *until > now
+        {
+            return Err(unavailable(why.clone()));
+        }
+        own.token = None;
+        match self.log_in() {
+            Ok(token) => {
                 let text = token.text.clone();
-                *own = Some(token);
+                (own.token, own.refused_until) = (Some(token), None);
                 Ok(text)
+            }
+            Err(error) => {
+                let until = self.clock.now().after(PATIENCE);
+                own.refused_until = Some((until, error.to_string()));
+                Err(error)
             }
         }
     }
@@ -363,32 +388,68 @@ fn certificates(path: &PathBuf) -> Result<RootCerts, KeystoneError> {
     }
 }
 
-/// Whether a path matches a rule's pattern: `*` and `{name}` stand for a part of one segment, not
-/// empty; `**` for anything.
-fn matches(pattern: &str, path: &str) -> bool {
-    let Some(first) = pattern.chars().next() else {
-        return path.is_empty();
-    };
-    if let Some(rest) = pattern.strip_prefix("**") {
-        let ends = path.char_indices().map(|(at, _)| at).chain([path.len()]);
-        return ends.into_iter().any(|at| matches(rest, &path[at..]));
+/// A part of a rule's pattern.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Piece {
+    Char(char),
+    /// `*` and `{name}`: a part of one segment, not empty.
+    Segment,
+    /// `**`: anything.
+    Anything,
+}
+
+fn pieces(mut pattern: &str) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    while let Some(first) = pattern.chars().next() {
+        let (piece, rest) = match first {
+            '*' if pattern.starts_with("**") => (Piece::Anything, &pattern[2..]),
+            '*' => (Piece::Segment, &pattern[1..]),
+            '{' if pattern.contains('}') => {
+                let end = pattern.find('}').unwrap_or(0);
+                (Piece::Segment, &pattern[end + 1..])
+            }
+            other => (Piece::Char(other), &pattern[other.len_utf8()..]),
+        };
+        pieces.push(piece);
+        pattern = rest;
     }
-    let wildcard = match first {
-        '*' => pattern.strip_prefix('*'),
-        '{' => pattern.split_once('}').map(|(_, rest)| rest),
-        _ => None,
-    };
-    match wildcard {
-        Some(rest) => {
-            let segment = path.find('/').unwrap_or(path.len());
-            let ends = path[..segment]
-                .char_indices()
-                .map(|(at, c)| at + c.len_utf8());
-            ends.into_iter().any(|at| matches(rest, &path[at..]))
+    pieces
+}
+
+/// Whether a path matches a rule's pattern. All ways to match are followed at once, so the time is
+/// bounded by the product of the lengths, whatever a user wrote into the rule.
+fn matches(pattern: &str, path: &str) -> bool {
+    let pieces = pieces(pattern);
+    // `at[n]`: the path so far may end just before piece n; `inside[n]`: within piece n.
+    let mut at = vec![false; pieces.len() + 1];
+    let mut inside = vec![false; pieces.len() + 1];
+    at[0] = true;
+    skip(&pieces, &mut at);
+    for c in path.chars() {
+        let (mut next_at, mut next_inside) = (vec![false; at.len()], vec![false; at.len()]);
+        for (n, piece) in pieces.iter().enumerate() {
+            if !at[n] && !inside[n] {
+                continue;
+            }
+            match piece {
+                Piece::Char(wanted) => next_at[n + 1] |= at[n] && *wanted == c,
+                Piece::Segment if c == '/' => {}
+                Piece::Segment | Piece::Anything => {
+                    next_inside[n] = true;
+                    next_at[n + 1] = true;
+                }
+            }
         }
-        None => path
-            .strip_prefix(first)
-            .is_some_and(|path| matches(&pattern[first.len_utf8()..], path)),
+        skip(&pieces, &mut next_at);
+        (at, inside) = (next_at, next_inside);
+    }
+    at[pieces.len()]
+}
+
+/// `**` may stand for nothing.
+fn skip(pieces: &[Piece], at: &mut [bool]) {
+    for (n, piece) in pieces.iter().enumerate() {
+        at[n + 1] |= at[n] && *piece == Piece::Anything;
     }
 }
 
@@ -407,6 +468,10 @@ mod tests {
         ] {
             assert!(matches(pattern, path), "{pattern} {path}");
         }
+        assert!(!matches(
+            &"*a".repeat(40),
+            &"a".repeat(60)[..59].replace('a', "ab")
+        ));
         for (pattern, path) in [
             ("/v3/*/backups", "/v3/abc/def/backups"),
             ("/v3/*/backups", "/v3//backups"),

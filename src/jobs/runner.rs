@@ -126,14 +126,21 @@ where
 
     /// Forgets jobs that ended long ago, now and then.
     async fn prune(&self) {
-        let seconds = self.clock.now().0 / 1_000_000;
+        let now = self.clock.now();
+        let seconds = now.0 / 1_000_000;
         let poll_seconds = self.settings.poll.as_secs().max(1) as i64;
         if self.lane != Lane::Quick || seconds % PRUNE_SECONDS >= poll_seconds {
             return;
         }
         let before = Timestamp((seconds - KEPT_SECONDS) * 1_000_000);
-        if let Err(error) = self.write(move |c| db::jobs::prune(c, before)).await {
-            tracing::warn!(error = %chain(&error), "old jobs were not pruned");
+        if let Err(error) = self
+            .write(move |c| {
+                db::messages::prune(c, now)?;
+                db::jobs::prune(c, before)
+            })
+            .await
+        {
+            tracing::warn!(error = %chain(&error), "old jobs and messages were not pruned");
         }
     }
 

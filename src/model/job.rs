@@ -43,6 +43,7 @@ text_enum! {
 pub enum JobArgs {
     CreateBackup {
         backup_id: BackupId,
+        source: BackupSource,
         force: bool,
     },
     RestoreBackup {
@@ -76,6 +77,13 @@ pub enum JobArgs {
     DeleteSnapshot {
         snapshot_id: SnapshotId,
     },
+}
+
+/// What a backup is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupSource {
+    pub volume_id: VolumeId,
+    pub snapshot_id: Option<SnapshotId>,
 }
 
 /// The volume a restore writes to.

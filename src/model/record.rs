@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
+const TEXT_CHARS_MAX: usize = 255;
+/// Cinder's largest integer.
+const SIZE_GIB_MAX: i64 = 2_147_483_647;
+
 /// What stands for our driver in records and lists.
 pub const SERVICE: &str = "cinder.backup.drivers.embervault.EmbervaultBackupDriver";
 
@@ -150,6 +154,26 @@ impl BackupRecord {
         }
     }
 
+    /// Whether all it says could have been said by this service. Ids are told apart later.
+    fn is_sound(&self) -> bool {
+        let is_text = |text: &Option<String>| {
+            text.as_deref()
+                .is_none_or(|text| text.chars().count() <= TEXT_CHARS_MAX && !text.contains('\0'))
+        };
+        let is_id = |text: &Option<String>| {
+            text.as_deref()
+                .is_none_or(|text| uuid::Uuid::parse_str(text).is_ok())
+        };
+        let metadata = self.metadata.iter().flatten();
+        (0..=SIZE_GIB_MAX).contains(&self.size)
+            && [&self.display_name, &self.display_description].map(is_text) == [true, true]
+            && [&self.availability_zone, &self.container].map(is_text) == [true, true]
+            && [&self.volume_id, &self.parent_id, &self.snapshot_id].map(is_id) == [true; 3]
+            && metadata
+                .into_iter()
+                .all(|(key, value)| is_text(&Some(key.clone())) && is_text(&Some(value.clone())))
+    }
+
     /// The record as `backup_url`: base64 of its JSON.
     pub fn encode(&self) -> String {
         let json = serde_json::to_vec(self).expect("own types serialize to JSON");
@@ -186,7 +210,10 @@ pub fn decode(url: &str) -> Result<BackupRecord, RecordError> {
     match &value {
         Value::Object(map) if !map.contains_key("id") => Err(RecordError::NoId),
         Value::Object(map) if !map.contains_key("size") => Err(RecordError::NoSize),
-        _ => serde_json::from_value(value).map_err(|_| RecordError::Unreadable),
+        _ => serde_json::from_value(value)
+            .ok()
+            .filter(BackupRecord::is_sound)
+            .ok_or(RecordError::Unreadable),
     }
 }
 

@@ -91,6 +91,7 @@ impl Services {
         };
         self.db.write(|c| {
             let from = [VolumeStatus::Available];
+            db::lock(c, volume.id.as_str())?;
             if db::volumes::is_being_copied(c, &volume.id)? {
                 let message = format!("A snapshot or copy of volume {} is being taken.", volume.id);
                 return Err(Error::invalid("volume", message));

@@ -8,11 +8,11 @@ use crate::model::backup::{Backup, BackupEvent, BackupStatus};
 use crate::model::column::Json;
 use crate::model::error::Error;
 use crate::model::id::{BackupId, JobId, SnapshotId, VolumeId};
-use crate::model::job::{Job, JobArgs, Lease, RestoreTarget, RestoreVolume};
+use crate::model::job::{BackupSource, Job, JobArgs, Lease, RestoreTarget, RestoreVolume};
 use crate::model::page::{Filter, Page};
 use crate::model::snapshot::{Snapshot, SnapshotStatus};
 use crate::model::volume::{Volume, VolumeStatus};
-use crate::service::{Metadata, Services, check_marker};
+use crate::service::{Metadata, Services, check_marker, insert_job};
 use crate::volume::catalog::CatalogError;
 use std::collections::HashSet;
 use std::time::Duration;
@@ -115,6 +115,10 @@ impl Services {
         let mut job = Job::new(
             JobArgs::CreateBackup {
                 backup_id: backup.id.clone(),
+                source: BackupSource {
+                    volume_id: wanted.volume_id.clone(),
+                    snapshot_id: wanted.snapshot_id.clone(),
+                },
                 force: wanted.force,
             },
             now,
@@ -128,7 +132,7 @@ impl Services {
                 backup.parent_id = Some(self.parent_of(c, ctx, &backup, snapshot.as_ref())?);
             }
             db::backups::insert(c, &backup)?;
-            Ok(db::jobs::insert(c, &job)?)
+            insert_job(c, &job)
         })?;
         let (source, snapshot) = (&wanted.volume_id, wanted.snapshot_id.as_ref());
         let lease = Lease::unclaimed(&job.id);
@@ -141,7 +145,11 @@ impl Services {
             self.withdraw(&job.id, |c| db::backups::remove(c, &backup.id))?;
             return Err(refused_source(error, &wanted.volume_id));
         }
-        self.start(&job)?;
+        if !self.start(&job)? {
+            // Deleted by force before it was held: whoever ends last lets go.
+            self.catalog.end_backup(&lease, source, snapshot, false)?;
+            return Err(Error::not_found("Backup", &backup.id));
+        }
         Ok(backup)
     }
 
@@ -236,12 +244,15 @@ impl Services {
         })?)
     }
 
-    fn start(&self, job: &Job) -> Result<(), Error> {
+    /// Lets a prepared job begin. `false`: it was cancelled meanwhile.
+    fn start(&self, job: &Job) -> Result<bool, Error> {
         let now = self.clock.now();
-        self.db
-            .write(|c| db::jobs::nudge(c, &job.id, now).map_err(DbError::from))?;
+        let is_wanted = self.db.write(|c| -> Result<_, DbError> {
+            db::jobs::nudge(c, &job.id, now)?;
+            Ok(!db::jobs::is_cancelled(c, &job.id)?)
+        })?;
         self.wake.wake(job.lane);
-        Ok(())
+        Ok(is_wanted)
     }
 
     /// One page of the backups the caller may see.
@@ -371,7 +382,7 @@ impl Services {
                 return Err(Error::invalid("backup", "Backup status must be available"));
             }
             db::backups::set_restore_volume(c, id, &target.volume_id)?;
-            Ok(db::jobs::insert(c, &job)?)
+            insert_job(c, &job)
         })?;
         let lease = Lease::unclaimed(&job.id);
         let held = match &target.create {
@@ -388,7 +399,12 @@ impl Services {
             })?;
             return Err(refused_target(error, &target.volume_id));
         }
-        self.start(&job)?;
+        if !self.start(&job)? {
+            self.catalog
+                .end_restore(&lease, &target.volume_id, Err(()))?;
+            let message = "The restore was cancelled.";
+            return Err(Error::Conflict(message.to_owned()));
+        }
         Ok(restoring)
     }
 

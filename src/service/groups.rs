@@ -172,6 +172,7 @@ impl Services {
         };
         self.owned_record::<Group>(ctx, Rule::GroupShow, &group_id)?;
         self.write_with_jobs(ctx, |c| {
+            db::lock_project(c, &ctx.project_id)?;
             let source = locked_record::<Group>(c, &group_id)?;
             let members = match &snapshot_id {
                 None => clones_of_volumes(c, &source.id)?,

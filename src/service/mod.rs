@@ -65,22 +65,13 @@ impl Services {
         let job = Job::new(args, self.clock.now()).asked_by(&ctx.request_id);
         let value = self.db.write(|c| {
             let value = change(c)?;
-            crate::db::jobs::insert(c, &job).map_err(|error| {
-                match crate::db::is_duplicate(&error) {
-                    true => Error::Conflict(
-                        "Another operation on the resource is under way.".to_owned(),
-                    ),
-                    false => Error::from(error),
-                }
-            })?;
+            insert_job(c, &job)?;
             Ok::<T, Error>(value)
         })?;
         self.wake.wake(job.lane);
         Ok(value)
     }
-}
 
-impl Services {
     /// Deletes in any state: work on the subject is cancelled and then deletes it; where there is
     /// none, a job does.
     fn delete_by_force(
@@ -96,7 +87,7 @@ impl Services {
             match crate::db::jobs::request_cancel(c, &job.subject, now)? {
                 Some(live) => Ok::<_, Error>(live.lane),
                 None => {
-                    crate::db::jobs::insert(c, &job)?;
+                    insert_job(c, &job)?;
                     Ok(job.lane)
                 }
             }
@@ -104,6 +95,14 @@ impl Services {
         self.wake.wake(lane);
         Ok(())
     }
+}
+
+/// Adds a job, unless its subject has a live one.
+fn insert_job(c: &mut DbConnection, job: &Job) -> Result<(), Error> {
+    crate::db::jobs::insert(c, job).map_err(|error| match crate::db::is_duplicate(&error) {
+        true => Error::Conflict("Another operation on the resource is under way.".to_owned()),
+        false => error.into(),
+    })
 }
 
 impl From<CatalogError> for Error {

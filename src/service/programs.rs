@@ -88,6 +88,7 @@ impl Services {
             }
         })?;
         self.db.write(|c| {
+            db::lock(c, "services")?;
             let mut program = self.program(c, name)?;
             match wish {
                 Wish::Enable => {

@@ -87,6 +87,7 @@ impl Services {
     ) -> Result<Amounts, Error> {
         ctx.authorize(Rule::QuotaClassUpdate, &ctx.project_id)?;
         self.db.write(|c| {
+            db::lock(c, "quota classes")?;
             check_resources(c, wanted)?;
             for (resource, limit) in wanted {
                 db::quotas::put(c, Scope::Class, class, resource, *limit)?;

@@ -8,7 +8,7 @@ use crate::model::backup::{BackupEvent, BackupStatus};
 use crate::model::error::Error;
 use crate::model::id::BackupId;
 use crate::model::job::{Job, JobArgs};
-use crate::service::Services;
+use crate::service::{Services, insert_job};
 
 impl Services {
     /// Declares a backup failed at once, or sound if its data is found; work on it is cancelled.
@@ -44,7 +44,7 @@ impl Services {
                 // Somebody looks for the data already.
                 (true, Some(job)) => Ok(job.lane),
                 (true, None) => {
-                    db::jobs::insert(c, &check)?;
+                    insert_job(c, &check)?;
                     Ok(check.lane)
                 }
                 (false, job) => {

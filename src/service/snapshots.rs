@@ -168,6 +168,10 @@ impl Services {
         ];
         self.write_with_job(ctx, args, |c| {
             let row = db::snapshots::find(c, id)?;
+            if db::volumes::is_being_made_from(c, id)? {
+                let message = "A volume is being made from the snapshot.";
+                return Err(Error::invalid("snapshot", message));
+            }
             if row.is_some_and(|row| row.group_snapshot_id.is_some()) {
                 let message = "Snapshot belongs to a group snapshot and goes with it.";
                 return Err(Error::invalid("snapshot", message));
@@ -242,7 +246,11 @@ impl Services {
             }
             _ => false,
         };
-        if !is_legal {
+        let is_ours = self
+            .db
+            .read(|c| db::jobs::live_for(c, id.as_str()).map_err(db::DbError::from))?
+            .is_some();
+        if !is_legal || is_ours {
             let message = format!(
                 "Provided snapshot status {status} not allowed for snapshot with status {from}."
             );

@@ -8,6 +8,7 @@ use crate::model::error::Error;
 use crate::model::id::{AttachmentId, VolumeId};
 use crate::model::job::JobArgs;
 use crate::model::volume::{AttachMode, AttachStatus, Attachment, Volume, VolumeStatus};
+use crate::service::types::is_served;
 use crate::service::{Metadata, Services};
 
 /// How a volume is attached by hand.
@@ -46,8 +47,10 @@ impl Services {
         let volume = self.volume_for(ctx, id, rule)?;
         let now = self.clock.now();
         self.db.write(|c| {
-            if db::volumes::is_being_copied(c, id)? {
-                let message = format!("A snapshot or copy of volume {id} is being taken.");
+            refuse_copied(c, id)?;
+            let is_attached = !db::volumes::attachments_of(c, vec![id.clone()])?.is_empty();
+            if to == VolumeStatus::Available && is_attached {
+                let message = format!("Volume {id} is attached.");
                 return Err(Error::invalid("volume", message));
             }
             match db::volumes::transition(c, id, from, to, None, now)? {
@@ -57,8 +60,8 @@ impl Services {
         })
     }
 
-    /// Sets states by hand, for administrators. A volume that a job holds stays with that job's
-    /// fate: its release finds the hold gone and changes nothing.
+    /// Sets states by hand, for administrators. A job that holds the volume goes on; its release
+    /// finds the hold gone and leaves the state as it was set.
     pub fn reset_volume(
         &self,
         ctx: &RequestContext,
@@ -112,6 +115,7 @@ impl Services {
             VolumeStatus::Reserved,
         ];
         self.db.write(|c| {
+            refuse_copied(c, id)?;
             if !db::volumes::transition(c, id, &from, VolumeStatus::InUse, None, now)? {
                 return Err(wrong_state(&volume, &from));
             }
@@ -145,6 +149,7 @@ impl Services {
                     VolumeStatus::InUse,
                     VolumeStatus::Detaching,
                     VolumeStatus::Attaching,
+                    VolumeStatus::Reserved,
                 ];
                 db::volumes::transition(c, id, &from, VolumeStatus::Available, None, now)?;
             }
@@ -179,6 +184,10 @@ impl Services {
         let row = self.type_for(ctx, Some(new_type))?;
         if row.id == volume.volume_type_id {
             let message = "New volume_type same as original: retyping it changes nothing.";
+            return Err(Error::invalid("input received", message));
+        }
+        if !is_served(&row) {
+            let message = "No backend serves volumes of the new type.";
             return Err(Error::invalid("input received", message));
         }
         let allowed = [VolumeStatus::Available, VolumeStatus::InUse];
@@ -223,6 +232,18 @@ impl Services {
             db::volumes::transition(c, id, VolumeStatus::ALL, to, None, now)?;
             Ok(db::volumes::remove_attachments(c, id)?)
         })
+    }
+}
+
+/// Refuses what would change a volume under somebody who copies it. Whoever begins a copy waits.
+fn refuse_copied(c: &mut db::DbConnection, id: &VolumeId) -> Result<(), Error> {
+    db::lock(c, id.as_str())?;
+    match db::volumes::is_being_copied(c, id)? {
+        true => Err(Error::invalid(
+            "volume",
+            format!("A snapshot or copy of volume {id} is being taken."),
+        )),
+        false => Ok(()),
     }
 }
 

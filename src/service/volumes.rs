@@ -13,7 +13,7 @@ use crate::model::message::{Action, Detail, Message};
 use crate::model::page::{Filter, Page};
 use crate::model::volume::{Attachment, Volume, VolumeStatus, VolumeType};
 use crate::service::types::{is_served, usable_type};
-use crate::service::{Metadata, Services, check_marker};
+use crate::service::{Metadata, Services, check_marker, insert_job};
 use crate::volume::catalog::quota::Demand;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -195,6 +195,7 @@ impl Services {
             )?;
             self.check_group_of(c, ctx, &volume)?;
             if let Some(source) = &volume.source_volume_id {
+                db::lock(c, source.as_str())?;
                 let is_still = [VolumeStatus::Available, VolumeStatus::InUse];
                 let source = db::volumes::find(c, source)?;
                 if !source.is_some_and(|source| is_still.contains(&source.status)) {
@@ -265,13 +266,13 @@ impl Services {
                 &Demand::volume(volume.size_gib, &volume.volume_type_id),
                 true,
             )?;
-            self.check_group_of(c, ctx, &volume)?;
+            self.check_group_of(c, ctx, volume)?;
             if !db::backups::transition(c, backup, BackupEvent::RestoreRequested, now)? {
                 return Err(not_restorable());
             }
             db::backups::set_restore_volume(c, backup, &volume.id)?;
             db::volumes::insert(c, volume)?;
-            Ok(db::jobs::insert(c, &job)?)
+            insert_job(c, &job)
         })?;
         self.wake.wake(job.lane);
         self.detail_one(volume.clone())
@@ -297,6 +298,7 @@ impl Services {
         connection: &mut db::DbConnection,
         seen: &Volume,
     ) -> Result<(), Error> {
+        db::lock(connection, seen.id.as_str())?;
         let now = db::volumes::find(connection, &seen.id)?;
         match now.is_some_and(|now| now.status == seen.status) {
             true => Ok(()),
@@ -502,6 +504,11 @@ impl Services {
         };
         self.write_with_job(ctx, args, |c| {
             let has_snapshots = !cascade && db::snapshots::any_of(c, id)?;
+            db::lock(c, id.as_str())?;
+            if db::volumes::is_being_copied(c, id)? {
+                let message = format!("A snapshot or copy of volume {id} is being taken.");
+                return Err(Error::invalid("volume", message));
+            }
             let is_grouped = db::volumes::find(c, id)?.is_some_and(|row| row.group_id.is_some());
             let has_attachments = !db::volumes::attachments_of(c, vec![id.clone()])?.is_empty();
             let to = VolumeStatus::Deleting;

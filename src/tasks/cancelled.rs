@@ -2,7 +2,7 @@
 
 use crate::db::{self, DbError};
 use crate::jobs::Claimed;
-use crate::model::backup::{Backup, BackupStatus};
+use crate::model::backup::BackupStatus;
 use crate::model::error::chain;
 use crate::model::job::{JobArgs, JobState, Outcome};
 use crate::tasks::{RETRY_DELAY, TaskError, Tasks};
@@ -18,7 +18,13 @@ impl Tasks {
 
     /// Takes back what the job had begun. Repeatable.
     pub(super) fn cancel(&self, claimed: &Claimed) -> Outcome {
-        match self.take_back(claimed) {
+        // Let go before the job is settled, and once more after: a request may take its hold at any
+        // moment until it sees that the job is cancelled.
+        let ended = self
+            .let_go(claimed)
+            .and_then(|()| self.take_back(claimed))
+            .and_then(|()| self.let_go(claimed));
+        match ended {
             Ok(()) => Outcome::Settled,
             Err(TaskError::Fenced | TaskError::Overtaken) => Outcome::Released,
             Err(error) => Outcome::Retry {
@@ -28,38 +34,45 @@ impl Tasks {
         }
     }
 
-    fn take_back(&self, claimed: &Claimed) -> Result<(), TaskError> {
+    /// Ends what the job holds.
+    fn let_go(&self, claimed: &Claimed) -> Result<(), TaskError> {
         let lease = &claimed.lease;
-        let backup = match &*claimed.job.args {
-            JobArgs::CreateBackup { backup_id, .. } => {
-                let backup = self.find_backup(backup_id)?;
-                if let Some(Backup {
-                    volume_id,
-                    snapshot_id,
-                    ..
-                }) = &backup
-                {
-                    self.catalog
-                        .end_backup(lease, volume_id, snapshot_id.as_ref(), false)?;
-                }
-                backup
+        match &*claimed.job.args {
+            JobArgs::CreateBackup { source, .. } => {
+                let (volume, snapshot) = (&source.volume_id, source.snapshot_id.as_ref());
+                self.catalog.end_backup(lease, volume, snapshot, false)?;
             }
-            JobArgs::RestoreBackup { backup_id, target } => {
+            JobArgs::RestoreBackup { target, .. } => {
                 self.catalog
                     .end_restore(lease, &target.volume_id, Err(()))?;
-                self.find_backup(backup_id)?
             }
-            JobArgs::DeleteBackup { backup_id }
+            JobArgs::DeleteBackup { .. }
+            | JobArgs::ResetBackup { .. }
+            | JobArgs::ImportBackup { .. }
+            | JobArgs::CreateVolume { .. }
+            | JobArgs::DeleteVolume { .. }
+            | JobArgs::ExtendVolume { .. }
+            | JobArgs::CreateSnapshot { .. }
+            | JobArgs::DeleteSnapshot { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn take_back(&self, claimed: &Claimed) -> Result<(), TaskError> {
+        let backup = match &*claimed.job.args {
+            JobArgs::CreateBackup { backup_id, .. }
+            | JobArgs::RestoreBackup { backup_id, .. }
+            | JobArgs::DeleteBackup { backup_id }
             | JobArgs::ResetBackup { backup_id }
             | JobArgs::ImportBackup { backup_id, .. } => self.find_backup(backup_id)?,
             // Only a forced deletion cancels these, and what was begun is removed as a whole.
             JobArgs::CreateVolume { volume_id }
             | JobArgs::DeleteVolume { volume_id }
             | JobArgs::ExtendVolume { volume_id, .. } => {
-                return self.delete_volume(claimed, volume_id);
+                return self.remove_volume(claimed, volume_id, JobState::Cancelled);
             }
             JobArgs::CreateSnapshot { snapshot_id } | JobArgs::DeleteSnapshot { snapshot_id } => {
-                return self.delete_snapshot(claimed, snapshot_id);
+                return self.remove_snapshot(claimed, snapshot_id, JobState::Cancelled);
             }
         };
         match backup {
@@ -70,6 +83,7 @@ impl Tasks {
                 // A root may have been written although the backup never became available.
                 if let Some(vault) = self.vault_of(&backup)?
                     && backup.root_id.is_none()
+                    && self.is_last(&backup)?
                 {
                     vault.remove_root(&backup.id)?;
                 }

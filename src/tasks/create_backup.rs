@@ -183,7 +183,7 @@ impl Tasks {
             false,
         )?;
         let now = self.clock.now();
-        self.under_lease(&claimed.lease, |c| {
+        self.discard(claimed, reason, |c| {
             if db::backups::transition(c, id, BackupEvent::Failed, now)? {
                 db::backups::set_fail_reason(c, id, reason)?;
                 self.tell(c, claimed, &backup, (Action::CreateBackup, detail))?;

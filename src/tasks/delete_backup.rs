@@ -23,9 +23,7 @@ impl Tasks {
         let backup = self.find_backup(id)?;
         let is_last = match &backup {
             None => false,
-            Some(backup) => self
-                .db
-                .read(|c| is_last(c, backup).map_err(DbError::from))?,
+            Some(backup) => self.is_last(backup)?,
         };
         if let (true, Some(backup)) = (is_last, &backup)
             && let Some(vault) = self.vault_of(backup)?
@@ -50,6 +48,13 @@ impl Tasks {
         })
     }
 
+    /// Whether nobody else needs, or will need, the backup's root.
+    pub(super) fn is_last(&self, backup: &Backup) -> Result<bool, TaskError> {
+        Ok(self
+            .db
+            .read(|c| is_last(c, backup).map_err(DbError::from))?)
+    }
+
     pub(super) fn deletion_failed(
         &self,
         claimed: &Claimed,
@@ -58,7 +63,7 @@ impl Tasks {
     ) -> Result<(), TaskError> {
         let now = self.clock.now();
         let backup = self.find_backup(id)?;
-        self.under_lease(&claimed.lease, |c| {
+        self.discard(claimed, reason, |c| {
             if db::backups::transition(c, id, BackupEvent::Failed, now)? {
                 db::backups::set_fail_reason(c, id, reason)?;
                 if let Some(backup) = &backup {

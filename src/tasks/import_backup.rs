@@ -114,7 +114,7 @@ impl Tasks {
         reason: &str,
     ) -> Result<(), TaskError> {
         let now = self.clock.now();
-        self.under_lease(&claimed.lease, |c| {
+        self.discard(claimed, reason, |c| {
             if db::backups::transition(c, id, BackupEvent::Failed, now)? {
                 db::backups::set_fail_reason(c, id, reason)?;
             }

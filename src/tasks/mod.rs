@@ -109,9 +109,9 @@ impl Tasks {
 
     fn attempt(&self, claimed: &Claimed) -> Result<(), TaskError> {
         match &*claimed.job.args {
-            JobArgs::CreateBackup { backup_id, force } => {
-                self.create_backup(claimed, backup_id, *force)
-            }
+            JobArgs::CreateBackup {
+                backup_id, force, ..
+            } => self.create_backup(claimed, backup_id, *force),
             JobArgs::RestoreBackup { backup_id, target } => {
                 self.restore_backup(claimed, backup_id, target)
             }
@@ -121,13 +121,17 @@ impl Tasks {
                 self.import_backup(claimed, backup_id, record)
             }
             JobArgs::CreateVolume { volume_id } => self.create_volume(claimed, volume_id),
-            JobArgs::DeleteVolume { volume_id } => self.delete_volume(claimed, volume_id),
+            JobArgs::DeleteVolume { volume_id } => {
+                self.remove_volume(claimed, volume_id, JobState::Completed)
+            }
             JobArgs::ExtendVolume {
                 volume_id,
                 size_gib,
             } => self.extend_volume(claimed, volume_id, *size_gib),
             JobArgs::CreateSnapshot { snapshot_id } => self.create_snapshot(claimed, snapshot_id),
-            JobArgs::DeleteSnapshot { snapshot_id } => self.delete_snapshot(claimed, snapshot_id),
+            JobArgs::DeleteSnapshot { snapshot_id } => {
+                self.remove_snapshot(claimed, snapshot_id, JobState::Completed)
+            }
         }
     }
 
@@ -149,8 +153,9 @@ impl Tasks {
             }
             _ => {}
         }
-        match self.give_up(claimed, &error) {
+        match self.give_up(claimed, &error, &reason) {
             Ok(()) => Outcome::Failed { reason },
+            Err(_) if self.is_cancel_requested(claimed) => self.cancel(claimed),
             Err(settling) => Outcome::Retry {
                 after: RETRY_DELAY,
                 reason: format!(
@@ -161,8 +166,8 @@ impl Tasks {
         }
     }
 
-    /// Tells the subject that its job failed. Repeatable: the job is settled afterwards.
-    fn give_up(&self, claimed: &Claimed, error: &TaskError) -> Result<(), TaskError> {
+    /// Tells the subject that its job failed, and settles the job with it.
+    fn give_up(&self, claimed: &Claimed, error: &TaskError, reason: &str) -> Result<(), TaskError> {
         match &*claimed.job.args {
             JobArgs::CreateBackup { backup_id, .. } => {
                 let detail = match error {
@@ -171,21 +176,23 @@ impl Tasks {
                 };
                 self.backup_failed(claimed, backup_id, &fail_reason(error), detail)
             }
-            JobArgs::ResetBackup { .. } => Ok(()),
+            JobArgs::ResetBackup { .. } => self.discard(claimed, reason, |_| Ok(())),
             JobArgs::ImportBackup { backup_id, .. } => {
                 self.import_failed(claimed, backup_id, &fail_reason(error))
             }
             JobArgs::RestoreBackup { backup_id, target } => {
-                self.restore_failed(claimed, backup_id, target)
+                self.restore_failed(claimed, backup_id, target, reason)
             }
             JobArgs::DeleteBackup { backup_id } => {
                 self.deletion_failed(claimed, backup_id, &fail_reason(error))
             }
             JobArgs::CreateVolume { volume_id }
             | JobArgs::DeleteVolume { volume_id }
-            | JobArgs::ExtendVolume { volume_id, .. } => self.volume_failed(claimed, volume_id),
+            | JobArgs::ExtendVolume { volume_id, .. } => {
+                self.volume_failed(claimed, volume_id, reason)
+            }
             JobArgs::CreateSnapshot { snapshot_id } | JobArgs::DeleteSnapshot { snapshot_id } => {
-                self.snapshot_failed(claimed, snapshot_id)
+                self.snapshot_failed(claimed, snapshot_id, reason)
             }
         }
     }
@@ -196,10 +203,37 @@ impl Tasks {
         lease: &Lease,
         change: impl FnOnce(&mut DbConnection) -> Result<(), TaskError>,
     ) -> Result<(), TaskError> {
+        self.settle_as(lease, JobState::Completed, change)
+    }
+
+    fn settle_as(
+        &self,
+        lease: &Lease,
+        end: JobState,
+        change: impl FnOnce(&mut DbConnection) -> Result<(), TaskError>,
+    ) -> Result<(), TaskError> {
         let now = self.clock.now();
         self.db.write(|c| {
             change(c)?;
-            match db::jobs::settle(c, lease, JobState::Completed, None, now)
+            match db::jobs::settle(c, lease, end, None, now).map_err(DbError::from)? {
+                true => Ok(()),
+                false => Err(TaskError::Fenced),
+            }
+        })
+    }
+
+    /// Tells the subject that its job failed, and discards the job, in one transaction.
+    fn discard(
+        &self,
+        claimed: &Claimed,
+        reason: &str,
+        change: impl FnOnce(&mut DbConnection) -> db::QueryResult<()>,
+    ) -> Result<(), TaskError> {
+        let now = self.clock.now();
+        self.db.write(|c| {
+            change(c).map_err(DbError::from)?;
+            let end = JobState::Discarded;
+            match db::jobs::settle(c, &claimed.lease, end, Some(reason), now)
                 .map_err(DbError::from)?
             {
                 true => Ok(()),

@@ -71,12 +71,13 @@ impl Tasks {
         claimed: &Claimed,
         id: &BackupId,
         target: &RestoreTarget,
+        reason: &str,
     ) -> Result<(), TaskError> {
         self.catalog
             .end_restore(&claimed.lease, &target.volume_id, Err(()))?;
         let now = self.clock.now();
         let backup = self.find_backup(id)?;
-        self.under_lease(&claimed.lease, |c| {
+        self.discard(claimed, reason, |c| {
             db::backups::transition(c, id, BackupEvent::Failed, now)?;
             let what = (Action::RestoreBackup, Detail::RestoreFailed);
             match &backup {

@@ -3,7 +3,7 @@
 use crate::db::{self, DbError};
 use crate::jobs::Claimed;
 use crate::model::id::SnapshotId;
-use crate::model::job::JobArgs;
+use crate::model::job::{JobArgs, JobState};
 use crate::model::snapshot::SnapshotStatus;
 use crate::tasks::{TaskError, Tasks};
 
@@ -22,18 +22,22 @@ impl Tasks {
         let now = self.clock.now();
         self.settle(&claimed.lease, |c| {
             let (from, to) = ([SnapshotStatus::Creating], SnapshotStatus::Available);
-            db::snapshots::transition(c, id, &from, to, None, now).map_err(DbError::from)?;
-            Ok(())
+            match db::snapshots::transition(c, id, &from, to, None, now).map_err(DbError::from)? {
+                true => Ok(()),
+                false => Err(TaskError::Subject("the snapshot has changed its state")),
+            }
         })
     }
 
-    pub(super) fn delete_snapshot(
+    /// Removes file and row, and ends the job so.
+    pub(super) fn remove_snapshot(
         &self,
         claimed: &Claimed,
         id: &SnapshotId,
+        end: JobState,
     ) -> Result<(), TaskError> {
         self.catalog.remove_snapshot(id)?;
-        self.settle(&claimed.lease, |c| {
+        self.settle_as(&claimed.lease, end, |c| {
             Ok(db::snapshots::remove(c, id).map_err(DbError::from)?)
         })
     }
@@ -42,6 +46,7 @@ impl Tasks {
         &self,
         claimed: &Claimed,
         id: &SnapshotId,
+        reason: &str,
     ) -> Result<(), TaskError> {
         let to = match &*claimed.job.args {
             JobArgs::DeleteSnapshot { .. } => SnapshotStatus::ErrorDeleting,
@@ -49,7 +54,7 @@ impl Tasks {
         };
         let from = [SnapshotStatus::Creating, SnapshotStatus::Deleting];
         let now = self.clock.now();
-        self.under_lease(&claimed.lease, |c| {
+        self.discard(claimed, reason, |c| {
             db::snapshots::transition(c, id, &from, to, None, now).map(|_| ())
         })
     }

@@ -3,7 +3,7 @@
 use crate::db::{self, DbError};
 use crate::jobs::Claimed;
 use crate::model::id::VolumeId;
-use crate::model::job::JobArgs;
+use crate::model::job::{JobArgs, JobState};
 use crate::model::volume::{Volume, VolumeStatus};
 use crate::tasks::{TaskError, Tasks};
 
@@ -33,7 +33,10 @@ impl Tasks {
                 false => VolumeStatus::Available,
             };
             let moved = db::volumes::transition(c, id, &[from], to, None, now);
-            if moved.map_err(DbError::from)? && size_gib.is_some() {
+            if !moved.map_err(DbError::from)? {
+                return Err(TaskError::Subject("the volume has changed its state"));
+            }
+            if size_gib.is_some() {
                 let changes = db::volumes::Changes {
                     size_gib,
                     ..db::volumes::Changes::default()
@@ -61,14 +64,25 @@ impl Tasks {
         self.volume_done(claimed, id, VolumeStatus::Extending, Some(size_gib))
     }
 
-    pub(super) fn delete_volume(&self, claimed: &Claimed, id: &VolumeId) -> Result<(), TaskError> {
+    /// Removes file and row, and ends the job so.
+    pub(super) fn remove_volume(
+        &self,
+        claimed: &Claimed,
+        id: &VolumeId,
+        end: JobState,
+    ) -> Result<(), TaskError> {
         self.catalog.remove_volume(id)?;
-        self.settle(&claimed.lease, |c| {
+        self.settle_as(&claimed.lease, end, |c| {
             Ok(db::volumes::remove(c, id).map_err(DbError::from)?)
         })
     }
 
-    pub(super) fn volume_failed(&self, claimed: &Claimed, id: &VolumeId) -> Result<(), TaskError> {
+    pub(super) fn volume_failed(
+        &self,
+        claimed: &Claimed,
+        id: &VolumeId,
+        reason: &str,
+    ) -> Result<(), TaskError> {
         let to = match &*claimed.job.args {
             JobArgs::DeleteVolume { .. } => VolumeStatus::ErrorDeleting,
             JobArgs::ExtendVolume { .. } => VolumeStatus::ErrorExtending,
@@ -80,7 +94,7 @@ impl Tasks {
             VolumeStatus::Extending,
         ];
         let now = self.clock.now();
-        self.under_lease(&claimed.lease, |c| {
+        self.discard(claimed, reason, |c| {
             db::volumes::transition(c, id, &from, to, None, now).map(|_| ())
         })
     }

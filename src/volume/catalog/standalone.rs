@@ -266,12 +266,13 @@ impl Catalog {
     pub fn begin_restore(&self, lease: &Lease, volume: &VolumeId) -> Result<(), CatalogError> {
         let now = self.clock.now();
         let (from, to) = ([VolumeStatus::Available], VolumeStatus::RestoringBackup);
-        self.db.write(
-            |c| match db::volumes::is_being_copied(c, volume).map_err(DbError::from)? {
+        self.db.write(|c| {
+            db::lock(c, volume.as_str()).map_err(DbError::from)?;
+            match db::volumes::is_being_copied(c, volume).map_err(DbError::from)? {
                 true => Err(CatalogError::BeingCopied),
                 false => hold_volume(c, volume, &from, to, lease, now),
-            },
-        )
+            }
+        })
     }
 
     /// Opens a held target, making its file if a restore is to make the volume.
