@@ -45,7 +45,7 @@ fn every_bad_request_is_answered_in_the_right_shape() {
         (
             json!({ "backup": { "volume_id": volume, "name": "a\u{0}b" } }).to_string(),
             400,
-            "null character",
+            "Malformed request body",
         ),
         (
             json!({ "backup": { "volume_id": volume, "description": "a\nb" } }).to_string(),
