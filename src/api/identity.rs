@@ -404,10 +404,11 @@ pub(super) fn create_credential(call: &Call<'_>) -> Result {
             .filter(|name| !name.is_empty())
             .ok_or_else(|| invalid("'name' is a required property"))?,
         description: fields.text("description")?.flatten(),
-        secret: fields
-            .value("secret")
-            .and_then(Value::as_str)
-            .map(Secret::from),
+        secret: match fields.value("secret") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) if !text.is_empty() => Some(Secret::from(text.as_str())),
+            Some(_) => return Err(invalid("The secret must be a text that is not empty.")),
+        },
         roles: wanted_roles(fields)?,
         expires_at: wanted_expiry(fields)?,
     };

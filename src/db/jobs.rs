@@ -144,19 +144,26 @@ pub fn is_cancel_requested(connection: &mut DbConnection, id: &JobId) -> QueryRe
     Ok(wish.unwrap_or(false))
 }
 
-/// Asks the live job of a subject to end; one that waits is made due, to be told. `None`: there is
-/// no live job.
+/// Asks the live job of a subject to end; one that waits is made due, in the lane where it need not
+/// wait for backups to end. `None`: there is no live job.
 pub fn request_cancel(
     connection: &mut DbConnection,
     subject: &str,
     now: Timestamp,
 ) -> QueryResult<Option<Job>> {
-    let Some(job) = live_for(connection, subject)? else {
+    let Some(mut job) = live_for(connection, subject)? else {
         return Ok(None);
     };
     diesel::update(jobs::table.find(&job.id))
         .set(jobs::cancel_requested.eq(true))
         .execute(connection)?;
+    let waiting = diesel::update(jobs::table.find(&job.id))
+        .filter(jobs::state.eq(JobState::Available))
+        .set(jobs::lane.eq(Lane::Quick))
+        .execute(connection)?;
+    if waiting == 1 {
+        job.lane = Lane::Quick;
+    }
     nudge(connection, &job.id, now)?;
     Ok(Some(job))
 }
