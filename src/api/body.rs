@@ -219,6 +219,24 @@ impl<'a> Fields<'a> {
         Ok(text)
     }
 
+    /// The name, under either of the keys that Cinder takes. Both are checked.
+    pub(super) fn name(&self) -> Result<Option<Option<String>>, Error> {
+        let (name, older) = (self.text("name")?, self.text("display_name")?);
+        Ok(name.or(older))
+    }
+
+    /// The description, likewise.
+    pub(super) fn about(&self) -> Result<Option<Option<String>>, Error> {
+        let text = self.description("description")?;
+        let older = self.description("display_description")?;
+        Ok(text.or(older))
+    }
+
+    /// How many fields there are.
+    pub(super) fn len(&self) -> usize {
+        self.fields.len()
+    }
+
     /// User metadata; `None` if absent, or null where that is allowed.
     pub(super) fn metadata(&self, key: &str, may_be_null: bool) -> Result<Option<Metadata>, Error> {
         match self.fields.get(key) {

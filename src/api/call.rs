@@ -84,6 +84,10 @@ impl Call<'_> {
     /// `{"meta": {key: value}}`, where the key must be that of the path.
     pub(super) fn metadata_entry(&self) -> Result<(String, String), Error> {
         let fields = self.body()?.object("meta")?;
+        if fields.len() > 1 {
+            let message = "Request body contains too many items";
+            return Err(Error::Invalid(message.to_owned()));
+        }
         let key = self.parameter("key");
         let Some(value) = fields.value(key) else {
             return Err(Error::Invalid("Request body and URI mismatch".to_owned()));

@@ -32,6 +32,7 @@ pub(super) const TRANSFER_HISTORY: Microversion = Microversion(57);
 pub(super) const GROUP_PROJECT: Microversion = Microversion(58);
 pub(super) const BACKUP_PROJECT: Microversion = Microversion(18);
 pub(super) const VOLUME_PROVIDER: Microversion = Microversion(21);
+pub(super) const VOLUME_DELETE_FORCE: Microversion = Microversion(23);
 pub(super) const ATTACHMENTS: Microversion = Microversion(27);
 pub(super) const SNAPSHOT_SORT_NAME: Microversion = Microversion(30);
 pub(super) const STRICT_FILTERS: Microversion = Microversion(31);

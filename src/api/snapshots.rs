@@ -55,14 +55,8 @@ pub(super) fn create(call: &Call<'_>) -> Result {
             Value::Null => VolumeId::new("None"),
             _ => VolumeId::new(fields.required_uuid("volume_id")?),
         },
-        name: match fields.text("name")? {
-            None => fields.text("display_name")?.flatten(),
-            name => name.flatten(),
-        },
-        description: match fields.description("description")? {
-            None => fields.description("display_description")?.flatten(),
-            text => text.flatten(),
-        },
+        name: fields.name()?.flatten(),
+        description: fields.about()?.flatten(),
         metadata: fields.metadata("metadata", true)?.unwrap_or_default(),
         force: force || needs_none,
     };
@@ -109,14 +103,8 @@ pub(super) fn update(call: &Call<'_>) -> Result {
     let fields = call.body()?.object("snapshot")?;
     fields.only(&["name", "display_name", "description", "display_description"])?;
     let changes = SnapshotChanges {
-        name: match fields.text("name")? {
-            None => fields.text("display_name")?,
-            name => name,
-        },
-        description: match fields.description("description")? {
-            None => fields.description("display_description")?,
-            text => text,
-        },
+        name: fields.name()?,
+        description: fields.about()?,
         metadata: None,
     };
     let snapshot = call

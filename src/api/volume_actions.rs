@@ -49,7 +49,8 @@ pub(super) fn on_volume(call: &Call<'_>) -> Result {
         "os-unset_image_metadata" => unset_image_metadata(call, value),
         "os-force_delete" => {
             let services = &call.api.services;
-            services.force_delete_volume(call.ctx()?, &id(call))?;
+            let rule = Rule::VolumeForceDelete;
+            services.force_delete_volume(call.ctx()?, &id(call), rule)?;
             Ok(Reply::empty(202))
         }
         other => Err(no_such_action(other)),

@@ -4,7 +4,7 @@ use crate::api::body::flag_word;
 use crate::api::call::{Call, Reply};
 use crate::api::list::{Collection, ListQuery};
 use crate::api::microversion::{
-    BASE, METADATA_ETAG, STRICT_VOLUMES, SUMMARY_METADATA, VOLUME_GROUP,
+    BASE, METADATA_ETAG, STRICT_VOLUMES, SUMMARY_METADATA, VOLUME_DELETE_FORCE, VOLUME_GROUP,
 };
 use crate::api::python::{self, hex};
 use crate::api::views::{volume, volume_detail, volume_summary};
@@ -78,18 +78,10 @@ pub(super) fn create(call: &Call<'_>) -> Result {
         let message = "multiattach parameter has been removed. The default behavior is to use multiattach enabled volume types.";
         return Err(Error::Invalid(message.to_owned()));
     }
-    let either = |one, other| match one {
-        Some(value) => Some(value),
-        None => other,
-    };
     let wanted = CreateVolume {
         size_gib: fields.size("size")?,
-        name: either(fields.text("name")?, fields.text("display_name")?).flatten(),
-        description: either(
-            fields.description("description")?,
-            fields.description("display_description")?,
-        )
-        .flatten(),
+        name: fields.name()?.flatten(),
+        description: fields.about()?.flatten(),
         volume_type: fields.text("volume_type")?.flatten(),
         availability_zone: fields.text("availability_zone")?.flatten(),
         metadata: fields.metadata("metadata", true)?.unwrap_or_default(),
@@ -100,7 +92,6 @@ pub(super) fn create(call: &Call<'_>) -> Result {
             true => fields.uuid("group_id")?.map(RecordId::new),
             false => None,
         },
-        multiattach: false,
     };
     let detail = call.api.services.create_volume(call.ctx()?, wanted)?;
     Ok(Reply::json(202, json!({ "volume": volume(call, &detail) })))
@@ -157,14 +148,8 @@ pub(super) fn update(call: &Call<'_>) -> Result {
         ));
     }
     let changes = Changes {
-        name: match fields.text("name")? {
-            None => fields.text("display_name")?,
-            name => name,
-        },
-        description: match fields.description("description")? {
-            None => fields.description("display_description")?,
-            text => text,
-        },
+        name: fields.name()?,
+        description: fields.about()?,
         metadata: fields.metadata("metadata", true)?,
         ..Changes::default()
     };
@@ -181,12 +166,12 @@ pub(super) fn delete(call: &Call<'_>) -> Result {
         }),
     };
     let cascade = flag("cascade")?;
-    if flag("force")? && !call.ctx()?.is_admin() {
-        return Err(Error::Forbidden("volume:force_delete"));
+    let force = flag("force")? && call.version >= VOLUME_DELETE_FORCE;
+    let (ctx, services) = (call.ctx()?, &call.api.services);
+    match force {
+        true => services.force_delete_volume(ctx, &id(call), Rule::VolumeDeleteForce)?,
+        false => services.delete_volume(ctx, &id(call), cascade)?,
     }
-    call.api
-        .services
-        .delete_volume(call.ctx()?, &id(call), cascade)?;
     Ok(Reply::empty(202).bare())
 }
 
@@ -210,9 +195,17 @@ pub(super) fn encryption(call: &Call<'_>) -> Result {
     Ok(Reply::json(200, json!({ "encryption_key_id": null })))
 }
 
-pub(super) fn show_metadata(call: &Call<'_>) -> Result {
+/// The metadata, if the caller may see it.
+fn visible_metadata(call: &Call<'_>) -> std::result::Result<Metadata, Error> {
     let detail = call.api.services.show_volume(call.ctx()?, &id(call))?;
-    let metadata = detail.volume.metadata.into_inner();
+    let volume = detail.volume;
+    call.ctx()?
+        .authorize(Rule::VolumeMetadataShow, &volume.project_id)?;
+    Ok(volume.metadata.into_inner())
+}
+
+pub(super) fn show_metadata(call: &Call<'_>) -> Result {
+    let metadata = visible_metadata(call)?;
     let reply = Reply::json(200, json!({ "metadata": metadata }));
     Ok(match call.version >= METADATA_ETAG {
         true => reply.bare().with_header("Etag", etag(&metadata)),
@@ -266,13 +259,9 @@ fn no_key(call: &Call<'_>) -> Error {
 }
 
 pub(super) fn show_metadata_key(call: &Call<'_>) -> Result {
-    let detail = call.api.services.show_volume(call.ctx()?, &id(call))?;
     let key = call.parameter("key");
-    let value = detail
-        .volume
-        .metadata
-        .get(key)
-        .ok_or_else(|| no_key(call))?;
+    let metadata = visible_metadata(call)?;
+    let value = metadata.get(key).ok_or_else(|| no_key(call))?;
     Ok(Reply::json(200, json!({ "meta": { key: value } })))
 }
 

@@ -157,36 +157,24 @@ pub fn sharing(
         .load(connection)
 }
 
-/// Fills the row of an imported backup from its record and its root.
+/// Fills the row of an imported backup from its record and its root, but for what it came to.
 pub fn set_imported(connection: &mut DbConnection, backup: &Backup) -> QueryResult<()> {
     diesel::update(backups::table.find(&backup.id))
         .set((
-            (
-                backups::storage_id.eq(&backup.storage_id),
-                backups::vault_id.eq(&backup.vault_id),
-                backups::root_id.eq(&backup.root_id),
-                backups::pack_set.eq(&backup.pack_set),
-            ),
-            (
-                backups::volume_id.eq(&backup.volume_id),
-                backups::snapshot_id.eq(&backup.snapshot_id),
-                backups::parent_id.eq(&backup.parent_id),
-                backups::name.eq(&backup.name),
-                backups::description.eq(&backup.description),
-                backups::metadata.eq(&backup.metadata),
-                backups::size_gib.eq(backup.size_gib),
-                backups::availability_zone.eq(&backup.availability_zone),
-                backups::container.eq(&backup.container),
-                backups::data_timestamp.eq(backup.data_timestamp),
-                backups::created_at.eq(backup.created_at),
-            ),
-            (
-                backups::object_count.eq(backup.object_count),
-                backups::logical_bytes.eq(backup.logical_bytes),
-                backups::read_bytes.eq(backup.read_bytes),
-                backups::stored_bytes.eq(backup.stored_bytes),
-                backups::deduplicated_bytes.eq(backup.deduplicated_bytes),
-            ),
+            backups::storage_id.eq(&backup.storage_id),
+            backups::vault_id.eq(&backup.vault_id),
+            backups::root_id.eq(&backup.root_id),
+            backups::volume_id.eq(&backup.volume_id),
+            backups::snapshot_id.eq(&backup.snapshot_id),
+            backups::parent_id.eq(&backup.parent_id),
+            backups::name.eq(&backup.name),
+            backups::description.eq(&backup.description),
+            backups::metadata.eq(&backup.metadata),
+            backups::size_gib.eq(backup.size_gib),
+            backups::availability_zone.eq(&backup.availability_zone),
+            backups::container.eq(&backup.container),
+            backups::data_timestamp.eq(backup.data_timestamp),
+            backups::created_at.eq(backup.created_at),
         ))
         .execute(connection)
         .map(|_| ())

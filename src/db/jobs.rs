@@ -178,13 +178,9 @@ pub fn settle(
 ) -> QueryResult<bool> {
     // Whoever wants a job to end without its result sees to it that it does: its last step then
     // changes nothing, and the job takes back what it had begun.
-    let must_not_be_cancelled = state != JobState::Cancelled;
+    let ends_as_wished = state == JobState::Cancelled;
     diesel::update(held(lease))
-        .filter(
-            jobs::cancel_requested
-                .eq(false)
-                .or(jobs::cancel_requested.eq(!must_not_be_cancelled)),
-        )
+        .filter(jobs::cancel_requested.eq_any([false, ends_as_wished]))
         .set((
             jobs::state.eq(state),
             jobs::reason.eq(reason),

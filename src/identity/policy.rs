@@ -155,6 +155,7 @@ rules! {
     ServiceUpdate => "volume_extension:services:update", Admin;
     DefaultTypeList => "volume_extension:default_get_all", Admin;
     VolumeForceDelete => "volume_extension:volume_admin_actions:force_delete", Admin;
+    VolumeDeleteForce => "volume:force_delete", Admin;
     VolumeForceDetach => "volume_extension:volume_admin_actions:force_detach", Admin;
     VolumeReserve => "volume_extension:volume_actions:reserve", AdminOrProjectMember;
     VolumeUnreserve => "volume_extension:volume_actions:unreserve", AdminOrProjectMember;

@@ -236,12 +236,11 @@ where
         let lease = lease.clone();
         let now = self.clock.now();
         self.write(move |c| match outcome {
-            Outcome::Settled => Ok(true),
+            Outcome::Settled | Outcome::Cancelled => Ok(true),
             Outcome::Done => db::jobs::settle(c, &lease, JobState::Completed, None, now),
             Outcome::Failed { reason } => {
                 db::jobs::settle(c, &lease, JobState::Discarded, Some(&reason), now)
             }
-            Outcome::Cancelled => db::jobs::settle(c, &lease, JobState::Cancelled, None, now),
             Outcome::Released => db::jobs::put_back(c, &lease, now, None, now),
             Outcome::Retry { after, reason } => {
                 db::jobs::put_back(c, &lease, now.after(after), Some(&reason), now)

@@ -263,7 +263,7 @@ pub enum Outcome {
     Retry { after: Duration, reason: String },
     /// The worker is stopping: somebody else shall go on at once.
     Released,
-    /// Ended because somebody asked for it; the subject was settled.
+    /// Ended because somebody asked for it; the task settled job and subject.
     Cancelled,
     /// Final failure; the subject was told.
     Failed { reason: String },

@@ -216,9 +216,14 @@ impl Services {
         })
     }
 
-    /// Accepts a deletion in any state.
-    pub fn force_delete_volume(&self, ctx: &RequestContext, id: &VolumeId) -> Result<(), Error> {
-        self.volume_for(ctx, id, Rule::VolumeForceDelete)?;
+    /// Accepts a deletion in any state. Which rule allows it depends on how it was asked for.
+    pub fn force_delete_volume(
+        &self,
+        ctx: &RequestContext,
+        id: &VolumeId,
+        rule: Rule,
+    ) -> Result<(), Error> {
+        self.volume_for(ctx, id, rule)?;
         let now = self.clock.now();
         let args = JobArgs::DeleteVolume {
             volume_id: id.clone(),

@@ -34,7 +34,6 @@ pub struct CreateVolume {
     pub backup_id: Option<BackupId>,
     /// A group to put it into; it must be made for the volume's type.
     pub group_id: Option<RecordId>,
-    pub multiattach: bool,
 }
 
 /// A volume with what is shown of it.
@@ -171,7 +170,7 @@ impl Services {
             reserved_by: None,
             released_by: None,
             group_id: group_id.as_ref().map(RecordId::to_string),
-            multiattach: wanted.multiattach,
+            multiattach: false,
             image_metadata: Json::default(),
             created_at: self.clock.now(),
             updated_at: None,

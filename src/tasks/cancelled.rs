@@ -25,7 +25,7 @@ impl Tasks {
             .and_then(|()| self.take_back(claimed))
             .and_then(|()| self.let_go(claimed));
         match ended {
-            Ok(()) => Outcome::Settled,
+            Ok(()) => Outcome::Cancelled,
             Err(TaskError::Fenced | TaskError::Overtaken) => Outcome::Released,
             Err(error) => Outcome::Retry {
                 after: RETRY_DELAY,

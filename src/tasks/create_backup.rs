@@ -1,6 +1,5 @@
 //! The job of making a backup.
 
-use crate::db::backups::Finished;
 use crate::db::{self, DbError};
 use crate::engine::backup::decode_pack_set;
 use crate::engine::manifest::{Description, Root};
@@ -11,7 +10,7 @@ use crate::model::error::chain;
 use crate::model::id::{BackupId, JobId};
 use crate::model::message::{Action, Detail};
 use crate::model::service::BACKUP_SERVICE;
-use crate::tasks::{TaskError, Tasks};
+use crate::tasks::{TaskError, Tasks, finished};
 
 impl Tasks {
     pub(super) fn create_backup(
@@ -138,22 +137,13 @@ impl Tasks {
             .iter()
             .map(i64::from)
             .collect();
-        let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        let finished = Finished {
-            pack_set: root.pack_set.clone(),
-            object_count: signed(root.object_count),
-            logical_bytes: signed(root.logical_bytes),
-            read_bytes: signed(root.read_bytes),
-            stored_bytes: signed(root.stored_bytes),
-            deduplicated_bytes: signed(root.deduplicated_bytes),
-        };
         let id = &root.backup.id;
         self.settle(&claimed.lease, |c| {
             let live = db::packs::count_live(c, vault.number, &packs).map_err(DbError::from)?;
             if live != packs.len() {
                 return Err(TaskError::Subject("a pack of the backup is not live"));
             }
-            db::backups::set_finished(c, id, &finished).map_err(DbError::from)?;
+            db::backups::set_finished(c, id, &finished(root)).map_err(DbError::from)?;
             let moved = db::backups::transition(c, id, BackupEvent::Finished, now);
             if !moved.map_err(DbError::from)? {
                 return Err(TaskError::Subject(

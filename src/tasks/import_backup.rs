@@ -10,7 +10,7 @@ use crate::model::id::{BackupId, SnapshotId, VolumeId};
 use crate::model::record::{BackupRecord, Locator};
 use crate::model::time::Timestamp;
 use crate::model::vault::VaultRow;
-use crate::tasks::{TaskError, Tasks};
+use crate::tasks::{TaskError, Tasks, finished};
 
 impl Tasks {
     pub(super) fn import_backup(
@@ -37,6 +37,7 @@ impl Tasks {
             return Err(TaskError::Subject("the data was deleted meanwhile"));
         }
         self.settle(&claimed.lease, |c| {
+            db::backups::set_finished(c, id, &finished(&root)).map_err(DbError::from)?;
             let moved = db::backups::transition(c, id, BackupEvent::Finished, now);
             match moved.map_err(DbError::from)? {
                 true => Ok(()),
@@ -156,7 +157,6 @@ fn imported(
     record: &BackupRecord,
     root: &engine::manifest::Root,
 ) -> Backup {
-    let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let time = |text: &Option<String>| text.as_deref().and_then(Timestamp::parse);
     let saved = &root.backup;
     let is_own = row.id == locator.root;
@@ -174,16 +174,10 @@ fn imported(
         description: record.display_description.clone(),
         metadata: Json::new(record.metadata.clone().unwrap_or_default()),
         size_gib: saved.size_gib,
-        object_count: signed(root.object_count),
         availability_zone: record.availability_zone.clone(),
         container: record.container.clone(),
         data_timestamp: time(&record.data_timestamp).or(saved.data_timestamp),
         created_at: time(&record.created_at).unwrap_or(saved.created_at),
-        pack_set: Some(root.pack_set.clone()),
-        logical_bytes: signed(root.logical_bytes),
-        read_bytes: signed(root.read_bytes),
-        stored_bytes: signed(root.stored_bytes),
-        deduplicated_bytes: signed(root.deduplicated_bytes),
         ..row
     }
 }

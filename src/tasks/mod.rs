@@ -12,9 +12,11 @@ mod snapshots;
 mod volumes;
 
 use crate::clock::Clock;
+use crate::db::backups::Finished;
 use crate::db::{self, Db, DbConnection, DbError};
 use crate::engine;
 use crate::engine::keys::MasterKey;
+use crate::engine::manifest::Root;
 use crate::engine::vault::{Options, Parameters, Vault};
 use crate::jobs::Claimed;
 use crate::model::backup::{Backup, FAIL_REASON_CHARS_MAX};
@@ -310,6 +312,19 @@ impl Tasks {
             .read(|c| db::vaults::find_by_id(c, id).map_err(DbError::from))?
             .ok_or(TaskError::Subject("the backup's vault is unknown"))?;
         self.open_vault(&row).map(Some)
+    }
+}
+
+/// What a root says a backup came to.
+fn finished(root: &Root) -> Finished {
+    let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    Finished {
+        pack_set: root.pack_set.clone(),
+        object_count: signed(root.object_count),
+        logical_bytes: signed(root.logical_bytes),
+        read_bytes: signed(root.read_bytes),
+        stored_bytes: signed(root.stored_bytes),
+        deduplicated_bytes: signed(root.deduplicated_bytes),
     }
 }
 
