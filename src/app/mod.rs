@@ -9,7 +9,7 @@ use crate::config::{Config, ConfiguredUser, IdentityMode};
 use crate::db::{self, Db, DbError};
 use crate::engine;
 use crate::engine::keys::{MasterKey, MasterKeyError};
-use crate::engine::vault::{Options, Parameters};
+use crate::engine::vault::{Options, Parameters, Vault};
 use crate::identity::Identity;
 use crate::identity::embedded::Embedded;
 use crate::identity::keystone::{Keystone, KeystoneError};
@@ -221,7 +221,7 @@ fn assemble(config: &Config, data_dir: &Path, handle: Handle) -> Result<Parts, S
         storages,
         master,
         parameters: Parameters::from_settings(&config.engine),
-        options: Options::from_settings(&config.engine),
+        options: Options::from_settings(&config.engine, &config.jobs),
         attempts_max: config.jobs.attempts_max,
     };
     let api = Api::new(
@@ -239,6 +239,34 @@ fn assemble(config: &Config, data_dir: &Path, handle: Handle) -> Result<Parts, S
         users,
         host,
     })
+}
+
+/// All vaults of the configured storages, for commands that work beside the service.
+pub fn open_vaults(
+    config: &Config,
+    handle: &Handle,
+) -> Result<Vec<engine::Result<Vault>>, StartError> {
+    let clock = Clock::System;
+    let db = Db::open(&config.database_url())?;
+    let master = open_master_key(config, &db)?;
+    let (storages, _) = open_storages(config, &db, &clock, &master, handle)?;
+    let rows = db.read(|c| db::vaults::all(c).map_err(DbError::from))?;
+    let mut vaults = Vec::new();
+    for row in rows {
+        let Some(storage) = storages.get(&row.storage_id) else {
+            tracing::warn!(vault.id = %row.id, "its storage is not configured any more");
+            continue;
+        };
+        vaults.push(Vault::open(
+            db.clone(),
+            storage.store.clone(),
+            &master,
+            &row,
+            &Parameters::from_settings(&config.engine),
+            Options::from_settings(&config.engine, &config.jobs),
+        ));
+    }
+    Ok(vaults)
 }
 
 /// Who vouches for users, and the users of our own.

@@ -1,5 +1,6 @@
 //! The commands.
 
+mod bench;
 mod client;
 mod compare;
 mod demo;
@@ -7,6 +8,7 @@ mod image;
 mod serve;
 mod table;
 mod transfer;
+mod vault;
 
 use crate::config::{Config, DataDir};
 use anyhow::Context;
@@ -48,9 +50,26 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         input: Option<PathBuf>,
     },
+    /// Measure backups, incrementals and restores on this machine.
+    ///
+    /// Generated data, the same on every machine, or an image of yours. EMBERVAULT_ENGINE__ variables
+    /// set compression, chunk size, memory and threads.
+    Bench {
+        #[command(flatten)]
+        bench: bench::BenchArguments,
+    },
+    /// One step of a benchmark.
+    #[command(hide = true)]
+    BenchStep {
+        #[command(flatten)]
+        step: bench::StepArguments,
+    },
     /// Move bytes in and out of standalone volumes.
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Look after what is stored.
+    #[command(subcommand)]
+    Vault(VaultCommand),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -69,6 +88,24 @@ enum VolumeCommand {
     Export {
         #[command(flatten)]
         transfer: TransferArguments,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum VaultCommand {
+    /// Reclaim the space that deleted backups have left.
+    ///
+    /// Runs beside the service, its backups and restores. What nobody needs is condemned by one run
+    /// and removed by the next, unless a backup has come to need it meanwhile.
+    Gc {
+        #[command(flatten)]
+        settings: SettingsArguments,
+        /// Tell what would be done, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -136,12 +173,19 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             serve::run(config)
         }
         Command::Demo { size, input } => demo::run(size, input.as_deref()),
+        Command::Bench { bench } => bench::run(&bench),
+        Command::BenchStep { step } => bench::step(&step),
         Command::Volume(VolumeCommand::Import { transfer }) => {
             transfer::import(&transfer.settings.load()?, &transfer.volume, &transfer.file)
         }
         Command::Volume(VolumeCommand::Export { transfer }) => {
             transfer::export(&transfer.settings.load()?, &transfer.volume, &transfer.file)
         }
+        Command::Vault(VaultCommand::Gc {
+            settings,
+            dry_run,
+            json,
+        }) => vault::collect(&settings.load()?, dry_run, json),
         Command::Config(ConfigCommand::Print { settings }) => {
             print!("{}", toml::to_string_pretty(&settings.load()?)?);
             Ok(())

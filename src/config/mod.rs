@@ -1,8 +1,10 @@
 //! Settings: plain data that a user may write down. Defaults, then one TOML file, then
 //! `EMBERVAULT_<SECTION>__<KEY>` variables, then a few command-line flags.
 
+mod engine;
 mod identity;
 
+pub use engine::{Compression, Engine, Share};
 pub use identity::{ConfiguredUser, Identity, IdentityMode, KeystoneSettings, Policy};
 
 use bytesize::ByteSize;
@@ -101,11 +103,16 @@ pub struct Volumes {
     /// Where volumes and snapshots lie as sparse raw files. Default `volumes` in the data directory.
     pub dir: Option<PathBuf>,
     pub availability_zone: String,
+    /// On a file system with reflinks (XFS, Btrfs), keep a clone of what each volume was at its last
+    /// backup, so that the next incremental knows what changed without reading the volume. The
+    /// clone takes the space of what is overwritten meanwhile.
+    pub change_tracking: bool,
 }
 
 impl Default for Volumes {
     fn default() -> Self {
         Self {
+            change_tracking: true,
             dir: None,
             availability_zone: "nova".to_owned(),
         }
@@ -121,74 +128,6 @@ pub struct Storage {
     /// New backups go here; needed when several storages are configured.
     #[serde(default)]
     pub default: bool,
-}
-
-/// The engine.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Engine {
-    /// `zstd:1` to `zstd:19`, or `none`.
-    pub compression: Compression,
-    /// Average plain size of a chunk: a power of two from 16 KiB to 1 MiB. Takes effect in new vaults.
-    pub chunk_bytes_average: ByteSize,
-    /// Size at which a pack is closed: 1 MiB to 256 MiB.
-    pub pack_bytes: ByteSize,
-    /// Packs on their way to the store at once, for each running backup.
-    pub uploads: usize,
-    /// Threads of each running backup or restore. 0: one for each core.
-    pub threads: usize,
-    /// Open and hash again everything that was sealed, before it is trusted.
-    pub paranoid: bool,
-    /// The master key. Default `keys/master.key` in the data directory, made on the first start.
-    pub master_key_file: Option<PathBuf>,
-}
-
-impl Default for Engine {
-    fn default() -> Self {
-        Self {
-            compression: Compression::Zstd(3),
-            chunk_bytes_average: ByteSize::kib(128),
-            pack_bytes: ByteSize::mib(32),
-            uploads: 2,
-            threads: 0,
-            paranoid: false,
-            master_key_file: None,
-        }
-    }
-}
-
-/// How chunks are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Compression {
-    None,
-    /// zstd with this level.
-    Zstd(i32),
-}
-
-impl TryFrom<String> for Compression {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        let level = text
-            .strip_prefix("zstd:")
-            .and_then(|level| level.parse().ok());
-        match (text.as_str(), level) {
-            ("none", _) => Ok(Self::None),
-            (_, Some(level @ 1..=19)) => Ok(Self::Zstd(level)),
-            _ => Err(format!(
-                "{text:?} is no compression: use \"zstd:1\" to \"zstd:19\", or \"none\""
-            )),
-        }
-    }
-}
-
-impl From<Compression> for String {
-    fn from(compression: Compression) -> String {
-        match compression {
-            Compression::None => "none".to_owned(),
-            Compression::Zstd(level) => format!("zstd:{level}"),
-        }
-    }
 }
 
 /// The job runner.
@@ -351,24 +290,11 @@ impl Config {
                 message: message.to_owned(),
             })
         };
-        let average = self.engine.chunk_bytes_average.as_u64();
-        if !average.is_power_of_two() || !(16 << 10..=1 << 20).contains(&average) {
-            return refuse(
-                "engine.chunk_bytes_average",
-                "must be a power of two from 16 KiB to 1 MiB",
-            );
-        }
-        if !(1 << 20..=256 << 20).contains(&self.engine.pack_bytes.as_u64()) {
-            return refuse("engine.pack_bytes", "must be from 1 MiB to 256 MiB");
-        }
-        if !(1..=64).contains(&self.engine.uploads) {
-            return refuse("engine.uploads", "must be from 1 to 64");
-        }
-        if self.engine.threads > 256 {
-            return refuse("engine.threads", "must be at most 256");
-        }
         if self.jobs.backups == 0 || self.jobs.quick == 0 {
             return refuse("jobs", "backups and quick must be at least 1");
+        }
+        if let Err((key, why)) = self.engine.check(&self.jobs) {
+            return refuse(key, &why);
         }
         if self.jobs.lease < Duration::from_millis(500) {
             return refuse("jobs.lease", "must be at least 500ms");
@@ -560,7 +486,8 @@ mod tests {
                 "engine.chunk_bytes_average",
             ),
             ("[engine]\ncompression = \"zstd:99\"", "engine.compression"),
-            ("[engine]\nuploads = 0", "engine.uploads"),
+            ("[engine]\nuploads = 99", "engine.uploads"),
+            ("[engine]\nmemory = \"64 MiB\"", "engine.memory"),
             ("[jobs]\nlease = \"1ms\"", "jobs.lease"),
         ] {
             let error = load(text, &[]).unwrap_err().to_string();

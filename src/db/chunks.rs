@@ -5,7 +5,7 @@ use crate::model::pack::IndexedChunk;
 use crate::model::schema::chunks;
 use diesel::prelude::*;
 
-/// Rows of one insert: five values each, below SQLite's 32 766 variables.
+/// Rows of one insert: eight values each, below SQLite's 32 766 variables.
 const BATCH: usize = 4000;
 
 /// Chunks of a vault by id; at most some hundred ids at once.

@@ -9,6 +9,7 @@
 
 pub mod backups;
 pub mod chunks;
+pub mod collection;
 pub mod groups;
 pub mod identity;
 pub mod jobs;

@@ -162,27 +162,6 @@ pub fn referenced(
         .load(connection)
 }
 
-/// How many of these packs are live.
-pub fn count_live(
-    connection: &mut DbConnection,
-    vault: i64,
-    numbers: &[i64],
-) -> QueryResult<usize> {
-    let mut live = 0;
-    for batch in numbers.chunks(BATCH) {
-        live += packs::table
-            .filter(
-                packs::vault
-                    .eq(vault)
-                    .and(packs::number.eq_any(batch.to_vec()))
-                    .and(packs::state.eq(PackState::Live)),
-            )
-            .count()
-            .get_result::<i64>(connection)?;
-    }
-    Ok(usize::try_from(live).unwrap_or(0))
-}
-
 /// Ends a session: its references go, and the packs it wrote stand on their own.
 pub fn end_session(connection: &mut DbConnection, session: &JobId) -> QueryResult<()> {
     diesel::delete(session_packs::table)

@@ -87,6 +87,14 @@ pub fn find_or_insert(
     Ok(row)
 }
 
+/// All vaults.
+pub fn all(connection: &mut DbConnection) -> QueryResult<Vec<VaultRow>> {
+    vaults::table
+        .order(vaults::number)
+        .select(VaultRow::as_select())
+        .load(connection)
+}
+
 /// The vault of this name, if there is one.
 pub fn find_by_id(connection: &mut DbConnection, id: &VaultId) -> QueryResult<Option<VaultRow>> {
     vaults::table

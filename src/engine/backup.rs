@@ -1,22 +1,30 @@
 //! One backup: spans in parallel, ordered inside; the line of `engine`'s format, steps in order.
 
 use crate::engine::chunker::Cutter;
-use crate::engine::format::{ChunkKind, NODE_CHILDREN};
-use crate::engine::manifest::{
-    ChunkId, ChunkRef, Description, Root, SpanEntry, encode_inner_node, encode_span_node,
-};
-use crate::engine::packer::{NewChunk, Packer, Session, Uploads};
-use crate::engine::reader::ChunkReader;
-use crate::engine::span::SpanWriter;
+use crate::engine::codec::Encoder;
+use crate::engine::format::ChunkKind;
+use crate::engine::keys::random_bytes;
+use crate::engine::manifest::{ChunkId, Description, FrameRef, Root, SpanEntry};
+use crate::engine::pack::{ChunkRow, NewFrame};
+use crate::engine::packer::{Packer, Session, Uploads};
+use crate::engine::reader::FrameReader;
+use crate::engine::span::{SpanWriter, whole_blocks};
+use crate::engine::tree::{Manifest, TreeReader, TreeWriter};
 use crate::engine::vault::Vault;
 use crate::engine::{Error, Result, check};
+use crate::model::error::chain;
 use crate::model::id::JobId;
 use crate::model::pack::PackKind;
 use crate::model::progress::Progress;
-use crate::volume::file::VolumeReader;
+use crate::volume::Source;
 use roaring::RoaringBitmap;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// Spans of a backup of which a few blocks are compared although they are said to be unchanged.
+const SAMPLED_SPANS: u64 = 32;
 
 /// Makes a backup and stores its root. A root that is there already, from a run that was cut off
 /// after it, is the result. The parent, if its packs are all alive, saves work, nothing else.
@@ -25,16 +33,17 @@ pub fn run(
     session_id: &JobId,
     description: Description,
     parent: Option<&Root>,
-    reader: &VolumeReader,
+    source: &Source,
     progress: &Progress,
 ) -> Result<Root> {
     let session = Session::new(vault, session_id, progress);
     session.adopt()?;
+    let reader = FrameReader::new(vault);
     let parent = match parent {
-        Some(root) => unless_damaged(&session, usable_parent(&session, root))?.flatten(),
+        Some(root) => unless_damaged(&session, usable_parent(&session, &reader, root))?.flatten(),
         None => None,
     };
-    Progress::add(&progress.total, reader.length());
+    Progress::add(&progress.total, source.reader.length());
     let (sender, uploads) = Uploads::new();
     let backup = std::thread::scope(|scope| {
         for _ in 0..vault.options.uploads {
@@ -42,11 +51,15 @@ pub fn run(
         }
         let job = Job {
             session: &session,
-            reader,
+            source,
             parent,
             data: Packer::new(&session, PackKind::Data, sender.clone()),
             meta: Packer::new(&session, PackKind::Meta, sender),
+            meta_encoder: Mutex::new(session.encoder()),
             cutter: Cutter::new(&vault.parameters, vault.keys.cut_seed),
+            seed: u64::from_le_bytes(random_bytes()),
+            is_untold: AtomicBool::new(false),
+            distrusts_changes: AtomicBool::new(false),
         };
         job.run()
         // Here the job's senders are dropped, and the uploading threads end.
@@ -57,13 +70,13 @@ pub fn run(
     let manifest = backup?;
     let root = Root {
         backup: description,
-        volume_bytes: reader.length(),
+        volume_bytes: source.reader.length(),
         span_bytes: vault.parameters.span_bytes,
         tree: manifest.tree,
         levels: manifest.levels,
         pack_set: encode_pack_set(&manifest.packs),
         leaves_digest: manifest.leaves_digest,
-        source_change_id: None,
+        source_change_id: source.change_id.clone(),
         logical_bytes: manifest.logical_bytes,
         read_bytes: Progress::value(&progress.read),
         stored_bytes: Progress::value(&progress.stored),
@@ -101,165 +114,176 @@ pub(super) fn unless_damaged<T>(session: &Session<'_>, read: Result<T>) -> Resul
 }
 
 /// The backup this one is made against.
-pub(super) struct Parent<'a> {
-    pub(super) reader: ChunkReader<'a>,
-    pub(super) spans: Vec<SpanEntry>,
-    pub(super) span_bytes: u64,
-    pub(super) volume_bytes: u64,
+pub(super) struct Parent<'r, 'a> {
+    pub(super) reader: &'r FrameReader<'a>,
+    tree: TreeReader<'r, 'a>,
+    span_bytes: u64,
+    volume_bytes: u64,
+    change_id: Option<String>,
 }
 
-fn usable_parent<'a>(session: &Session<'a>, root: &Root) -> Result<Option<Parent<'a>>> {
+fn usable_parent<'r, 'a>(
+    session: &Session<'a>,
+    reader: &'r FrameReader<'a>,
+    root: &Root,
+) -> Result<Option<Parent<'r, 'a>>> {
     if root.span_bytes != session.vault.parameters.span_bytes
         || !session.index.hold(&decode_pack_set(&root.pack_set)?)?
     {
         return Ok(None);
     }
-    let reader = ChunkReader::new(session.vault);
     Ok(Some(Parent {
-        spans: reader.spans(root)?,
         reader,
+        tree: TreeReader::open(reader, root)?,
         span_bytes: root.span_bytes,
         volume_bytes: root.volume_bytes,
+        change_id: root.source_change_id.clone(),
     }))
-}
-
-struct Manifest {
-    tree: Option<ChunkRef>,
-    levels: u8,
-    packs: RoaringBitmap,
-    leaves_digest: String,
-    logical_bytes: u64,
 }
 
 /// What the threads of one backup share.
 pub(super) struct Job<'a, 's> {
     pub(super) session: &'s Session<'a>,
-    pub(super) reader: &'s VolumeReader,
-    pub(super) parent: Option<Parent<'a>>,
+    pub(super) source: &'s Source,
+    pub(super) parent: Option<Parent<'s, 'a>>,
     pub(super) data: Packer<'a, 's>,
     meta: Packer<'a, 's>,
+    meta_encoder: Mutex<Encoder<'s>>,
     pub(super) cutter: Cutter,
+    /// Of the choice of samples.
+    seed: u64,
+    /// Set when the source first fails to tell what changed.
+    is_untold: AtomicBool,
+    /// Set when a block that the source calls unchanged has changed.
+    pub(super) distrusts_changes: AtomicBool,
 }
 
 impl Job<'_, '_> {
     fn run(&self) -> Result<Manifest> {
+        let mut tree = self.pass()?;
+        if self.distrusts_changes.load(Ordering::SeqCst) {
+            tracing::error!(
+                session = %self.session.id,
+                change.id = self.source.change_id,
+                "the source called blocks unchanged that have changed; reading the whole volume"
+            );
+            let progress = self.session.progress;
+            progress.done.store(0, Ordering::Relaxed);
+            progress.deduplicated.store(0, Ordering::Relaxed);
+            tree = self.pass()?;
+        }
+        self.data.finish()?;
+        let manifest = tree.finish(|node| self.put_meta(ChunkKind::Node, node))?;
+        self.meta.finish()?;
+        Ok(manifest)
+    }
+
+    /// Goes through all spans, once; ends early where the source turns out not to tell the truth.
+    fn pass(&self) -> Result<TreeWriter> {
         let span_bytes = self.session.vault.parameters.span_bytes;
-        let count = self.reader.length().div_ceil(span_bytes) as usize;
-        let entries: Vec<OnceLock<SpanEntry>> = (0..count).map(|_| OnceLock::new()).collect();
+        let count = usize::try_from(self.source.reader.length().div_ceil(span_bytes))
+            .expect("a machine that holds the volume can count its spans");
+        let tree = TreeWriter::new(count);
+        let distrusted = self.distrusts_changes.load(Ordering::SeqCst);
         let next = AtomicUsize::new(0);
+        let work = || -> Result<()> {
+            let mut writer = SpanWriter::new(self);
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let is_lie = self.distrusts_changes.load(Ordering::SeqCst) != distrusted;
+                if number >= count || is_lie {
+                    return Ok(());
+                }
+                check(self.session.progress)?;
+                let start = number as u64 * span_bytes;
+                let end = (start + span_bytes).min(self.source.reader.length());
+                let entry = writer.write(number, start..end)?;
+                tree.put(number, entry, |node| self.put_meta(ChunkKind::Node, node))?;
+                Progress::add(&self.session.progress.done, end - start);
+            }
+        };
         std::thread::scope(|scope| {
             for _ in 0..self.session.vault.options.threads.min(count) {
                 scope.spawn(|| {
-                    if let Err(error) = self.work(&next, &entries) {
+                    if let Err(error) = work() {
                         self.session.fail(error);
                     }
                 });
             }
         });
         check(self.session.progress)?;
-        let entries: Vec<SpanEntry> = entries
-            .into_iter()
-            .map(|entry| entry.into_inner().expect("every span was done"))
-            .collect();
-        self.data.finish()?;
-        let manifest = self.tree(&entries)?;
-        self.meta.finish()?;
-        Ok(manifest)
+        Ok(tree)
     }
 
-    /// One thread: takes spans until none is left.
-    fn work(&self, next: &AtomicUsize, entries: &[OnceLock<SpanEntry>]) -> Result<()> {
-        let mut writer = SpanWriter::new(self);
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some(slot) = entries.get(number) else {
-                return Ok(());
-            };
-            check(self.session.progress)?;
-            let start = number as u64 * self.session.vault.parameters.span_bytes;
-            let end = (start + self.session.vault.parameters.span_bytes).min(self.reader.length());
-            slot.set(writer.write(number, start..end)?)
-                .expect("a span is taken by one thread");
-            Progress::add(&self.session.progress.done, end - start);
+    /// The parent's entry for a span, if it covers the same bytes. A damaged parent is none.
+    pub(super) fn inherited(&self, number: usize, span: &Range<u64>) -> Result<Option<SpanEntry>> {
+        let Some(parent) = &self.parent else {
+            return Ok(None);
+        };
+        let end = (span.start + parent.span_bytes).min(parent.volume_bytes);
+        if end != span.end {
+            return Ok(None);
         }
+        Ok(unless_damaged(self.session, parent.tree.span(number))?.flatten())
     }
 
-    /// Nodes over all spans, bottom up.
-    fn tree(&self, entries: &[SpanEntry]) -> Result<Manifest> {
-        let mut packs = RoaringBitmap::new();
-        let mut digest = blake3::Hasher::new();
-        let mut logical_bytes = 0;
-        for entry in entries {
-            match entry {
-                SpanEntry::Hole => {
-                    digest.update(&[0; 16]);
+    /// What the source says has changed in a span since the parent, in whole blocks. `None`: it
+    /// cannot tell, or has not told the truth.
+    pub(super) fn reported(&self, span: &Range<u64>) -> Option<Vec<Range<u64>>> {
+        let changes = self.source.changes.as_ref()?;
+        let since = self.parent.as_ref()?.change_id.as_ref()?;
+        if *since != changes.since || self.distrusts_changes.load(Ordering::SeqCst) {
+            return None;
+        }
+        match changes.within(span.clone()) {
+            Ok(changed) => Some(whole_blocks(changed.into_iter(), span)),
+            Err(error) => {
+                if !self.is_untold.swap(true, Ordering::SeqCst) {
+                    tracing::warn!(session = %self.session.id, error = %chain(&error), "the source cannot tell what changed; reading it");
                 }
-                SpanEntry::Leaf {
-                    leaf,
-                    data_bytes,
-                    sums,
-                    packs: data_packs,
-                } => {
-                    digest.update(&leaf.id);
-                    logical_bytes += u64::from(*data_bytes);
-                    packs.insert(leaf.pack);
-                    packs.extend(data_packs);
-                    for sums in sums.iter().flat_map(|sums| [Some(sums.base), sums.patch]) {
-                        packs.extend(sums.map(|sums| sums.pack));
-                    }
-                }
+                None
             }
         }
-        let mut level = entries
-            .chunks(NODE_CHILDREN)
-            .map(
-                |spans| match spans.iter().all(|span| *span == SpanEntry::Hole) {
-                    true => Ok(None),
-                    false => self
-                        .put_meta(ChunkKind::Node, &encode_span_node(spans))
-                        .map(Some),
-                },
-            )
-            .collect::<Result<Vec<_>>>()?;
-        let mut levels = 1;
-        packs.extend(level.iter().flatten().map(|node| node.pack));
-        while level.len() > 1 {
-            level = level
-                .chunks(NODE_CHILDREN)
-                .map(|nodes| match nodes.iter().all(Option::is_none) {
-                    true => Ok(None),
-                    false => self
-                        .put_meta(ChunkKind::Node, &encode_inner_node(levels, nodes))
-                        .map(Some),
-                })
-                .collect::<Result<Vec<_>>>()?;
-            levels += 1;
-            packs.extend(level.iter().flatten().map(|node| node.pack));
-        }
-        Ok(Manifest {
-            tree: level.pop().flatten(),
-            levels,
-            packs,
-            leaves_digest: digest.finalize().to_hex().to_string(),
-            logical_bytes,
-        })
+    }
+
+    /// Whether a few blocks of the span are compared although they are said to be unchanged.
+    pub(super) fn is_sampled(&self, number: usize) -> bool {
+        let leaves = self
+            .parent
+            .as_ref()
+            .map_or(0, |parent| parent.tree.leaves_max() as u64);
+        self.session.vault.options.paranoid
+            || self.random(number, u64::MAX) % leaves.max(1) < SAMPLED_SPANS
+    }
+
+    /// A number that nobody outside can foresee.
+    pub(super) fn random(&self, number: usize, turn: u64) -> u64 {
+        let input = [(number as u64).to_le_bytes(), turn.to_le_bytes()].concat();
+        xxh3_64_with_seed(&input, self.seed)
     }
 
     /// Stores a leaf, node or sums, unless it is known.
-    pub(super) fn put_meta(&self, kind: ChunkKind, plain: &[u8]) -> Result<ChunkRef> {
+    pub(super) fn put_meta(&self, kind: ChunkKind, plain: &[u8]) -> Result<FrameRef> {
         let id = ChunkId::of(&self.session.vault.keys.id, plain);
         if !self.session.distrusts_meta.load(Ordering::SeqCst)
             && let Some(known) = self.session.index.known(&[id])?.get(&id)
+            && (known.offset, known.frame.length as usize) == (0, plain.len())
         {
-            return Ok(*known);
+            return Ok(known.frame);
         }
-        let chunk = NewChunk {
+        let chunk = ChunkRow {
             id,
             kind,
-            plain_length: u32::try_from(plain.len()).expect("a manifest part is small"),
-            encoded: self.session.vault.encoder().encode(plain),
+            length: u32::try_from(plain.len()).expect("a manifest part is small"),
         };
-        let places = self.meta.append(vec![chunk])?;
-        Ok(places[0])
+        let frame = NewFrame {
+            chunks: vec![chunk],
+            encoded: self
+                .meta_encoder
+                .lock()
+                .expect("no panic while it is locked")
+                .encode(plain),
+        };
+        Ok(self.meta.append(vec![frame])?[0].frame)
     }
 }

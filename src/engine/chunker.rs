@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 /// Finds the cut points of a vault.
-pub(crate) struct Cutter {
+pub struct Cutter {
     min: usize,
     average: usize,
     max: usize,
@@ -21,7 +21,7 @@ pub(crate) struct Cutter {
 }
 
 impl Cutter {
-    pub(crate) fn new(parameters: &Parameters, seed: u64) -> Self {
+    pub fn new(parameters: &Parameters, seed: u64) -> Self {
         let average = parameters.chunk_average as usize;
         let (mask_small, mask_large) = select_masks(average, Normalization::Level1);
         let (gear, gear_shifted) = get_gear_with_seed(seed);
@@ -38,7 +38,7 @@ impl Cutter {
 
     /// Cuts a run, or the part of it that is there: without the run's end, what could still become
     /// part of a longer chunk is left over. Ranges are within `bytes` and follow one another.
-    pub(crate) fn cut(&self, bytes: &[u8], is_end: bool) -> Vec<Range<usize>> {
+    pub fn cut(&self, bytes: &[u8], is_end: bool) -> Vec<Range<usize>> {
         let mut chunks = Vec::new();
         let mut start = 0;
         while start < bytes.len() && (is_end || bytes.len() - start >= self.max) {

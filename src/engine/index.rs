@@ -5,11 +5,34 @@
 
 use crate::db::{self, Db, DbError};
 use crate::engine::Result;
-use crate::engine::manifest::{ChunkId, ChunkRef};
+use crate::engine::manifest::{ChunkId, FrameRef};
 use crate::model::id::JobId;
+use crate::model::pack::IndexedChunk;
 use roaring::RoaringBitmap;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard};
+
+/// Where a chunk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) frame: FrameRef,
+    /// Of the chunk in its frame, bytes.
+    pub(crate) offset: u32,
+}
+
+impl Place {
+    fn parse(row: &IndexedChunk) -> Option<Self> {
+        Some(Self {
+            frame: FrameRef {
+                pack: u32::try_from(row.pack).ok()?,
+                ordinal: u32::try_from(row.ordinal).ok()?,
+                length: u32::try_from(row.frame_length).ok()?,
+                check: row.frame_check.to_le_bytes(),
+            },
+            offset: u32::try_from(row.frame_offset).ok()?,
+        })
+    }
+}
 
 /// The index of one vault, as one session sees it.
 pub(crate) struct Index<'a> {
@@ -17,7 +40,7 @@ pub(crate) struct Index<'a> {
     vault: i64,
     session: &'a JobId,
     /// Chunks of packs that are not live yet: bounded by the packs in memory.
-    pending: Mutex<HashMap<ChunkId, ChunkRef>>,
+    pending: Mutex<HashMap<ChunkId, Place>>,
     /// Packs the session may rely upon.
     held: Mutex<RoaringBitmap>,
 }
@@ -48,7 +71,7 @@ impl<'a> Index<'a> {
     }
 
     /// Which of these chunks need not be stored.
-    pub(crate) fn known(&self, ids: &[ChunkId]) -> Result<HashMap<ChunkId, ChunkRef>> {
+    pub(crate) fn known(&self, ids: &[ChunkId]) -> Result<HashMap<ChunkId, Place>> {
         let (mut known, missing) = self.known_pending(ids);
         if missing.is_empty() {
             return Ok(known);
@@ -56,22 +79,18 @@ impl<'a> Index<'a> {
         let rows = self
             .db
             .read(|c| db::chunks::lookup(c, self.vault, missing).map_err(DbError::from))?;
-        let hits: Vec<(ChunkId, ChunkRef)> = rows
+        let hits: Vec<(ChunkId, Place)> = rows
             .iter()
             .filter_map(|row| {
                 let id = ChunkId(row.id.as_slice().try_into().ok()?);
-                let chunk = ChunkRef {
-                    pack: u32::try_from(row.pack).ok()?,
-                    ordinal: u32::try_from(row.ordinal).ok()?,
-                    id: id.short(),
-                };
-                Some((id, chunk))
+                let place = Place::parse(row)?;
+                Some((id, place))
             })
             .collect();
         let unheld: RoaringBitmap = {
             let held = self.held();
             hits.iter()
-                .map(|(_, chunk)| chunk.pack)
+                .map(|(_, place)| place.frame.pack)
                 .filter(|pack| !held.contains(*pack))
                 .collect()
         };
@@ -81,19 +100,19 @@ impl<'a> Index<'a> {
         let held = self.held();
         known.extend(
             hits.into_iter()
-                .filter(|(_, chunk)| held.contains(chunk.pack)),
+                .filter(|(_, place)| held.contains(place.frame.pack)),
         );
         Ok(known)
     }
 
-    fn known_pending(&self, ids: &[ChunkId]) -> (HashMap<ChunkId, ChunkRef>, Vec<Vec<u8>>) {
+    fn known_pending(&self, ids: &[ChunkId]) -> (HashMap<ChunkId, Place>, Vec<Vec<u8>>) {
         let pending = self.pending();
         let mut known = HashMap::new();
         let mut missing = HashSet::new();
         for id in ids {
             match pending.get(id) {
-                Some(chunk) => {
-                    known.insert(*id, *chunk);
+                Some(place) => {
+                    known.insert(*id, *place);
                 }
                 None => {
                     missing.insert(*id);
@@ -105,7 +124,7 @@ impl<'a> Index<'a> {
 
     /// The chunks of packs that are not live yet. Whoever appends holds this, so that "new or
     /// known" is decided at one place.
-    pub(crate) fn pending(&self) -> MutexGuard<'_, HashMap<ChunkId, ChunkRef>> {
+    pub(crate) fn pending(&self) -> MutexGuard<'_, HashMap<ChunkId, Place>> {
         self.pending
             .lock()
             .expect("no panic while the map is locked")
@@ -120,7 +139,10 @@ impl<'a> Index<'a> {
         self.held().insert(pack);
         let mut pending = self.pending();
         for id in ids {
-            if pending.get(&id).is_some_and(|chunk| chunk.pack == pack) {
+            if pending
+                .get(&id)
+                .is_some_and(|place| place.frame.pack == pack)
+            {
                 pending.remove(&id);
             }
         }

@@ -6,7 +6,7 @@ use crate::model::id::{BackupId, ProjectId, SnapshotId, UserId, VolumeId};
 use crate::model::time::Timestamp;
 use crate::model::volume::SavedVolume;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// BLAKE3 of a chunk's plain bytes, keyed with the vault's id key. 32 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,20 +17,32 @@ impl ChunkId {
     pub fn of(key: &[u8; 32], plain: &[u8]) -> Self {
         Self(*blake3::keyed_hash(key, plain).as_bytes())
     }
-
-    /// The part of it that manifests keep.
-    pub fn short(&self) -> [u8; 16] {
-        *self.0.first_chunk().expect("32 bytes hold 16")
-    }
 }
 
-/// Where a chunk is, and which chunk must be found there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ChunkRef {
+/// Where a frame is, and which frame must be found there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FrameRef {
     pub pack: u32,
     pub ordinal: u32,
-    /// First 16 bytes of its id.
-    pub id: [u8; 16],
+    /// Plain bytes.
+    pub length: u32,
+    /// See [`frame_check`].
+    pub check: [u8; 8],
+}
+
+/// Tells frames apart: the first 8 bytes of BLAKE3 over the ids of the frame's chunks, keyed with
+/// the vault's id key. It guards against a pack that is not the one that was meant (a pack number
+/// used again after an old database was restored); against forgery the seal does.
+pub fn frame_check<'i>(key: &[u8; 32], ids: impl Iterator<Item = &'i ChunkId>) -> [u8; 8] {
+    let mut hasher = blake3::Hasher::new_keyed(key);
+    for id in ids {
+        hasher.update(&id.0);
+    }
+    *hasher
+        .finalize()
+        .as_bytes()
+        .first_chunk()
+        .expect("32 bytes hold 8")
 }
 
 /// A piece of a span.
@@ -38,10 +50,10 @@ pub struct ChunkRef {
 pub enum Extent {
     /// Zeros.
     Hole { length: u32 },
-    /// A slice of a chunk.
+    /// A slice of a frame.
     Slice {
         length: u32,
-        chunk: ChunkRef,
+        frame: FrameRef,
         offset: u32,
     },
 }
@@ -58,18 +70,18 @@ impl Extent {
 /// Where the sums of a span are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SumsRef {
-    pub base: ChunkRef,
-    pub patch: Option<ChunkRef>,
+    pub base: FrameRef,
+    pub patch: Option<FrameRef>,
 }
 
-/// A span of 64 MiB, as its node tells of it.
+/// A span of 32 MiB, as its node tells of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum SpanEntry {
     /// Zeros from end to end.
     #[default]
     Hole,
     Leaf {
-        leaf: ChunkRef,
+        leaf: FrameRef,
         /// Bytes that are not holes.
         data_bytes: u32,
         sums: Option<SumsRef>,
@@ -86,13 +98,14 @@ pub struct Root {
     pub volume_bytes: u64,
     pub span_bytes: u64,
     /// The topmost node; `None` if the volume is one hole.
-    pub tree: Option<ChunkRef>,
-    /// Levels of nodes; 0 without a tree.
+    pub tree: Option<FrameRef>,
+    /// Levels of nodes, of which the lowest is 0; at least 1.
     pub levels: u8,
     /// Serialized bitmap of the numbers of all packs needed.
     #[serde(with = "base64_bytes")]
     pub pack_set: Vec<u8>,
-    /// BLAKE3 over the ids of all leaves in order, holes as zeros.
+    /// BLAKE3 over the digests of the lowest nodes, each BLAKE3 over the checks of its leaves, holes
+    /// as zeros: equal for equal leaves.
     pub leaves_digest: String,
     /// The source's own name for this state of its content, if it has one.
     pub source_change_id: Option<String>,
@@ -143,20 +156,27 @@ const MANIFEST_VERSION: u8 = 1;
 
 /// The stored form of a span's extents.
 pub fn encode_leaf(extents: &[Extent]) -> Vec<u8> {
-    let mut bytes = vec![MANIFEST_VERSION];
+    let mut numbers = HashMap::new();
+    let mut frames = Vec::new();
+    let mut rows = Vec::new();
     for extent in extents {
-        put_varint(&mut bytes, extent.length().into());
+        put_varint(&mut rows, extent.length().into());
         match extent {
-            Extent::Hole { .. } => bytes.push(0),
-            Extent::Slice { chunk, offset, .. } => {
-                bytes.push(1);
-                put_varint(&mut bytes, chunk.pack.into());
-                put_varint(&mut bytes, chunk.ordinal.into());
-                put_varint(&mut bytes, (*offset).into());
-                bytes.extend_from_slice(&chunk.id);
+            Extent::Hole { .. } => rows.push(0),
+            Extent::Slice { frame, offset, .. } => {
+                let number = *numbers.entry(*frame).or_insert_with(|| {
+                    frames.push(*frame);
+                    frames.len() as u64
+                });
+                put_varint(&mut rows, number);
+                put_varint(&mut rows, (*offset).into());
             }
         }
     }
+    let mut bytes = vec![MANIFEST_VERSION];
+    put_varint(&mut bytes, frames.len() as u64);
+    frames.iter().for_each(|frame| put_ref(&mut bytes, frame));
+    bytes.extend_from_slice(&rows);
     bytes
 }
 
@@ -166,24 +186,27 @@ pub fn decode_leaf(bytes: &[u8], span_bytes: u64) -> Option<Vec<Extent>> {
     if input.byte()? != MANIFEST_VERSION {
         return None;
     }
+    let count = input.u32()?;
+    let frames = (0..count)
+        .map(|_| input.frame_ref())
+        .collect::<Option<Vec<_>>>()?;
     let mut extents = Vec::new();
     let mut covered = 0;
     while !input.0.is_empty() {
         let length = input.u32()?;
-        extents.push(match input.byte()? {
-            0 => Extent::Hole { length },
-            1 => {
-                let (pack, ordinal, offset) = (input.u32()?, input.u32()?, input.u32()?);
-                offset.checked_add(length)?;
-                let id = input.array()?;
-                let chunk = ChunkRef { pack, ordinal, id };
+        extents.push(match (input.u32()? as usize).checked_sub(1) {
+            None => Extent::Hole { length },
+            Some(number) => {
+                let (frame, offset) = (*frames.get(number)?, input.u32()?);
+                if offset.checked_add(length)? > frame.length {
+                    return None;
+                }
                 Extent::Slice {
                     length,
-                    chunk,
+                    frame,
                     offset,
                 }
             }
-            _ => return None,
         });
         covered += u64::from(length);
     }
@@ -220,7 +243,7 @@ pub fn encode_span_node(entries: &[SpanEntry]) -> Vec<u8> {
 }
 
 /// The stored form of a node over nodes.
-pub fn encode_inner_node(level: u8, entries: &[Option<ChunkRef>]) -> Vec<u8> {
+pub fn encode_inner_node(level: u8, entries: &[Option<FrameRef>]) -> Vec<u8> {
     let mut bytes = vec![MANIFEST_VERSION, level];
     put_varint(&mut bytes, entries.len() as u64);
     for entry in entries {
@@ -249,12 +272,12 @@ pub fn decode_span_node(bytes: &[u8]) -> Option<Vec<SpanEntry>> {
 }
 
 /// The children of a node of a higher level.
-pub fn decode_inner_node(bytes: &[u8], level: u8) -> Option<Vec<Option<ChunkRef>>> {
+pub fn decode_inner_node(bytes: &[u8], level: u8) -> Option<Vec<Option<FrameRef>>> {
     let (mut input, count) = node_start(bytes, level)?;
     let entries = (0..count)
         .map(|_| match input.byte()? {
             0 => Some(None),
-            1 => input.chunk_ref().map(Some),
+            1 => input.frame_ref().map(Some),
             _ => None,
         })
         .collect::<Option<Vec<_>>>()?;
@@ -269,17 +292,17 @@ fn node_start(bytes: &[u8], level: u8) -> Option<(Input<'_>, usize)> {
 }
 
 fn decode_leaf_entry(input: &mut Input<'_>) -> Option<SpanEntry> {
-    let leaf = input.chunk_ref()?;
+    let leaf = input.frame_ref()?;
     let data_bytes = input.u32()?;
     let sums = match input.byte()? {
         0 => None,
         1 => Some(SumsRef {
-            base: input.chunk_ref()?,
+            base: input.frame_ref()?,
             patch: None,
         }),
         2 => Some(SumsRef {
-            base: input.chunk_ref()?,
-            patch: Some(input.chunk_ref()?),
+            base: input.frame_ref()?,
+            patch: Some(input.frame_ref()?),
         }),
         _ => return None,
     };
@@ -316,10 +339,11 @@ fn put_sums(bytes: &mut Vec<u8>, sums: Option<&SumsRef>) {
     }
 }
 
-fn put_ref(bytes: &mut Vec<u8>, chunk: &ChunkRef) {
-    put_varint(bytes, chunk.pack.into());
-    put_varint(bytes, chunk.ordinal.into());
-    bytes.extend_from_slice(&chunk.id);
+fn put_ref(bytes: &mut Vec<u8>, frame: &FrameRef) {
+    put_varint(bytes, frame.pack.into());
+    put_varint(bytes, frame.ordinal.into());
+    put_varint(bytes, frame.length.into());
+    bytes.extend_from_slice(&frame.check);
 }
 
 /// Seven bits a byte, lowest first, the eighth set on all but the last.
@@ -358,11 +382,12 @@ impl Input<'_> {
         None
     }
 
-    fn chunk_ref(&mut self) -> Option<ChunkRef> {
-        Some(ChunkRef {
+    fn frame_ref(&mut self) -> Option<FrameRef> {
+        Some(FrameRef {
             pack: self.u32()?,
             ordinal: self.u32()?,
-            id: self.array()?,
+            length: self.u32()?,
+            check: self.array()?,
         })
     }
 }
@@ -372,21 +397,24 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn chunk() -> impl Strategy<Value = ChunkRef> {
-        (any::<u32>(), any::<u32>(), any::<[u8; 16]>()).prop_map(|(pack, ordinal, id)| ChunkRef {
+    fn frame() -> impl Strategy<Value = FrameRef> {
+        let numbers = (any::<u32>(), any::<u32>(), 0..1_u32 << 31);
+        (numbers, any::<[u8; 8]>()).prop_map(|((pack, ordinal, length), check)| FrameRef {
             pack,
             ordinal,
-            id,
+            length,
+            check,
         })
     }
 
     fn extent() -> impl Strategy<Value = Extent> {
         prop_oneof![
             any::<u32>().prop_map(|length| Extent::Hole { length }),
-            (0..1_u32 << 31, chunk(), 0..1_u32 << 31).prop_map(|(length, chunk, offset)| {
+            (frame(), any::<u32>(), any::<u32>()).prop_map(|(frame, offset, length)| {
+                let offset = offset % (frame.length + 1);
                 Extent::Slice {
-                    length,
-                    chunk,
+                    length: length % (frame.length - offset + 1),
+                    frame,
                     offset,
                 }
             }),
@@ -394,12 +422,12 @@ mod tests {
     }
 
     fn entry() -> impl Strategy<Value = SpanEntry> {
-        let sums = proptest::option::of((chunk(), proptest::option::of(chunk())))
+        let sums = proptest::option::of((frame(), proptest::option::of(frame())))
             .prop_map(|sums| sums.map(|(base, patch)| SumsRef { base, patch }));
         let packs = proptest::collection::btree_set(any::<u32>(), 0..9);
         prop_oneof![
             Just(SpanEntry::Hole),
-            (chunk(), any::<u32>(), sums, packs).prop_map(|(leaf, data_bytes, sums, packs)| {
+            (frame(), any::<u32>(), sums, packs).prop_map(|(leaf, data_bytes, sums, packs)| {
                 SpanEntry::Leaf {
                     leaf,
                     data_bytes,
@@ -422,7 +450,7 @@ mod tests {
         #[test]
         fn nodes_come_back(
             entries in proptest::collection::vec(entry(), 0..40),
-            children in proptest::collection::vec(proptest::option::of(chunk()), 0..40),
+            children in proptest::collection::vec(proptest::option::of(frame()), 0..40),
             level in 1_u8..9,
         ) {
             prop_assert_eq!(decode_span_node(&encode_span_node(&entries)), Some(entries));

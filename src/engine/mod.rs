@@ -13,12 +13,42 @@
 //! | **restore** | | yes | the backup's state forbids it |
 //! | **delete** | | | yes: each removes its own root |
 //!
-//! Deleting removes a root and its pack set; packs are reclaimed by garbage collection, whose
-//! states and references ([`crate::db::packs`]) are kept from the start.
+//! Deleting removes a root and its pack set; packs are reclaimed by [`collect`], beside all of
+//! these. Two collectors of one vault do not harm each other.
+//!
+//! # One span
+//!
+//! Full and incremental backups go one way ([`mod@backup`], `span`, `stage`). Each 4 KiB block of
+//! the span, or of the parts that the source says have changed, is hashed and compared with the
+//! parent's sum; of a full backup's parent all sums are zero. What differs is staged in runs. Long
+//! runs are cut into chunks and looked up; short ones between old data are gathered, as a chunk for
+//! each would cost more than it could save. New chunks are compressed and sealed together in frames,
+//! and the parent's extents are split around the result ([`splice`]). Where a span has become so
+//! scattered that its restore would fetch much more than it needs, the least used frames are stored
+//! again, within a budget proportional to what changed.
+//!
+//! # Where the time of a full backup goes
+//!
+//! `perf record` of `embervault bench` on a 4 GiB ext4 image with 2.8 GB of files, zstd 3, two
+//! cores, directory storage; shares of CPU time:
+//!
+//! | share | what |
+//! |---|---|
+//! | 67 % | zstd |
+//! | 8 % | FastCDC |
+//! | 6 % | BLAKE3: chunk ids, and the packs' digests |
+//! | 4 % | reading the volume out of the page cache |
+//! | 3 % | writing packs into it |
+//! | 2 % | zero test and sums of blocks |
+//! | 1 % | AES-256-GCM |
+//! | 9 % | copying, page faults, the index, everything else |
+//!
+//! `cargo bench --bench stages` has each of them alone.
 
 pub mod backup;
-mod chunker;
-mod codec;
+pub mod chunker;
+pub mod codec;
+pub mod collect;
 pub mod format;
 mod index;
 pub mod keys;
@@ -28,10 +58,13 @@ mod packer;
 mod reader;
 pub mod restore;
 mod span;
+pub mod splice;
+mod stage;
 pub mod storage;
-mod sums;
+pub mod sums;
 #[cfg(test)]
 mod tests;
+mod tree;
 pub mod vault;
 
 use crate::db::DbError;
@@ -60,6 +93,11 @@ pub enum Error {
     /// The wrapped key cannot be opened with this master key.
     #[error("the master key does not open {object}")]
     Key { object: String },
+    /// The store holds backups that the database does not know.
+    #[error(
+        "vault {vault} holds {count} backups that the database does not know; import them, or restore a newer database, before anything is reclaimed"
+    )]
+    UnknownRoots { vault: String, count: usize },
     /// Asked to stop.
     #[error("stopped before the end")]
     Cancelled,
@@ -102,6 +140,7 @@ impl Error {
             | Error::Missing { .. }
             | Error::Volume(_)
             | Error::Key { .. }
+            | Error::UnknownRoots { .. }
             | Error::Cancelled
             | Error::Fenced => false,
         }

@@ -1,13 +1,13 @@
-//! Packs: built in memory, sealed chunk by chunk, read by ordinal. The layout is in
+//! Packs: built in memory, sealed frame by frame, read by ordinal. The layout is in
 //! [`crate::engine::format`].
 
 use crate::engine::codec::{self, Encoded};
 use crate::engine::format::{
-    ChunkKind, PACK_FOOTER_BYTES, PACK_HEADER_BYTES, PACK_MAGIC, SALT_BYTES, TAG_BYTES, TAIL_MAGIC,
-    TRAILER_ROW_BYTES, VERSION,
+    CHUNK_ROW_BYTES, ChunkKind, FRAME_ROW_BYTES, PACK_FOOTER_BYTES, PACK_HEADER_BYTES, PACK_MAGIC,
+    SALT_BYTES, TAG_BYTES, TAIL_MAGIC, VERSION,
 };
 use crate::engine::keys::{VaultKeys, random_bytes};
-use crate::engine::manifest::{ChunkId, ChunkRef};
+use crate::engine::manifest::{ChunkId, FrameRef, frame_check};
 use crate::engine::{Error, Result};
 use crate::model::pack::PackKind;
 use crate::store::Store;
@@ -19,11 +19,17 @@ const PACK_KEY_CONTEXT: &str = "embervault 2026-11 one pack";
 const TRAILER_KEY_CONTEXT: &str = "embervault 2026-11 one trailer";
 const TRAILER_ORDINAL: u32 = u32::MAX;
 
-/// Unless everything is checked after sealing, one chunk of so many is.
+/// Unless everything is checked after sealing, one frame of so many is.
 const SAMPLE: u32 = 64;
 
 /// Longest trailer that is believed: a million chunks.
-const TRAILER_BYTES_MAX: u64 = (TRAILER_ROW_BYTES as u64) << 20;
+const TRAILER_BYTES_MAX: u64 = (CHUNK_ROW_BYTES as u64) << 20;
+
+/// Longest frame that is believed.
+const FRAME_BYTES_MAX: u32 = 64 << 20;
+
+/// Bytes read at a pack's end at once: footer and, nearly always, the whole trailer.
+const TAIL_BYTES: u64 = 96 << 10;
 
 /// What names a pack inside its sealed bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,28 +81,69 @@ fn nonce(ordinal: u32) -> Nonce {
     Nonce::assume_unique_for_key(bytes)
 }
 
-/// One chunk, as the trailer tells of it.
+/// A chunk inside a frame; chunks lie there one after the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct TrailerRow {
+pub(crate) struct ChunkRow {
     pub(crate) id: ChunkId,
     pub(crate) kind: ChunkKind,
+    /// Plain bytes.
+    pub(crate) length: u32,
+}
+
+/// Chunks compressed together, ready to be sealed.
+pub(crate) struct NewFrame {
+    pub(crate) chunks: Vec<ChunkRow>,
+    pub(crate) encoded: Encoded,
+}
+
+/// One frame, as the trailer tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FrameRow {
     pub(crate) codec: u8,
     pub(crate) offset: u32,
     pub(crate) stored_length: u32,
     pub(crate) plain_length: u32,
+    /// Not stored: computed from the ids of the chunks.
+    pub(crate) check: [u8; 8],
+    pub(crate) chunks: Vec<ChunkRow>,
+}
+
+impl FrameRow {
+    /// What a manifest says to name this frame.
+    pub(crate) fn place(&self, pack: u32, ordinal: u32) -> FrameRef {
+        FrameRef {
+            pack,
+            ordinal,
+            length: self.plain_length,
+            check: self.check,
+        }
+    }
+
+    /// Whether plain bytes are those of the chunks.
+    fn is(&self, id_key: &[u8; 32], plain: &[u8]) -> bool {
+        let mut rest = plain;
+        self.chunks.iter().all(|chunk| {
+            let Some((bytes, after)) = rest.split_at_checked(chunk.length as usize) else {
+                return false;
+            };
+            rest = after;
+            ChunkId::of(id_key, bytes) == chunk.id
+        }) && rest.is_empty()
+    }
 }
 
 /// A pack being filled.
 pub(crate) struct PackBuilder {
     pub(crate) name: PackName,
     bytes: Vec<u8>,
-    rows: Vec<TrailerRow>,
+    rows: Vec<FrameRow>,
+    chunk_count: usize,
     header: [u8; PACK_HEADER_BYTES],
     key: LessSafeKey,
     trailer_key: LessSafeKey,
     /// The key of ids, by which what was sealed is checked.
     id_key: [u8; 32],
-    /// Of so many chunks one is opened and hashed again before it is trusted.
+    /// Of so many frames one is opened and hashed again before it is trusted.
     checked_every: u32,
 }
 
@@ -104,17 +151,29 @@ pub(crate) struct PackBuilder {
 pub(crate) struct SealedPack {
     pub(crate) name: PackName,
     pub(crate) bytes: Vec<u8>,
-    pub(crate) rows: Vec<TrailerRow>,
+    pub(crate) rows: Vec<FrameRow>,
 }
 
 impl PackBuilder {
-    pub(crate) fn new(name: PackName, keys: &VaultKeys, paranoid: bool) -> Self {
+    /// A pack that will be closed at about this many bytes, in memory that need not be empty.
+    pub(crate) fn new(
+        name: PackName,
+        keys: &VaultKeys,
+        paranoid: bool,
+        bytes: usize,
+        mut buffer: Vec<u8>,
+    ) -> Self {
         let salt = random_bytes();
         let header = name.header(&salt);
+        // Room for the last frame and the trailer, so that it never moves.
+        buffer.clear();
+        buffer.reserve(bytes + (bytes >> 4) + (1 << 20));
+        buffer.extend_from_slice(&header);
         Self {
             name,
-            bytes: header.to_vec(),
+            bytes: buffer,
             rows: Vec::new(),
+            chunk_count: 0,
             header,
             key: keys.pack.salted(PACK_KEY_CONTEXT, &salt).sealing(),
             trailer_key: keys.trailer.salted(TRAILER_KEY_CONTEXT, &salt).sealing(),
@@ -130,57 +189,45 @@ impl PackBuilder {
 
     /// Chunks so far.
     pub(crate) fn count(&self) -> usize {
-        self.rows.len()
+        self.chunk_count
     }
 
-    /// Seals and appends a chunk; gives its ordinal.
-    pub(crate) fn push(
-        &mut self,
-        id: ChunkId,
-        kind: ChunkKind,
-        plain_length: u32,
-        encoded: Encoded,
-    ) -> Result<u32> {
-        let ordinal = u32::try_from(self.rows.len()).expect("a pack has far fewer chunks");
-        let Encoded { codec, mut bytes } = encoded;
+    /// Seals and appends a frame.
+    pub(crate) fn push(&mut self, frame: NewFrame) -> Result<FrameRef> {
+        let ordinal = u32::try_from(self.rows.len()).expect("a pack has far fewer frames");
+        let Encoded { codec, mut bytes } = frame.encoded;
+        let plain_length = frame.chunks.iter().map(|chunk| chunk.length).sum();
         let associated = self.name.associated(ordinal, plain_length, codec);
         self.key
             .seal_in_place_append_tag(nonce(ordinal), Aad::from(associated), &mut bytes)
-            .expect("a chunk is far shorter than the cipher's limit");
-        let row = TrailerRow {
-            id,
-            kind,
+            .expect("a frame is far shorter than the cipher's limit");
+        let row = FrameRow {
             codec,
             offset: u32::try_from(self.bytes.len()).expect("a pack is far below 4 GiB"),
-            stored_length: u32::try_from(bytes.len()).expect("a chunk is far below 4 GiB"),
+            stored_length: u32::try_from(bytes.len()).expect("a frame is far below 4 GiB"),
             plain_length,
+            check: frame_check(&self.id_key, frame.chunks.iter().map(|chunk| &chunk.id)),
+            chunks: frame.chunks,
         };
+        self.bytes.extend_from_slice(&bytes);
         if ordinal.is_multiple_of(self.checked_every) {
-            let opened = open_chunk(&self.name, &self.key, ordinal, &row, bytes.clone())?;
-            if ChunkId::of(&self.id_key, &opened) != id {
+            let opened = open_frame(&self.name, &self.key, ordinal, &row, &mut bytes)?;
+            if !row.is(&self.id_key, &opened) {
                 return Err(Error::corrupt(
                     self.name.key(),
-                    "a chunk just sealed does not open to itself",
+                    "a frame just sealed does not open to itself",
                 ));
             }
         }
-        self.bytes.extend_from_slice(&bytes);
+        let place = row.place(self.name.number, ordinal);
+        self.chunk_count += row.chunks.len();
         self.rows.push(row);
-        Ok(ordinal)
+        Ok(place)
     }
 
     /// Closes the pack with trailer and footer.
     pub(crate) fn finish(mut self) -> SealedPack {
-        let mut trailer = Vec::with_capacity(4 + self.rows.len() * TRAILER_ROW_BYTES + TAG_BYTES);
-        trailer.extend_from_slice(&(self.rows.len() as u32).to_le_bytes());
-        for row in &self.rows {
-            trailer.extend_from_slice(&row.id.0);
-            trailer.push(row.kind as u8);
-            trailer.push(row.codec);
-            trailer.extend_from_slice(&row.offset.to_le_bytes());
-            trailer.extend_from_slice(&row.stored_length.to_le_bytes());
-            trailer.extend_from_slice(&row.plain_length.to_le_bytes());
-        }
+        let mut trailer = encode_trailer(&self.rows);
         self.trailer_key
             .seal_in_place_append_tag(nonce(TRAILER_ORDINAL), Aad::from(self.header), &mut trailer)
             .expect("a trailer is far shorter than the cipher's limit");
@@ -210,7 +257,7 @@ impl PackBuilder {
 pub(crate) struct PackReader {
     name: PackName,
     key: LessSafeKey,
-    pub(crate) rows: Vec<TrailerRow>,
+    pub(crate) rows: Vec<FrameRow>,
 }
 
 impl PackReader {
@@ -228,7 +275,9 @@ impl PackReader {
             return Err(corrupt("it is truncated"));
         }
         let footer_at = length - PACK_FOOTER_BYTES as u64;
-        let footer = store.get_range(&key, footer_at..length)?;
+        let tail_at = length.saturating_sub(TAIL_BYTES);
+        let mut tail = store.get_range(&key, tail_at..length)?;
+        let footer = tail.split_off((footer_at - tail_at) as usize);
         let offset = u64_at(&footer, 0);
         let trailer_length = u64_at(&footer, 8);
         if footer[48..] != TAIL_MAGIC[..] {
@@ -247,7 +296,10 @@ impl PackReader {
         if header != name.header(&salt) {
             return Err(corrupt("its header is not this pack's"));
         }
-        let sealed = store.get_range(&key, offset..footer_at)?;
+        let sealed = match offset.checked_sub(tail_at) {
+            Some(start) => tail.split_off(start as usize),
+            None => store.get_range(&key, offset..footer_at)?,
+        };
         let rows = open_trailer(&name, keys, &header, &salt, sealed, offset)?;
         Ok(Self {
             name,
@@ -256,28 +308,28 @@ impl PackReader {
         })
     }
 
-    /// Where a chunk lies, after a check that it is the one that was meant.
-    pub(crate) fn row(&self, chunk: &ChunkRef) -> Result<&TrailerRow> {
+    /// Where a frame lies, after a check that it is the one that was meant.
+    pub(crate) fn row(&self, frame: &FrameRef) -> Result<&FrameRow> {
         self.rows
-            .get(chunk.ordinal as usize)
-            .filter(|row| row.id.0[..16] == chunk.id)
+            .get(frame.ordinal as usize)
+            .filter(|row| row.check == frame.check && row.plain_length == frame.length)
             .ok_or_else(|| {
-                let detail = format!("it has no chunk {} of the wanted id", chunk.ordinal);
+                let detail = format!("it has not the wanted frame {}", frame.ordinal);
                 Error::corrupt(self.name.key(), detail)
             })
     }
 
-    /// Opens, expands and verifies a chunk.
-    pub(crate) fn open_chunk(
+    /// Opens, expands and verifies a frame. The sealed bytes are used up.
+    pub(crate) fn open_frame(
         &self,
         keys: &VaultKeys,
-        chunk: &ChunkRef,
-        sealed: Vec<u8>,
+        frame: &FrameRef,
+        sealed: &mut [u8],
     ) -> Result<Vec<u8>> {
-        let row = self.row(chunk)?;
-        let plain = open_chunk(&self.name, &self.key, chunk.ordinal, row, sealed)?;
-        if ChunkId::of(&keys.id, &plain) != row.id {
-            let detail = format!("chunk {} does not have its id", chunk.ordinal);
+        let row = self.row(frame)?;
+        let plain = open_frame(&self.name, &self.key, frame.ordinal, row, sealed)?;
+        if !row.is(&keys.id, &plain) {
+            let detail = format!("a chunk of frame {} does not have its id", frame.ordinal);
             return Err(Error::corrupt(self.name.key(), detail));
         }
         Ok(plain)
@@ -289,21 +341,78 @@ impl PackReader {
     }
 }
 
-fn open_chunk(
+fn open_frame(
     name: &PackName,
     key: &LessSafeKey,
     ordinal: u32,
-    row: &TrailerRow,
-    mut sealed: Vec<u8>,
+    row: &FrameRow,
+    sealed: &mut [u8],
 ) -> Result<Vec<u8>> {
     let associated = name.associated(ordinal, row.plain_length, row.codec);
-    let length = key
-        .open_in_place(nonce(ordinal), Aad::from(associated), &mut sealed)
-        .map_err(|_| Error::corrupt(name.key(), format!("chunk {ordinal} does not open")))?
-        .len();
-    sealed.truncate(length);
-    codec::decode(row.codec, sealed, row.plain_length as usize)
-        .map_err(|error| Error::corrupt(name.key(), format!("chunk {ordinal}: {error}")))
+    let opened = key
+        .open_in_place(nonce(ordinal), Aad::from(associated), sealed)
+        .map_err(|_| Error::corrupt(name.key(), format!("frame {ordinal} does not open")))?;
+    codec::decode(row.codec, opened, row.plain_length as usize)
+        .map_err(|error| Error::corrupt(name.key(), format!("frame {ordinal}: {error}")))
+}
+
+/// The stored form of a trailer, plain.
+fn encode_trailer(frames: &[FrameRow]) -> Vec<u8> {
+    let chunk_count: usize = frames.iter().map(|frame| frame.chunks.len()).sum();
+    let length = 4 + frames.len() * FRAME_ROW_BYTES + chunk_count * CHUNK_ROW_BYTES + TAG_BYTES;
+    let mut trailer = Vec::with_capacity(length);
+    trailer.extend_from_slice(&(frames.len() as u32).to_le_bytes());
+    for frame in frames {
+        trailer.push(frame.codec);
+        trailer.extend_from_slice(&frame.offset.to_le_bytes());
+        trailer.extend_from_slice(&frame.stored_length.to_le_bytes());
+        trailer.extend_from_slice(&frame.plain_length.to_le_bytes());
+        trailer.extend_from_slice(&(frame.chunks.len() as u32).to_le_bytes());
+        for chunk in &frame.chunks {
+            trailer.extend_from_slice(&chunk.id.0);
+            trailer.push(chunk.kind as u8);
+            trailer.extend_from_slice(&chunk.length.to_le_bytes());
+        }
+    }
+    trailer
+}
+
+/// Reads a plain trailer; `None` if the bytes are none.
+fn decode_trailer(mut bytes: &[u8], id_key: &[u8; 32]) -> Option<Vec<FrameRow>> {
+    let frame_count = u32::from_le_bytes(take(&mut bytes)?);
+    let mut frames = Vec::new();
+    for _ in 0..frame_count {
+        let [codec] = take(&mut bytes)?;
+        let offset = u32::from_le_bytes(take(&mut bytes)?);
+        let stored_length = u32::from_le_bytes(take(&mut bytes)?);
+        let plain_length = u32::from_le_bytes(take(&mut bytes)?);
+        let chunk_count = u32::from_le_bytes(take(&mut bytes)?);
+        let mut chunks = Vec::new();
+        for _ in 0..chunk_count {
+            let id = ChunkId(take(&mut bytes)?);
+            let [kind] = take(&mut bytes)?;
+            chunks.push(ChunkRow {
+                id,
+                kind: ChunkKind::parse(kind)?,
+                length: u32::from_le_bytes(take(&mut bytes)?),
+            });
+        }
+        frames.push(FrameRow {
+            codec,
+            offset,
+            stored_length,
+            plain_length,
+            check: frame_check(id_key, chunks.iter().map(|chunk| &chunk.id)),
+            chunks,
+        });
+    }
+    bytes.is_empty().then_some(frames)
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*taken)
 }
 
 fn open_trailer(
@@ -312,8 +421,8 @@ fn open_trailer(
     header: &[u8],
     salt: &[u8; SALT_BYTES],
     mut sealed: Vec<u8>,
-    chunks_end: u64,
-) -> Result<Vec<TrailerRow>> {
+    frames_end: u64,
+) -> Result<Vec<FrameRow>> {
     let corrupt = |detail: &str| Error::corrupt(name.key(), detail);
     let plain = keys
         .trailer
@@ -321,36 +430,18 @@ fn open_trailer(
         .sealing()
         .open_in_place(nonce(TRAILER_ORDINAL), Aad::from(header), &mut sealed)
         .map_err(|_| corrupt("its trailer does not open"))?;
-    let (count, rows) = plain
-        .split_first_chunk::<4>()
-        .ok_or_else(|| corrupt("its trailer is empty"))?;
-    if rows.len() != u32::from_le_bytes(*count) as usize * TRAILER_ROW_BYTES {
-        return Err(corrupt("its trailer has not the length it tells"));
+    let rows = decode_trailer(plain, &keys.id).ok_or_else(|| corrupt("its trailer is broken"))?;
+    let is_inside = |row: &FrameRow| {
+        u64::from(row.offset) + u64::from(row.stored_length) <= frames_end
+            && row.stored_length as usize >= TAG_BYTES
+            && row.plain_length <= FRAME_BYTES_MAX
+    };
+    match rows.iter().all(is_inside) {
+        true => Ok(rows),
+        false => Err(corrupt("a frame lies outside")),
     }
-    rows.chunks_exact(TRAILER_ROW_BYTES)
-        .map(|row| {
-            let parsed = TrailerRow {
-                id: ChunkId(row[..32].try_into().expect("a row has 46 bytes")),
-                kind: ChunkKind::parse(row[32])
-                    .ok_or_else(|| corrupt("a chunk's kind is unknown"))?,
-                codec: row[33],
-                offset: u32_at(row, 34),
-                stored_length: u32_at(row, 38),
-                plain_length: u32_at(row, 42),
-            };
-            let end = u64::from(parsed.offset) + u64::from(parsed.stored_length);
-            match end <= chunks_end && parsed.stored_length as usize >= TAG_BYTES {
-                true => Ok(parsed),
-                false => Err(corrupt("a chunk lies outside")),
-            }
-        })
-        .collect()
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes were cut"))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes were cut"))
 }

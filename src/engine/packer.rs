@@ -1,11 +1,11 @@
-//! From encoded chunks to live packs: appended in order, uploaded beside the work, bounded.
+//! From encoded frames to live packs: appended in order, uploaded beside the work, bounded.
+
+use bytes::Bytes;
 
 use crate::db::{self, DbError};
-use crate::engine::codec::Encoded;
-use crate::engine::format::ChunkKind;
-use crate::engine::index::Index;
-use crate::engine::manifest::{ChunkId, ChunkRef};
-use crate::engine::pack::{PackBuilder, PackName, PackReader, SealedPack, TrailerRow};
+use crate::engine::codec::{Encoder, Pace};
+use crate::engine::index::{Index, Place};
+use crate::engine::pack::{FrameRow, NewFrame, PackBuilder, PackName, PackReader, SealedPack};
 use crate::engine::vault::Vault;
 use crate::engine::{Error, Result, check};
 use crate::model::id::JobId;
@@ -13,20 +13,16 @@ use crate::model::pack::{IndexedChunk, Pack, PackKind, PackState};
 use crate::model::progress::Progress;
 use crate::store::{Store, StoreErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
 
 /// Chunks of one pack, far below what a reader believes.
 const PACK_CHUNKS_MAX: usize = 1 << 17;
-
-/// A chunk that is not known yet.
-pub(crate) struct NewChunk {
-    pub(crate) id: ChunkId,
-    pub(crate) kind: ChunkKind,
-    pub(crate) plain_length: u32,
-    pub(crate) encoded: Encoded,
-}
+/// Meta packs are this part of a data pack's size: there is little of them, and it lies in memory
+/// until the end of the backup.
+const META_SHARE: usize = 4;
 
 /// What the packers and the uploading threads of one session share.
 pub(crate) struct Session<'a> {
@@ -37,6 +33,9 @@ pub(crate) struct Session<'a> {
     /// Set when a meta pack turned out damaged: leaves, nodes and sums are then stored anew, as the
     /// index may lead to the damaged ones.
     pub(crate) distrusts_meta: AtomicBool,
+    /// How hard to compress, where that is left to us.
+    pub(crate) pace: Pace,
+    spare: Mutex<Vec<Vec<u8>>>,
     /// The first failure of an upload; everybody stops at it.
     failure: Mutex<Option<Error>>,
 }
@@ -49,13 +48,19 @@ impl<'a> Session<'a> {
             index: Index::new(&vault.db, vault.number, id),
             progress,
             distrusts_meta: AtomicBool::new(false),
+            pace: Pace::new(vault.options.threads),
+            spare: Mutex::default(),
             failure: Mutex::new(None),
         }
     }
 
+    /// Compresses for one thread of the session.
+    pub(crate) fn encoder(&self) -> Encoder<'_> {
+        Encoder::new(self.vault.options.compression, &self.pace)
+    }
+
     /// Packs an earlier run of this session left unfinished: whole ones become live, so that
-    /// nothing is uploaded twice; the rows of missing or broken ones are forgotten. Packs it
-    /// finished are held.
+    /// nothing is uploaded twice; the rows of missing or broken ones are forgotten.
     pub(crate) fn adopt(&self) -> Result<()> {
         let packs = self
             .vault
@@ -92,33 +97,32 @@ impl<'a> Session<'a> {
     fn upload(&self, pack: SealedPack) -> Result<()> {
         let SealedPack { name, bytes, rows } = pack;
         let length = bytes.len() as u64;
-        let digest = blake3::hash(&bytes);
-        match self.vault.store.put_new(&name.key(), bytes) {
+        let bytes = Bytes::from(bytes);
+        match self.vault.store.put_new(&name.key(), bytes.clone()) {
             Ok(()) => {}
             // An upload that was acknowledged to nobody, or a foreign object: never the latter.
             Err(error) if error.kind == StoreErrorKind::Exists => {
-                let stored = self.vault.store.get(&name.key())?;
-                if blake3::hash(&stored) != digest {
+                if self.vault.store.get(&name.key())? != bytes {
                     return Err(error.into());
                 }
             }
             Err(error) => return Err(error.into()),
         }
+        if bytes.is_unique() {
+            self.spare().push(bytes.into());
+        }
         self.go_live(&name, length, &rows)
     }
 
-    fn go_live(&self, name: &PackName, length: u64, rows: &[TrailerRow]) -> Result<()> {
-        let chunks: Vec<IndexedChunk> = rows
-            .iter()
-            .enumerate()
-            .map(|(ordinal, row)| IndexedChunk {
-                vault: self.vault.number,
-                id: row.id.0.to_vec(),
-                pack: name.number.into(),
-                ordinal: i32::try_from(ordinal).unwrap_or(i32::MAX),
-                length: i32::try_from(row.plain_length).unwrap_or(i32::MAX),
-            })
-            .collect();
+    /// Memory of packs that are stored, for the next ones.
+    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.spare
+            .lock()
+            .expect("no panic while the memory is locked")
+    }
+
+    fn go_live(&self, name: &PackName, length: u64, rows: &[FrameRow]) -> Result<()> {
+        let chunks = indexed(self.vault.number, name.number, rows);
         let row = Pack {
             vault: self.vault.number,
             number: name.number.into(),
@@ -138,8 +142,10 @@ impl<'a> Session<'a> {
             db::chunks::insert(c, &chunks).map_err(DbError::from)?;
             Ok(())
         })?;
-        self.index
-            .settle(name.number, rows.iter().map(|row| row.id));
+        let ids = rows
+            .iter()
+            .flat_map(|row| row.chunks.iter().map(|chunk| chunk.id));
+        self.index.settle(name.number, ids);
         self.count(length);
         Ok(())
     }
@@ -168,7 +174,31 @@ impl<'a> Session<'a> {
     }
 }
 
-fn pack_name(vault: &Vault, pack: &Pack) -> Result<PackName> {
+/// The rows of the index for the chunks of a pack.
+fn indexed(vault: i64, pack: u32, frames: &[FrameRow]) -> Vec<IndexedChunk> {
+    let signed = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
+    let mut rows = Vec::new();
+    for (ordinal, frame) in frames.iter().enumerate() {
+        let mut offset = 0;
+        for chunk in &frame.chunks {
+            rows.push(IndexedChunk {
+                vault,
+                id: chunk.id.0.to_vec(),
+                pack: pack.into(),
+                ordinal: i32::try_from(ordinal).unwrap_or(i32::MAX),
+                length: signed(chunk.length),
+                frame_offset: signed(offset),
+                frame_length: signed(frame.plain_length),
+                frame_check: i64::from_le_bytes(frame.check),
+            });
+            offset += chunk.length;
+        }
+    }
+    rows
+}
+
+/// Names the object of a pack.
+pub(crate) fn pack_name(vault: &Vault, pack: &Pack) -> Result<PackName> {
     let number = u32::try_from(pack.number)
         .map_err(|_| Error::corrupt(format!("pack {}", pack.number), "its number is too large"))?;
     Ok(PackName {
@@ -197,12 +227,12 @@ fn stored_pack(store: &Store, name: PackName, vault: &Vault) -> Result<Option<(u
 
 /// The packs on their way to the store: a few threads behind a queue that holds nothing.
 pub(crate) struct Uploads {
-    receiver: Mutex<Receiver<SealedPack>>,
+    receiver: Mutex<Receiver<PackBuilder>>,
 }
 
 impl Uploads {
     /// The queue's two ends.
-    pub(crate) fn new() -> (SyncSender<SealedPack>, Self) {
+    pub(crate) fn new() -> (SyncSender<PackBuilder>, Self) {
         let (sender, receiver) = sync_channel(0);
         let receiver = Mutex::new(receiver);
         (sender, Self { receiver })
@@ -223,7 +253,7 @@ impl Uploads {
                 continue;
             }
             // A panic must not leave the others waiting at the queue for ever.
-            match catch_unwind(AssertUnwindSafe(|| session.upload(pack))) {
+            match catch_unwind(AssertUnwindSafe(|| session.upload(pack.finish()))) {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => session.fail(error),
                 Err(_) => session.fail(Error::corrupt("an upload", "its thread panicked")),
@@ -236,59 +266,82 @@ impl Uploads {
 pub(crate) struct Packer<'a, 's> {
     session: &'s Session<'a>,
     kind: PackKind,
+    pack_bytes: usize,
     open: Mutex<Option<PackBuilder>>,
-    uploads: SyncSender<SealedPack>,
+    uploads: SyncSender<PackBuilder>,
 }
 
 impl<'a, 's> Packer<'a, 's> {
     pub(crate) fn new(
         session: &'s Session<'a>,
         kind: PackKind,
-        uploads: SyncSender<SealedPack>,
+        uploads: SyncSender<PackBuilder>,
     ) -> Self {
+        let pack_bytes = match kind {
+            PackKind::Data => session.vault.options.pack_bytes,
+            PackKind::Meta => session.vault.options.pack_bytes / META_SHARE,
+        };
         Self {
             session,
             kind,
+            pack_bytes,
             open: Mutex::new(None),
             uploads,
         }
     }
 
-    /// Appends chunks one after the other, so that what was read together lies together; a chunk
-    /// that another thread appended meanwhile is not stored again. Gives the places in order.
-    pub(crate) fn append(&self, chunks: Vec<NewChunk>) -> Result<Vec<ChunkRef>> {
-        let mut places = Vec::with_capacity(chunks.len());
+    /// Appends frames one after the other, so that what was read together lies together; a frame
+    /// whose chunks other threads appended meanwhile is not stored again. Gives the places of all
+    /// chunks in order.
+    pub(crate) fn append(&self, frames: Vec<NewFrame>) -> Result<Vec<Place>> {
+        let mut places = Vec::new();
+        let waiting = Instant::now();
         let mut open = self.open.lock().expect("no panic while the pack is locked");
-        for chunk in chunks {
-            if let Some(place) = self.session.index.pending().get(&chunk.id).copied() {
-                Progress::add(
-                    &self.session.progress.deduplicated,
-                    chunk.plain_length.into(),
-                );
-                places.push(place);
+        self.session.pace.waited(waiting.elapsed());
+        for frame in frames {
+            if let Some(known) = self.known(&frame) {
+                places.extend(known);
                 continue;
             }
             let builder = match open.as_mut() {
                 Some(builder) => builder,
                 None => open.insert(self.begin()?),
             };
-            let id = chunk.id;
-            let place = ChunkRef {
-                pack: builder.name.number,
-                ordinal: builder.push(id, chunk.kind, chunk.plain_length, chunk.encoded)?,
-                id: id.short(),
-            };
-            self.session.index.pending().insert(id, place);
-            places.push(place);
-            let is_full = builder.length() >= self.session.vault.options.pack_bytes
-                || builder.count() >= PACK_CHUNKS_MAX;
+            let ids: Vec<_> = frame.chunks.iter().map(|c| (c.id, c.length)).collect();
+            let at = builder.push(frame)?;
+            let mut offset = 0;
+            let mut pending = self.session.index.pending();
+            for (id, length) in ids {
+                let place = Place { frame: at, offset };
+                pending.entry(id).or_insert(place);
+                places.push(place);
+                offset += length;
+            }
+            drop(pending);
+            let is_full = builder.length() >= self.pack_bytes || builder.count() >= PACK_CHUNKS_MAX;
             if is_full && let Some(builder) = open.take() {
                 // Under the lock, so that at most one full pack waits, however many threads there
                 // are; uploading threads never take it.
+                let waiting = Instant::now();
                 self.send(builder)?;
+                self.session.pace.waited(waiting.elapsed());
+                self.session.pace.judge();
             }
         }
         Ok(places)
+    }
+
+    /// The places of a frame's chunks, if another thread has just appended all of them.
+    fn known(&self, frame: &NewFrame) -> Option<Vec<Place>> {
+        let pending = self.session.index.pending();
+        let places = frame
+            .chunks
+            .iter()
+            .map(|chunk| pending.get(&chunk.id).copied())
+            .collect::<Option<Vec<_>>>()?;
+        let bytes: u64 = frame.chunks.iter().map(|c| u64::from(c.length)).sum();
+        Progress::add(&self.session.progress.deduplicated, bytes);
+        Some(places)
     }
 
     /// Sends off what is left.
@@ -307,13 +360,18 @@ impl<'a, 's> Packer<'a, 's> {
             db::packs::open(c, vault.number, self.kind, self.session.id).map_err(DbError::from)
         })?;
         let name = pack_name(vault, &row)?;
-        Ok(PackBuilder::new(name, &vault.keys, vault.options.paranoid))
+        let paranoid = vault.options.paranoid;
+        Ok(PackBuilder::new(
+            name,
+            &vault.keys,
+            paranoid,
+            self.pack_bytes,
+            self.session.spare().pop().unwrap_or_default(),
+        ))
     }
 
     fn send(&self, builder: PackBuilder) -> Result<()> {
         check(self.session.progress)?;
-        self.uploads
-            .send(builder.finish())
-            .map_err(|_| Error::Cancelled)
+        self.uploads.send(builder).map_err(|_| Error::Cancelled)
     }
 }

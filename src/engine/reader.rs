@@ -1,23 +1,23 @@
-//! Reading chunks back: pack trailers are kept, ranges are coalesced, everything is verified.
+//! Reading frames back: pack trailers are kept, ranges are coalesced, everything is verified.
 
 use crate::db::{self, DbError};
-use crate::engine::manifest::{ChunkRef, Root, SpanEntry, decode_inner_node, decode_span_node};
+use crate::engine::manifest::FrameRef;
 use crate::engine::pack::{PackName, PackReader};
 use crate::engine::vault::Vault;
 use crate::engine::{Error, Result};
 use crate::model::pack::{Pack, PackState};
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-/// Trailers kept: about 16 bytes a chunk, some 20 KiB a pack.
-const PACKS_KEPT: usize = 512;
-/// Bytes between two wanted chunks that are read rather than left out.
+/// Trailers kept: some 60 KiB each.
+const PACKS_KEPT: usize = 256;
+/// Bytes between two wanted frames that are read rather than left out.
 const GAP_BYTES_MAX: u32 = 64 << 10;
-/// Longest range read at once.
-const RANGE_BYTES_MAX: u32 = 8 << 20;
+/// Longest range read at once, unless one frame is longer.
+const RANGE_BYTES_MAX: u32 = 4 << 20;
 
-/// Reads chunks of one vault. Shared by threads.
-pub(crate) struct ChunkReader<'a> {
+/// Reads frames of one vault. Shared by threads.
+pub(crate) struct FrameReader<'a> {
     pub(crate) vault: &'a Vault,
     packs: Mutex<Kept>,
 }
@@ -28,7 +28,7 @@ struct Kept {
     oldest_first: VecDeque<u32>,
 }
 
-impl<'a> ChunkReader<'a> {
+impl<'a> FrameReader<'a> {
     pub(crate) fn new(vault: &'a Vault) -> Self {
         Self {
             vault,
@@ -36,46 +36,55 @@ impl<'a> ChunkReader<'a> {
         }
     }
 
-    /// One chunk.
-    pub(crate) fn chunk(&self, chunk: &ChunkRef) -> Result<Vec<u8>> {
-        let mut chunks = self.chunks([*chunk].into_iter())?;
-        Ok(chunks.remove(chunk).expect("the chunk asked for is there"))
+    /// One frame.
+    pub(crate) fn frame(&self, frame: &FrameRef) -> Result<Vec<u8>> {
+        let mut found = None;
+        self.frames([*frame].into_iter(), |_, plain| {
+            found = Some(plain);
+            Ok(())
+        })?;
+        Ok(found.expect("the frame asked for was given"))
     }
 
-    /// Some chunks, each once, by few and long reads.
-    pub(crate) fn chunks(
+    /// Some frames, each once, by few and long reads; one is in memory at a time, besides the
+    /// sealed bytes of one range. They come in the order of their places in the store.
+    pub(crate) fn frames(
         &self,
-        wanted: impl Iterator<Item = ChunkRef>,
-    ) -> Result<HashMap<ChunkRef, Vec<u8>>> {
-        let mut by_pack: BTreeMap<u32, BTreeMap<u32, ChunkRef>> = BTreeMap::new();
-        for chunk in wanted {
-            by_pack
-                .entry(chunk.pack)
-                .or_default()
-                .insert(chunk.ordinal, chunk);
+        wanted: impl Iterator<Item = FrameRef>,
+        mut take: impl FnMut(&FrameRef, Vec<u8>) -> Result<()>,
+    ) -> Result<()> {
+        let mut by_pack: BTreeMap<u32, BTreeMap<u32, FrameRef>> = BTreeMap::new();
+        for frame in wanted {
+            let of_pack = by_pack.entry(frame.pack).or_default();
+            if of_pack
+                .insert(frame.ordinal, frame)
+                .is_some_and(|other| other != frame)
+            {
+                let object = format!("a leaf that names pack {:08x}", frame.pack);
+                return Err(Error::corrupt(object, "one frame is named in two ways"));
+            }
         }
-        let mut plain = HashMap::new();
-        for (number, chunks) in by_pack {
+        for (number, frames) in by_pack {
             let pack = self.pack(number)?;
             // Ordinals lie in the order of their offsets.
-            let chunks: Vec<ChunkRef> = chunks.into_values().collect();
-            let mut rest = chunks.as_slice();
+            let frames: Vec<FrameRef> = frames.into_values().collect();
+            let mut rest = frames.as_slice();
             while !rest.is_empty() {
                 let (range, now) = coalesce(&pack, rest)?;
-                let bytes = self
+                let mut bytes = self
                     .vault
                     .store
                     .get_range(&pack.object(), u64::from(range.0)..u64::from(range.1))?;
-                for chunk in &rest[..now] {
-                    let row = pack.row(chunk)?;
+                for frame in &rest[..now] {
+                    let row = pack.row(frame)?;
                     let at = (row.offset - range.0) as usize;
-                    let sealed = bytes[at..at + row.stored_length as usize].to_vec();
-                    plain.insert(*chunk, pack.open_chunk(&self.vault.keys, chunk, sealed)?);
+                    let sealed = &mut bytes[at..at + row.stored_length as usize];
+                    take(frame, pack.open_frame(&self.vault.keys, frame, sealed)?)?;
                 }
                 rest = &rest[now..];
             }
         }
-        Ok(plain)
+        Ok(())
     }
 
     fn pack(&self, number: u32) -> Result<Arc<PackReader>> {
@@ -114,71 +123,20 @@ impl<'a> ChunkReader<'a> {
         PackReader::open(&self.vault.store, name, length, &self.vault.keys)
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         self.packs
             .lock()
             .expect("no panic while the trailers are locked")
     }
-
-    /// The entries of all spans of a backup, in order.
-    pub(crate) fn spans(&self, root: &Root) -> Result<Vec<SpanEntry>> {
-        let count = usize::try_from(root.volume_bytes.div_ceil(root.span_bytes))
-            .map_err(|_| Error::corrupt(format!("root of {}", root.backup.id), "too large"))?;
-        let mut spans = Vec::new();
-        match &root.tree {
-            None => spans.resize(count, SpanEntry::Hole),
-            Some(top) => {
-                let level = root.levels.saturating_sub(1);
-                self.descend(Some(top), level, count, &mut spans)?;
-            }
-        }
-        match spans.len() == count {
-            true => Ok(spans),
-            false => Err(Error::corrupt(
-                format!("manifest of backup {}", root.backup.id),
-                "it does not cover the volume",
-            )),
-        }
-    }
-
-    fn descend(
-        &self,
-        node: Option<&ChunkRef>,
-        level: u8,
-        count: usize,
-        spans: &mut Vec<SpanEntry>,
-    ) -> Result<()> {
-        let Some(node) = node else {
-            // A subtree that is one hole: as long as its level says, but not beyond the volume.
-            let width = crate::engine::format::NODE_CHILDREN
-                .saturating_pow(u32::from(level) + 1)
-                .min(count.saturating_sub(spans.len()));
-            spans.resize(spans.len() + width, SpanEntry::Hole);
-            return Ok(());
-        };
-        let bytes = self.chunk(node)?;
-        let broken = || Error::corrupt(format!("a node in pack {:08x}", node.pack), "unreadable");
-        if level == 0 {
-            spans.extend(decode_span_node(&bytes).ok_or_else(broken)?);
-        } else {
-            for child in decode_inner_node(&bytes, level).ok_or_else(broken)? {
-                self.descend(child.as_ref(), level - 1, count, spans)?;
-            }
-        }
-        match spans.len() <= count {
-            true => Ok(()),
-            false => Err(broken()),
-        }
-    }
 }
 
-/// The first range worth reading at once, and how many of the chunks it holds.
-fn coalesce(pack: &PackReader, chunks: &[ChunkRef]) -> Result<((u32, u32), usize)> {
-    let first = pack.row(&chunks[0])?;
+/// The first range worth reading at once, and how many of the frames it holds.
+fn coalesce(pack: &PackReader, frames: &[FrameRef]) -> Result<((u32, u32), usize)> {
+    let first = pack.row(&frames[0])?;
     let (start, mut end) = (first.offset, first.offset + first.stored_length);
     let mut count = 1;
-    for chunk in &chunks[1..] {
-        let row = pack.row(chunk)?;
+    for frame in &frames[1..] {
+        let row = pack.row(frame)?;
         let next = row.offset.saturating_add(row.stored_length);
         if row.offset < end || row.offset - end > GAP_BYTES_MAX || next - start > RANGE_BYTES_MAX {
             break;

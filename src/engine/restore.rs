@@ -1,41 +1,52 @@
-//! One restore: spans in parallel, ranges coalesced, every chunk verified before it is written.
+//! One restore: spans in parallel, each frame fetched once for a span, in long ranges, verified,
+//! and written wherever the span has a slice of it.
 
-use crate::engine::manifest::{Extent, Root, SpanEntry, decode_leaf};
-use crate::engine::reader::ChunkReader;
+use crate::engine::manifest::{Extent, FrameRef, Root, SpanEntry, decode_leaf};
+use crate::engine::reader::FrameReader;
+use crate::engine::tree::TreeReader;
 use crate::engine::vault::Vault;
 use crate::engine::{Error, Result, check};
 use crate::model::progress::Progress;
 use crate::volume::file::VolumeWriter;
+use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex};
 
-/// Plain bytes fetched together by one thread.
-const WINDOW_BYTES: u32 = 4 << 20;
+/// A span whose pieces are shorter than this on average is put together in memory first.
+const PIECE_BYTES_MIN: u64 = 32 << 10;
 
 /// Writes a backup to a volume that is at least as long. Whatever the target held is replaced, by
 /// holes where the backup has holes, and up to its end. The result is durable on return.
 pub fn run(vault: &Vault, root: &Root, writer: &VolumeWriter, progress: &Progress) -> Result<()> {
-    let reader = ChunkReader::new(vault);
-    let spans = reader.spans(root)?;
+    let reader = FrameReader::new(vault);
+    let tree = TreeReader::open(&reader, root)?;
     Progress::add(&progress.total, root.volume_bytes);
+    // More threads than cores, so that some wait for the store while others work.
+    let threads = vault.options.threads.max(vault.options.downloads);
+    let restore = Restore {
+        reader: &reader,
+        writer,
+        progress,
+        rooms: Rooms::new(vault.options.assemblies),
+    };
     let next = AtomicUsize::new(0);
     let failure = Mutex::new(None);
     let work = || -> Result<()> {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some(entry) = spans.get(number) else {
+            let Some(entry) = tree.span(number)? else {
                 return Ok(());
             };
             check(progress)?;
             let start = number as u64 * root.span_bytes;
             let end = (start + root.span_bytes).min(root.volume_bytes);
-            restore_span(&reader, entry, start..end, writer, progress)?;
+            restore.span(&entry, start..end)?;
             Progress::add(&progress.done, end - start);
         }
     };
     std::thread::scope(|scope| {
-        for _ in 0..vault.options.threads.min(spans.len()) {
+        for _ in 0..threads.min(tree.len()) {
             scope.spawn(|| {
                 if let Err(error) = work() {
                     let mut failure = failure.lock().expect("no panic while it is locked");
@@ -52,78 +63,150 @@ pub fn run(vault: &Vault, root: &Root, writer: &VolumeWriter, progress: &Progres
     Ok(writer.sync()?)
 }
 
-fn restore_span(
-    reader: &ChunkReader<'_>,
-    entry: &SpanEntry,
-    span: Range<u64>,
-    writer: &VolumeWriter,
-    progress: &Progress,
-) -> Result<()> {
-    let SpanEntry::Leaf { leaf, .. } = entry else {
-        return Ok(writer.zero(span)?);
-    };
-    let bytes = reader.chunk(leaf)?;
-    let extents = decode_leaf(&bytes, span.end - span.start)
-        .ok_or_else(|| Error::corrupt(format!("a leaf in pack {:08x}", leaf.pack), "unreadable"))?;
-    let mut at = span.start;
-    let mut rest = extents.as_slice();
-    while !rest.is_empty() {
-        check(progress)?;
-        let window = window_length(rest);
-        at = write_window(reader, &rest[..window], at, writer, progress)?;
-        rest = &rest[window..];
-    }
-    Ok(())
+/// Where in the span a slice of a frame belongs.
+struct Target {
+    at: u64,
+    slice: Range<usize>,
 }
 
-/// How many extents make up a window.
-fn window_length(extents: &[Extent]) -> usize {
-    let mut bytes = 0_u32;
-    for (count, extent) in extents.iter().enumerate() {
-        if let Extent::Slice { length, .. } = extent {
-            bytes = bytes.saturating_add(*length);
-        }
-        if bytes > WINDOW_BYTES {
-            return count.max(1);
-        }
-    }
-    extents.len()
+/// One restore, as its threads share it.
+struct Restore<'r, 'a> {
+    reader: &'r FrameReader<'a>,
+    writer: &'r VolumeWriter,
+    progress: &'r Progress,
+    rooms: Rooms,
 }
 
-fn write_window(
-    reader: &ChunkReader<'_>,
-    extents: &[Extent],
-    mut at: u64,
-    writer: &VolumeWriter,
-    progress: &Progress,
-) -> Result<u64> {
-    let chunks = reader.chunks(extents.iter().filter_map(|extent| match extent {
-        Extent::Slice { chunk, .. } => Some(*chunk),
-        Extent::Hole { .. } => None,
-    }))?;
-    // Fetching may have taken long; a run that was overtaken meanwhile must not write any more.
-    check(progress)?;
-    for extent in extents {
-        let end = at + u64::from(extent.length());
-        match extent {
-            Extent::Hole { .. } => writer.zero(at..end)?,
-            Extent::Slice {
-                length,
-                chunk,
-                offset,
-            } => {
-                let slice = *offset as usize..(*offset + *length) as usize;
-                let bytes = chunks[chunk].get(slice).ok_or_else(|| {
-                    Error::corrupt(
-                        format!("a leaf that names pack {:08x}", chunk.pack),
-                        "a slice lies outside its chunk",
-                    )
+impl Restore<'_, '_> {
+    fn span(&self, entry: &SpanEntry, span: Range<u64>) -> Result<()> {
+        let SpanEntry::Leaf { leaf, .. } = entry else {
+            return Ok(self.writer.zero(span)?);
+        };
+        let bytes = self.reader.frame(leaf)?;
+        let extents = decode_leaf(&bytes, span.end - span.start).ok_or_else(|| {
+            Error::corrupt(format!("a leaf in pack {:08x}", leaf.pack), "unreadable")
+        })?;
+        let mut targets: HashMap<FrameRef, Vec<Target>> = HashMap::new();
+        let mut data: Vec<Range<u64>> = Vec::new();
+        let mut at = 0;
+        for extent in &extents {
+            let end = at + u64::from(extent.length());
+            match extent {
+                Extent::Hole { .. } => self.writer.zero(span.start + at..span.start + end)?,
+                Extent::Slice {
+                    length,
+                    frame,
+                    offset,
+                } => {
+                    let slice = *offset as usize..(*offset + *length) as usize;
+                    targets
+                        .entry(*frame)
+                        .or_default()
+                        .push(Target { at, slice });
+                    match data.last_mut() {
+                        Some(last) if last.end == at => last.end = end,
+                        _ => data.push(at..end),
+                    }
+                }
+            }
+            at = end;
+        }
+        match extents.len() as u64 > (span.end - span.start) / PIECE_BYTES_MIN {
+            true => self.assemble(&span, &targets, &data),
+            false => self.frames(targets.keys(), &targets, |at, bytes| {
+                self.write(bytes, span.start + at)
+            }),
+        }
+    }
+
+    /// Fetches frames and gives their slices, each with its offset in the span.
+    fn frames<'t>(
+        &self,
+        frames: impl Iterator<Item = &'t FrameRef>,
+        targets: &HashMap<FrameRef, Vec<Target>>,
+        mut give: impl FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        self.reader.frames(frames.copied(), |frame, plain| {
+            // Fetching may have taken long; a run that was overtaken meanwhile must not write.
+            check(self.progress)?;
+            for Target { at, slice } in &targets[frame] {
+                let bytes = plain.get(slice.clone()).ok_or_else(|| {
+                    let object = format!("a leaf that names pack {:08x}", frame.pack);
+                    Error::corrupt(object, "a slice lies outside its frame")
                 })?;
-                writer.write_at(bytes, at)?;
-                Progress::add(&progress.read, u64::from(*length));
+                Progress::add(&self.progress.read, bytes.len() as u64);
+                give(*at, bytes)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Puts a span together in memory and writes it in long pieces: a write of each small piece would
+    /// cost more than all the rest. One thread does both, as memory that another core has just
+    /// written is slow to read.
+    fn assemble(
+        &self,
+        span: &Range<u64>,
+        targets: &HashMap<FrameRef, Vec<Target>>,
+        data: &[Range<u64>],
+    ) -> Result<()> {
+        let mut memory = self.rooms.take();
+        let length = (span.end - span.start) as usize;
+        memory.resize(length, 0);
+        let room = memory.as_mut_slice();
+        let assembled = self.frames(targets.keys(), targets, |at, bytes| {
+            room[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
+            Ok(())
+        });
+        let written = assembled.and_then(|()| {
+            data.iter().try_for_each(|range| {
+                let bytes = &room[range.start as usize..range.end as usize];
+                self.write(bytes, span.start + range.start)
+            })
+        });
+        self.rooms.give_back(memory);
+        written
+    }
+
+    fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
+        check(self.progress)?;
+        match self.reader.vault.options.restore_compares {
+            true => Ok(self.writer.write_difference(bytes, at)?),
+            false => Ok(self.writer.write_at(bytes, at)?),
+        }
+    }
+}
+
+/// Memory in which spans are put together: only so many at once.
+struct Rooms {
+    free: Mutex<Vec<Vec<u8>>>,
+    freed: Condvar,
+}
+
+impl Rooms {
+    fn new(count: usize) -> Self {
+        Self {
+            free: Mutex::new(vec![Vec::new(); count]),
+            freed: Condvar::new(),
+        }
+    }
+
+    /// Waits for a room.
+    fn take(&self) -> Vec<u8> {
+        let mut free = self.free.lock().expect("no panic while it is locked");
+        loop {
+            match free.pop() {
+                Some(room) => return room,
+                None => free = self.freed.wait(free).expect("no panic while it is locked"),
             }
         }
-        at = end;
     }
-    Ok(at)
+
+    fn give_back(&self, room: Vec<u8>) {
+        self.free
+            .lock()
+            .expect("no panic while it is locked")
+            .push(room);
+        self.freed.notify_one();
+    }
 }

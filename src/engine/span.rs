@@ -1,394 +1,381 @@
-//! One span of a backup: the parent's leaf again if nothing changed, else cut, looked up, stored,
-//! and listed in a new leaf.
+//! One span of a backup, by one line for full and incremental backups alike: a block that is as
+//! its parent's sum says is left alone, what is new is staged, and the parent's extents are split
+//! around it. Nothing changed: the parent's leaf again.
 
+use crate::engine::Result;
 use crate::engine::backup::{Job, unless_damaged};
-use crate::engine::codec::Encoder;
 use crate::engine::format::{BLOCK_BYTES, ChunkKind};
-use crate::engine::manifest::{
-    ChunkId, ChunkRef, Extent, SpanEntry, SumsRef, decode_leaf, encode_leaf,
-};
-use crate::engine::packer::NewChunk;
+use crate::engine::manifest::{Extent, FrameRef, SpanEntry, SumsRef, decode_leaf, encode_leaf};
+use crate::engine::splice::{scattered, splice};
+use crate::engine::stage::Stage;
 use crate::engine::sums::{self, ZERO_SUM};
-use crate::engine::{Result, check};
 use crate::model::progress::Progress;
-use crate::volume::file::VolumeReader;
-use std::collections::{BTreeSet, HashMap};
+use crate::volume::VolumeReader;
+use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 /// Bytes read at once.
 const PIECE_BYTES: usize = 1 << 20;
-/// Plain bytes that are cut, looked up and appended together.
-const BATCH_BYTES: usize = 4 << 20;
+/// Blocks of a sampled span that are compared although they are said to be unchanged.
+const SAMPLED_BLOCKS: u64 = 8;
 
 /// Writes the spans one thread takes, one after the other.
 pub(super) struct SpanWriter<'j, 'a, 's> {
     job: &'j Job<'a, 's>,
-    encoder: Encoder,
+    stage: Stage<'j, 'a, 's>,
     piece: Vec<u8>,
-    staged: Staged,
-    extents: Vec<Extent>,
+    span_bytes: u64,
+    /// Of the span's blocks: the parent's at first, then what was seen.
     sums: Vec<u64>,
-    /// Chunks of the parent's leaf of this span.
-    inherited: HashMap<[u8; 16], ChunkRef>,
+    /// Blocks of zeros behind the run that is open; what follows decides what they are.
+    zeros: Range<usize>,
 }
 
-/// Data and holes of a span that are not cut yet, in order.
-#[derive(Default)]
-struct Staged {
-    bytes: Vec<u8>,
-    runs: Vec<Run>,
-}
-
-enum Run {
-    Hole(u64),
-    Data(usize),
-}
-
-impl Staged {
-    fn push_data(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-        match self.runs.last_mut() {
-            Some(Run::Data(length)) => *length += bytes.len(),
-            _ => self.runs.push(Run::Data(bytes.len())),
-        }
-    }
-
-    fn push_zeros(&mut self, count: usize) {
-        self.bytes.resize(self.bytes.len() + count, 0);
-        match self.runs.last_mut() {
-            Some(Run::Data(length)) => *length += count,
-            _ => self.runs.push(Run::Data(count)),
-        }
-    }
-
-    fn push_hole(&mut self, count: u64) {
-        self.runs.push(Run::Hole(count));
-    }
+/// What is known of the same span in the parent.
+struct Before {
+    entry: SpanEntry,
+    /// The full sums that a patch can be over.
+    base: Option<(FrameRef, Vec<u64>)>,
+    sums: Vec<u64>,
 }
 
 impl<'j, 'a, 's> SpanWriter<'j, 'a, 's> {
     pub(super) fn new(job: &'j Job<'a, 's>) -> Self {
         Self {
             job,
-            encoder: job.session.vault.encoder(),
+            stage: Stage::new(job),
             piece: vec![0; PIECE_BYTES],
-            staged: Staged::default(),
-            extents: Vec::new(),
+            span_bytes: 0,
             sums: Vec::new(),
-            inherited: HashMap::new(),
+            zeros: 0..0,
         }
     }
 
     /// One span: the parent's entry if nothing changed, else a new leaf.
     pub(super) fn write(&mut self, number: usize, span: Range<u64>) -> Result<SpanEntry> {
-        let inherited = self.job.parent.as_ref().and_then(|parent| {
-            let end = (span.start + parent.span_bytes).min(parent.volume_bytes);
-            parent.spans.get(number).filter(|_| end == span.end)
-        });
-        let parent_sums = match inherited {
-            Some(entry) => self.parent_sums(entry, span.end - span.start)?,
+        let inherited = self.job.inherited(number, &span)?;
+        let reported = match &inherited {
+            Some(_) => self.job.reported(&span),
             None => None,
         };
-        if let (Some(entry), Some(parent_sums)) = (inherited, &parent_sums)
-            && self.is_unchanged(&span, parent_sums)?
+        if let (Some(entry), Some([])) = (&inherited, reported.as_deref())
+            && !self.job.is_sampled(number)
         {
-            if let SpanEntry::Leaf { data_bytes, .. } = entry {
-                Progress::add(
-                    &self.job.session.progress.deduplicated,
-                    (*data_bytes).into(),
-                );
-            }
-            return Ok(entry.clone());
+            return Ok(self.keep(entry));
         }
-        self.inherit(inherited, span.end - span.start)?;
-        self.chunk_span(&span)?;
-        self.entry(inherited, parent_sums)
+        let before = match &inherited {
+            Some(entry) => self.before(entry, span.end - span.start)?,
+            None => None,
+        };
+        let Some(before) = before else {
+            return self.write_anew(&span);
+        };
+        let Some(ranges) = reported else {
+            return self.write_changes(&span, std::slice::from_ref(&span), &before);
+        };
+        if self.job.is_sampled(number) && !self.is_true(number, &span, &ranges, &before.sums)? {
+            // Everything will be done again, so this does not matter.
+            self.job.distrusts_changes.store(true, Ordering::SeqCst);
+            return Ok(SpanEntry::Hole);
+        }
+        self.write_changes(&span, &ranges, &before)
+    }
+
+    fn keep(&self, entry: &SpanEntry) -> SpanEntry {
+        if let SpanEntry::Leaf { data_bytes, .. } = entry {
+            let counter = &self.job.session.progress.deduplicated;
+            Progress::add(counter, (*data_bytes).into());
+        }
+        entry.clone()
     }
 
     /// The sums of the parent's span. Derived data: unreadable ones are as good as none.
-    fn parent_sums(&self, entry: &SpanEntry, span_bytes: u64) -> Result<Option<Vec<u64>>> {
+    fn before(&self, entry: &SpanEntry, span_bytes: u64) -> Result<Option<Before>> {
         let blocks = sums::blocks_in(span_bytes);
-        let SpanEntry::Leaf { sums, .. } = entry else {
-            return Ok(Some(vec![ZERO_SUM; blocks]));
+        let SpanEntry::Leaf { sums: refs, .. } = entry else {
+            return Ok(Some(Before {
+                entry: entry.clone(),
+                base: None,
+                sums: vec![ZERO_SUM; blocks],
+            }));
         };
-        let (Some(refs), Some(parent)) = (sums, &self.job.parent) else {
+        let (Some(refs), Some(parent)) = (refs, &self.job.parent) else {
             return Ok(None);
         };
         let session = self.job.session;
-        let read = |chunk: &ChunkRef| unless_damaged(session, parent.reader.chunk(chunk));
-        let Some(mut sums) = read(&refs.base)?.and_then(|bytes| sums::decode_full(&bytes, blocks))
+        let read = |frame: &FrameRef| unless_damaged(session, parent.reader.frame(frame));
+        let Some(base) = read(&refs.base)?.and_then(|bytes| sums::decode_full(&bytes, blocks))
         else {
             return Ok(None);
         };
+        let mut sums = base.clone();
         if let Some(patch) = &refs.patch {
             let applied = read(patch)?.and_then(|bytes| sums::apply_patch(&mut sums, &bytes));
             if applied.is_none() {
                 return Ok(None);
             }
         }
-        Ok(Some(sums))
+        Ok(Some(Before {
+            entry: entry.clone(),
+            base: Some((refs.base, base)),
+            sums,
+        }))
     }
 
-    /// Reads the span until a block differs from its parent's.
-    fn is_unchanged(&mut self, span: &Range<u64>, parent_sums: &[u64]) -> Result<bool> {
-        let mut expected = parent_sums.iter();
-        let mut at = span.start;
+    /// Compares a sample of the blocks that the source calls unchanged.
+    fn is_true(
+        &mut self,
+        number: usize,
+        span: &Range<u64>,
+        reported: &[Range<u64>],
+        sums: &[u64],
+    ) -> Result<bool> {
+        let count = sums.len() as u64;
+        let sampled: Vec<u64> = match self.job.session.vault.options.paranoid {
+            true => (0..count).collect(),
+            false => (0..SAMPLED_BLOCKS)
+                .map(|turn| self.job.random(number, turn) % count)
+                .collect(),
+        };
         let secret = &self.job.session.vault.keys.sums;
-        while at < span.end {
-            let data = next_data(self.job.reader, at..span.end);
-            let gap = sums::blocks_in(data.start - at);
-            if !expected.by_ref().take(gap).all(|sum| *sum == ZERO_SUM) {
-                return Ok(false);
+        for block in sampled {
+            let start = span.start + block * BLOCK_BYTES as u64;
+            let range = start..(start + BLOCK_BYTES as u64).min(span.end);
+            if reported.iter().any(|changed| changed.contains(&start)) {
+                continue;
             }
-            at = data.start;
-            while at < data.end {
-                let piece = read_piece(self.job, &mut self.piece, at..data.end)?;
-                let mut blocks = piece.chunks(BLOCK_BYTES);
-                if !blocks.all(|block| expected.next() == Some(&block_sum(secret, block))) {
-                    return Ok(false);
-                }
-                at += piece.len() as u64;
+            let bytes = read_piece(self.job, &mut self.piece, range)?;
+            if sums::of(secret, bytes) != sums[block as usize] {
+                return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Makes the parent's chunks of this span known, which costs the index no look-up.
-    fn inherit(&mut self, entry: Option<&SpanEntry>, span_bytes: u64) -> Result<()> {
-        self.inherited.clear();
-        let (Some(SpanEntry::Leaf { leaf, .. }), Some(parent)) = (entry, &self.job.parent) else {
-            return Ok(());
+    /// A span of which nothing is known.
+    fn write_anew(&mut self, span: &Range<u64>) -> Result<SpanEntry> {
+        let length = span.end - span.start;
+        let before = Before {
+            entry: SpanEntry::Hole,
+            base: None,
+            sums: vec![ZERO_SUM; sums::blocks_in(length)],
         };
-        let Some(bytes) = unless_damaged(self.job.session, parent.reader.chunk(leaf))? else {
-            return Ok(());
+        self.write_changes(span, std::slice::from_ref(span), &before)
+    }
+
+    /// Reads the ranges, stores what differs, and splices it into the parent's extents.
+    fn write_changes(
+        &mut self,
+        span: &Range<u64>,
+        ranges: &[Range<u64>],
+        before: &Before,
+    ) -> Result<SpanEntry> {
+        let has_parent = matches!(before.entry, SpanEntry::Leaf { .. });
+        self.stage.begin(has_parent);
+        self.span_bytes = span.end - span.start;
+        self.sums.clone_from(&before.sums);
+        for range in ranges {
+            self.compare(span, range)?;
+        }
+        let (changes, fresh_bytes) = self.stage.finish()?;
+        if changes.is_empty() {
+            return Ok(self.keep(&before.entry));
+        }
+        let Some(parent) = self.parent_extents(&before.entry, span.end - span.start)? else {
+            return self.write_anew(span);
         };
-        for extent in decode_leaf(&bytes, span_bytes).unwrap_or_default() {
-            if let Extent::Slice { chunk, .. } = extent {
-                self.inherited.insert(chunk.id, chunk);
+        let mut extents = splice(&parent, &changes);
+        if has_parent {
+            let scattered = scattered(&extents, fresh_bytes);
+            if !scattered.is_empty() {
+                self.store_again(span, &scattered)?;
+                extents = splice(&extents, &self.stage.finish()?.0);
             }
+        }
+        self.entry(&extents, fresh_bytes, before)
+    }
+
+    fn parent_extents(&self, entry: &SpanEntry, span_bytes: u64) -> Result<Option<Vec<Extent>>> {
+        let (SpanEntry::Leaf { leaf, .. }, Some(parent)) = (entry, &self.job.parent) else {
+            let length = u32::try_from(span_bytes).expect("a span is small");
+            return Ok(Some(vec![Extent::Hole { length }]));
+        };
+        let bytes = unless_damaged(self.job.session, parent.reader.frame(leaf))?;
+        Ok(bytes.and_then(|bytes| decode_leaf(&bytes, span_bytes)))
+    }
+
+    /// Reads a range and stages what differs from the sums.
+    fn compare(&mut self, span: &Range<u64>, range: &Range<u64>) -> Result<()> {
+        let block_of = |offset: u64| sums::blocks_in(offset - span.start);
+        let mut piece = std::mem::take(&mut self.piece);
+        let mut at = range.start;
+        while at < range.end {
+            let data = next_data(&self.job.source.reader, at..range.end);
+            self.zero_blocks(block_of(at)..block_of(data.start))?;
+            at = data.start;
+            while at < data.end {
+                let bytes = read_piece(self.job, &mut piece, at..data.end)?;
+                for (index, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
+                    self.block(block_of(at) + index, block)?;
+                }
+                at += bytes.len() as u64;
+            }
+        }
+        self.piece = piece;
+        self.settle_zeros()
+    }
+
+    fn block(&mut self, index: usize, bytes: &[u8]) -> Result<()> {
+        let sum = sums::of(&self.job.session.vault.keys.sums, bytes);
+        if sum == ZERO_SUM {
+            self.zero_blocks(index..index + 1)
+        } else if sum == self.sums[index] {
+            self.settle_zeros()
+        } else {
+            self.fresh(index, bytes, sum)
+        }
+    }
+
+    fn fresh(&mut self, index: usize, bytes: &[u8], sum: u64) -> Result<()> {
+        let start = offset_of(index);
+        if !self.zeros.is_empty() {
+            // Few zeros within a run are data like any other, as they were when it was first cut.
+            let zeros = std::mem::take(&mut self.zeros);
+            self.stage
+                .push_zeros(offset_of(zeros.start), zeros.len() * BLOCK_BYTES)?;
+            self.sums[zeros].fill(ZERO_SUM);
+        }
+        self.sums[index] = sum;
+        self.stage.push(start, bytes)
+    }
+
+    /// Blocks that are zeros.
+    fn zero_blocks(&mut self, blocks: Range<usize>) -> Result<()> {
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        match self.zeros.is_empty() {
+            true => self.zeros = blocks,
+            false => self.zeros.end = blocks.end,
+        }
+        let bytes = (self.zeros.len() * BLOCK_BYTES) as u64;
+        let is_hole = bytes >= self.job.session.vault.parameters.hole_bytes
+            || !self.stage.continues_at(offset_of(self.zeros.start));
+        match is_hole {
+            true => self.settle_zeros(),
+            false => Ok(()),
+        }
+    }
+
+    /// The run has ended; zeros behind it are holes where there was something before.
+    fn settle_zeros(&mut self) -> Result<()> {
+        self.stage.end_run()?;
+        let zeros = std::mem::take(&mut self.zeros);
+        let mut start = zeros.start;
+        while start < zeros.end {
+            let was_zero = self.sums[start] == ZERO_SUM;
+            let same = self.sums[start..zeros.end]
+                .iter()
+                .take_while(|sum| (**sum == ZERO_SUM) == was_zero)
+                .count();
+            if !was_zero {
+                let end = ((start + same) * BLOCK_BYTES).min(self.span_bytes as usize);
+                self.stage
+                    .hole(offset_of(start), end as u32 - offset_of(start));
+                self.sums[start..start + same].fill(ZERO_SUM);
+            }
+            start += same;
         }
         Ok(())
     }
 
-    /// Reads the span, cuts it, and stores what is new: fills `extents` and `sums`.
-    fn chunk_span(&mut self, span: &Range<u64>) -> Result<()> {
-        self.extents.clear();
-        self.sums.clear();
-        let mut zeros = 0;
-        let mut at = span.start;
-        while at < span.end {
-            let data = next_data(self.job.reader, at..span.end);
-            let gap = data.start - at;
-            self.sums
-                .resize(self.sums.len() + sums::blocks_in(gap), ZERO_SUM);
-            zeros += gap;
-            at = data.start;
-            while at < data.end {
-                let mut piece = std::mem::take(&mut self.piece);
-                let length = read_piece(self.job, &mut piece, at..data.end)?.len();
-                for block in piece[..length].chunks(BLOCK_BYTES) {
-                    self.stage(block, &mut zeros);
-                }
-                self.piece = piece;
-                at += length as u64;
-                if self.staged.bytes.len() >= BATCH_BYTES {
-                    self.flush(false)?;
-                }
-            }
-        }
-        self.stage_zeros(&mut zeros);
-        self.flush(true)
-    }
-
-    fn stage(&mut self, block: &[u8], zeros: &mut u64) {
-        let sum = block_sum(&self.job.session.vault.keys.sums, block);
-        self.sums.push(sum);
-        if sum == ZERO_SUM {
-            *zeros += block.len() as u64;
-        } else {
-            self.stage_zeros(zeros);
-            self.staged.push_data(block);
-        }
-    }
-
-    /// A long run of zeros is a hole, a short one is data like any other.
-    fn stage_zeros(&mut self, zeros: &mut u64) {
-        let count = std::mem::take(zeros);
-        if count >= self.job.session.vault.parameters.hole_bytes {
-            self.staged.push_hole(count);
-        } else if count > 0 {
-            self.staged.push_zeros(count as usize);
-        }
-    }
-
-    /// Cuts what is staged into chunks and stores the new ones. Before the span's end the tail of
-    /// an unfinished run stays staged.
-    fn flush(&mut self, is_end: bool) -> Result<()> {
-        check(self.job.session.progress)?;
-        let staged = std::mem::take(&mut self.staged);
-        let last = staged.runs.len().saturating_sub(1);
-        let mut pieces = Vec::new();
-        let mut start = 0;
-        for (position, run) in staged.runs.iter().enumerate() {
-            match run {
-                Run::Hole(length) => pieces.push(Piece::Hole(*length)),
-                Run::Data(length) => {
-                    let is_open = position == last && !is_end;
-                    let cut = self
-                        .job
-                        .cutter
-                        .cut(&staged.bytes[start..start + length], !is_open);
-                    let done = cut.last().map_or(0, |range| range.end);
-                    pieces.extend(
-                        cut.into_iter()
-                            .map(|range| Piece::Chunk(start + range.start..start + range.end)),
-                    );
-                    if done < *length {
-                        self.staged
-                            .push_data(&staged.bytes[start + done..start + length]);
-                    }
-                    start += length;
-                }
-            }
-        }
-        self.store(&staged.bytes, pieces)
-    }
-
-    /// Decides "new or known" for a batch, stores the new, and appends the extents.
-    fn store(&mut self, bytes: &[u8], pieces: Vec<Piece>) -> Result<()> {
-        let session = self.job.session;
-        let ids: Vec<Option<ChunkId>> = pieces
+    /// Stages ranges again although they did not change, so that they lie together.
+    fn store_again(&mut self, span: &Range<u64>, ranges: &[Range<u32>]) -> Result<()> {
+        self.stage.begin_again();
+        let mut piece = std::mem::take(&mut self.piece);
+        // Frames begin and end anywhere; sums are of whole blocks.
+        let ranges = ranges
             .iter()
-            .map(|piece| match piece {
-                Piece::Hole(_) => None,
-                Piece::Chunk(range) => {
-                    Some(ChunkId::of(&session.vault.keys.id, &bytes[range.clone()]))
+            .map(|range| span.start + u64::from(range.start)..span.start + u64::from(range.end));
+        for Range { start: mut at, end } in whole_blocks(ranges, span) {
+            while at < end {
+                let bytes = read_piece(self.job, &mut piece, at..end)?;
+                for (index, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
+                    let index = sums::blocks_in(at - span.start) + index;
+                    let sum = sums::of(&self.job.session.vault.keys.sums, block);
+                    self.sums[index] = sum;
+                    self.stage.push(offset_of(index), block)?;
                 }
-            })
-            .collect();
-        let mut places: HashMap<ChunkId, ChunkRef> = ids
-            .iter()
-            .flatten()
-            .filter_map(|id| Some((*id, *self.inherited.get(&id.short())?)))
-            .collect();
-        let asked: Vec<ChunkId> = ids
-            .iter()
-            .flatten()
-            .filter(|id| !places.contains_key(id))
-            .copied()
-            .collect();
-        if !asked.is_empty() {
-            places.extend(session.index.known(&asked)?);
-        }
-        let mut fresh = Vec::new();
-        let mut fresh_ids = BTreeSet::new();
-        for (piece, id) in pieces.iter().zip(&ids) {
-            let (Piece::Chunk(range), Some(id)) = (piece, id) else {
-                continue;
-            };
-            if places.contains_key(id) || !fresh_ids.insert(*id) {
-                Progress::add(&session.progress.deduplicated, range.len() as u64);
-                continue;
+                at += bytes.len() as u64;
             }
-            fresh.push(NewChunk {
-                id: *id,
-                kind: ChunkKind::Data,
-                plain_length: range.len() as u32,
-                encoded: self.encoder.encode(&bytes[range.clone()]),
-            });
+            self.stage.end_run()?;
         }
-        if !fresh.is_empty() {
-            let ids: Vec<ChunkId> = fresh.iter().map(|chunk| chunk.id).collect();
-            places.extend(ids.into_iter().zip(self.job.data.append(fresh)?));
-        }
-        for (piece, id) in pieces.iter().zip(&ids) {
-            let extent = match (piece, id) {
-                (Piece::Chunk(range), Some(id)) => Extent::Slice {
-                    length: range.len() as u32,
-                    chunk: places[id],
-                    offset: 0,
-                },
-                (Piece::Hole(length), _) => Extent::Hole {
-                    length: *length as u32,
-                },
-                (Piece::Chunk(_), None) => unreachable!("every chunk has an id"),
-            };
-            self.extents.push(extent);
-        }
+        self.piece = piece;
         Ok(())
     }
 
     /// The entry of the span just read.
-    fn entry(
-        &self,
-        inherited: Option<&SpanEntry>,
-        parent_sums: Option<Vec<u64>>,
-    ) -> Result<SpanEntry> {
+    fn entry(&self, extents: &[Extent], fresh_bytes: u64, before: &Before) -> Result<SpanEntry> {
         let mut packs = BTreeSet::new();
         let mut data_bytes = 0;
-        for extent in &self.extents {
-            if let Extent::Slice { length, chunk, .. } = extent {
-                packs.insert(chunk.pack);
+        for extent in extents {
+            if let Extent::Slice { length, frame, .. } = extent {
+                packs.insert(frame.pack);
                 data_bytes += length;
             }
         }
         if data_bytes == 0 {
             return Ok(SpanEntry::Hole);
         }
-        let base = match inherited {
-            Some(SpanEntry::Leaf {
-                sums: Some(sums), ..
-            }) => Some(*sums),
-            _ => None,
-        };
+        let kept = u64::from(data_bytes).saturating_sub(fresh_bytes);
+        Progress::add(&self.job.session.progress.deduplicated, kept);
         Ok(SpanEntry::Leaf {
-            leaf: self
-                .job
-                .put_meta(ChunkKind::Leaf, &encode_leaf(&self.extents))?,
+            leaf: self.job.put_meta(ChunkKind::Leaf, &encode_leaf(extents))?,
             data_bytes,
-            sums: Some(self.put_sums(base, parent_sums)?),
+            sums: Some(self.put_sums(before.base.as_ref())?),
             packs: packs.into_iter().collect(),
         })
     }
 
     /// Stores the sums: as a patch over the parent's full ones where that is much shorter.
-    fn put_sums(&self, base: Option<SumsRef>, parent_sums: Option<Vec<u64>>) -> Result<SumsRef> {
-        // A patch is always over full sums, so only a parent without a patch lends its own at once.
-        let base_sums = match (base, parent_sums, &self.job.parent) {
-            (Some(SumsRef { base, patch: None }), Some(sums), _) => Some((base, sums)),
-            (Some(SumsRef { base, .. }), Some(_), Some(parent)) => {
-                unless_damaged(self.job.session, parent.reader.chunk(&base))?
-                    .and_then(|bytes| sums::decode_full(&bytes, self.sums.len()))
-                    .map(|sums| (base, sums))
-            }
-            _ => None,
-        };
-        if let Some((base, base_sums)) = base_sums
-            && let Some(patch) = sums::encode_patch(&base_sums, &self.sums)
+    fn put_sums(&self, base: Option<&(FrameRef, Vec<u64>)>) -> Result<SumsRef> {
+        if let Some((base, sums)) = base
+            && let Some(patch) = sums::encode_patch(sums, &self.sums)
         {
             let patch = self.job.put_meta(ChunkKind::Sums, &patch)?;
             return Ok(SumsRef {
-                base,
+                base: *base,
                 patch: Some(patch),
             });
         }
-        let base = self
-            .job
-            .put_meta(ChunkKind::Sums, &sums::encode_full(&self.sums))?;
+        let full = sums::encode_full(&self.sums);
+        let base = self.job.put_meta(ChunkKind::Sums, &full)?;
         Ok(SumsRef { base, patch: None })
     }
 }
 
-enum Piece {
-    Hole(u64),
-    Chunk(Range<usize>),
+/// Ranges of a span widened to whole blocks; those that then touch become one.
+pub(super) fn whole_blocks(
+    ranges: impl Iterator<Item = Range<u64>>,
+    span: &Range<u64>,
+) -> Vec<Range<u64>> {
+    let block = BLOCK_BYTES as u64;
+    let mut whole: Vec<Range<u64>> = Vec::new();
+    for range in ranges {
+        let start = (range.start / block * block).max(span.start);
+        let end = range.end.next_multiple_of(block).min(span.end);
+        match whole.last_mut() {
+            Some(last) if start <= last.end => last.end = last.end.max(end),
+            _ if start < end => whole.push(start..end),
+            _ => {}
+        }
+    }
+    whole
 }
 
-fn block_sum(secret: &[u8; 192], block: &[u8]) -> u64 {
-    match sums::is_zero(block) {
-        true => ZERO_SUM,
-        false => sums::of_block(secret, block),
-    }
+fn offset_of(block: usize) -> u32 {
+    u32::try_from(block * BLOCK_BYTES).expect("a span is small")
 }
 
 /// The next data, widened to whole blocks; an empty range at the end if there is none.
@@ -406,7 +393,7 @@ fn next_data(reader: &VolumeReader, range: Range<u64>) -> Range<u64> {
 fn read_piece<'b>(job: &Job<'_, '_>, buffer: &'b mut [u8], range: Range<u64>) -> Result<&'b [u8]> {
     let length = (range.end - range.start).min(buffer.len() as u64) as usize;
     let piece = &mut buffer[..length];
-    job.reader.read_at(piece, range.start)?;
+    job.source.reader.read_at(piece, range.start)?;
     Progress::add(&job.session.progress.read, length as u64);
     Ok(piece)
 }

@@ -10,27 +10,30 @@ const PATCH: u8 = 1;
 const PATCH_SHARE: usize = 4;
 
 /// The sum of a block of zeros, and of a hole.
-pub(crate) const ZERO_SUM: u64 = 0;
+pub const ZERO_SUM: u64 = 0;
 
 /// Whether a piece is all zeros, at memory speed.
-pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+pub fn is_zero(bytes: &[u8]) -> bool {
     bytes
         .chunks(256)
         .all(|piece| piece.iter().fold(0, |seen, byte| seen | byte) == 0)
 }
 
-/// The sum of a block that is not all zeros.
-pub(crate) fn of_block(secret: &[u8; 192], block: &[u8]) -> u64 {
-    xxh3_64_with_secret(block, secret).max(1)
+/// The sum of a block.
+pub fn of(secret: &[u8; 192], block: &[u8]) -> u64 {
+    match is_zero(block) {
+        true => ZERO_SUM,
+        false => xxh3_64_with_secret(block, secret).max(1),
+    }
 }
 
 /// Blocks of a span, the last of which may be short.
-pub(crate) fn blocks_in(span_bytes: u64) -> usize {
+pub fn blocks_in(span_bytes: u64) -> usize {
     usize::try_from(span_bytes.div_ceil(BLOCK_BYTES as u64)).expect("a span is small")
 }
 
 /// The stored form of all sums of a span.
-pub(crate) fn encode_full(sums: &[u64]) -> Vec<u8> {
+pub fn encode_full(sums: &[u64]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(2 + 8 * sums.len());
     bytes.extend_from_slice(&[1, FULL]);
     sums.iter()
@@ -39,7 +42,7 @@ pub(crate) fn encode_full(sums: &[u64]) -> Vec<u8> {
 }
 
 /// The stored form of what differs from a base; `None` if new full sums are better.
-pub(crate) fn encode_patch(base: &[u64], sums: &[u64]) -> Option<Vec<u8>> {
+pub fn encode_patch(base: &[u64], sums: &[u64]) -> Option<Vec<u8>> {
     if base.len() != sums.len() {
         return None;
     }
@@ -54,7 +57,7 @@ pub(crate) fn encode_patch(base: &[u64], sums: &[u64]) -> Option<Vec<u8>> {
 }
 
 /// Sums of a span of so many blocks; `None` if the bytes are not that.
-pub(crate) fn decode_full(bytes: &[u8], blocks: usize) -> Option<Vec<u64>> {
+pub fn decode_full(bytes: &[u8], blocks: usize) -> Option<Vec<u64>> {
     let rest = bytes.strip_prefix(&[1, FULL])?;
     if rest.len() != 8 * blocks {
         return None;
@@ -64,7 +67,7 @@ pub(crate) fn decode_full(bytes: &[u8], blocks: usize) -> Option<Vec<u64>> {
 }
 
 /// Applies a patch; `None` if the bytes are none for these sums.
-pub(crate) fn apply_patch(sums: &mut [u64], bytes: &[u8]) -> Option<()> {
+pub fn apply_patch(sums: &mut [u64], bytes: &[u8]) -> Option<()> {
     let (rows, rest) = bytes.strip_prefix(&[1, PATCH])?.as_chunks::<12>();
     if !rest.is_empty() {
         return None;

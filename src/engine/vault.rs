@@ -2,7 +2,6 @@
 
 use crate::config;
 use crate::db::{self, Db};
-use crate::engine::codec;
 use crate::engine::format::{
     BLOCK_BYTES, ROOT_HEADER_BYTES, ROOT_MAGIC, SALT_BYTES, TAG_BYTES, VERSION,
 };
@@ -20,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 const ROOT_KEY_CONTEXT: &str = "embervault 2026-11 one root";
+/// Bytes of a span in new vaults.
+const SPAN_BYTES: u64 = 32 << 20;
 /// Longest plain root that is believed.
 const ROOT_BYTES_MAX: usize = 64 << 20;
 
@@ -28,7 +29,7 @@ const ROOT_BYTES_MAX: usize = 64 << 20;
 pub struct Parameters {
     /// `fastcdc-2020`, normalization 1.
     pub chunker: String,
-    /// Bytes; minimum and maximum are a quarter and four times of it.
+    /// Bytes; minimum and maximum are half and four times of it.
     pub chunk_average: u32,
     pub span_bytes: u64,
     /// Runs of zeros at least this long are holes.
@@ -42,7 +43,7 @@ impl Parameters {
             chunker: "fastcdc-2020".to_owned(),
             chunk_average: u32::try_from(engine.chunk_bytes_average.as_u64())
                 .expect("the settings were checked"),
-            span_bytes: 64 << 20,
+            span_bytes: SPAN_BYTES,
             hole_bytes: 64 << 10,
         }
     }
@@ -59,12 +60,17 @@ impl Parameters {
 
     /// Smallest chunk but for the last of a run, bytes.
     pub fn chunk_min(&self) -> u32 {
-        self.chunk_average / 4
+        self.chunk_average / 2
     }
 
     /// Largest chunk, bytes.
     pub fn chunk_max(&self) -> u32 {
         self.chunk_average * 4
+    }
+
+    /// Most plain bytes of new chunks that are compressed and sealed together.
+    pub fn frame_bytes(&self) -> u32 {
+        self.chunk_average * 8
     }
 
     fn is_sound(&self) -> bool {
@@ -112,23 +118,31 @@ pub struct Options {
     pub compression: config::Compression,
     pub pack_bytes: usize,
     pub uploads: usize,
+    pub downloads: usize,
     pub threads: usize,
     pub paranoid: bool,
+    pub restore_compares: bool,
+    /// Spans that one restore puts together in memory at once.
+    pub assemblies: usize,
 }
 
 impl Options {
-    /// Resolves the settings on this machine.
-    pub fn from_settings(engine: &config::Engine) -> Self {
+    /// Resolves the settings on this machine, for so many backups at once.
+    pub fn from_settings(engine: &config::Engine, jobs: &config::Jobs) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let share = engine.share(jobs);
         Self {
             compression: engine.compression,
             pack_bytes: usize::try_from(engine.pack_bytes.as_u64()).unwrap_or(usize::MAX),
-            uploads: engine.uploads,
+            uploads: share.uploads,
+            downloads: engine.downloads.min(share.downloads_max),
             threads: match engine.threads {
-                0 => cores,
+                0 => cores.min(share.threads_max),
                 threads => threads,
             },
             paranoid: engine.paranoid,
+            restore_compares: engine.restore_compares,
+            assemblies: (share.bytes / 2 / SPAN_BYTES).clamp(1, 64) as usize,
         }
     }
 }
@@ -281,10 +295,6 @@ impl Vault {
     /// Removes the root of a backup; its packs follow at a later collection.
     pub fn remove_root(&self, backup: &BackupId) -> Result<()> {
         Ok(self.store.delete(&self.root_key(backup))?)
-    }
-
-    pub(crate) fn encoder(&self) -> codec::Encoder {
-        codec::Encoder::new(self.options.compression)
     }
 }
 

@@ -49,7 +49,14 @@ pub struct IndexedChunk {
     /// 32 bytes.
     pub id: Vec<u8>,
     pub pack: i64,
+    /// Of the frame it lies in.
     pub ordinal: i32,
     /// Plain bytes.
     pub length: i32,
+    /// Where it begins in the frame's plain bytes.
+    pub frame_offset: i32,
+    /// Plain bytes of the frame.
+    pub frame_length: i32,
+    /// The 8 bytes by which manifests know the frame, little endian.
+    pub frame_check: i64,
 }

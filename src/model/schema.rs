@@ -6,19 +6,24 @@ diesel::table! {
 diesel::table! {
     vaults (number) {
         number -> BigInt, id -> Text, project_id -> Text, storage_id -> Text, next_pack -> BigInt, created_at -> BigInt,
+        generation -> BigInt,
     }
 }
 diesel::table! {
     packs (vault, number) {
         vault -> BigInt, number -> BigInt, rewrite -> Integer, kind -> Text, state -> Text,
         session -> Nullable<Text>, stored_bytes -> BigInt, chunk_count -> BigInt,
+        condemned_in -> Nullable<BigInt>,
     }
 }
 diesel::table! {
     session_packs (session, vault, pack) { session -> Text, vault -> BigInt, pack -> BigInt, }
 }
 diesel::table! {
-    chunks (vault, id) { vault -> BigInt, id -> Binary, pack -> BigInt, ordinal -> Integer, length -> Integer, }
+    chunks (vault, id) {
+        vault -> BigInt, id -> Binary, pack -> BigInt, ordinal -> Integer, length -> Integer,
+        frame_offset -> Integer, frame_length -> Integer, frame_check -> BigInt,
+    }
 }
 diesel::table! {
     backups (id) {

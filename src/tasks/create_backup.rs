@@ -1,7 +1,6 @@
 //! The job of making a backup.
 
 use crate::db::{self, DbError};
-use crate::engine::backup::decode_pack_set;
 use crate::engine::manifest::{Description, Root};
 use crate::engine::{self, vault::Vault};
 use crate::jobs::Claimed;
@@ -71,10 +70,12 @@ impl Tasks {
 
     fn copy(&self, claimed: &Claimed, vault: &Vault, backup: &Backup) -> Result<Root, TaskError> {
         let job = &claimed.job.id;
-        let reader =
-            self.catalog
-                .open_source(job, &backup.volume_id, backup.snapshot_id.as_ref())?;
         let parent = self.parent_root(vault, backup)?;
+        let since = parent
+            .as_ref()
+            .and_then(|root| root.source_change_id.as_deref());
+        let (volume, snapshot) = (&backup.volume_id, backup.snapshot_id.as_ref());
+        let source = self.catalog.open_source(job, volume, snapshot, since)?;
         let description = self.describe(backup)?;
         let progress = &claimed.progress;
         Ok(engine::backup::run(
@@ -82,7 +83,7 @@ impl Tasks {
             job,
             description,
             parent.as_ref(),
-            &reader,
+            &source,
             progress,
         )?)
     }
@@ -133,16 +134,9 @@ impl Tasks {
     /// completed, all at once.
     fn commit(&self, claimed: &Claimed, vault: &Vault, root: &Root) -> Result<(), TaskError> {
         let now = self.clock.now();
-        let packs: Vec<i64> = decode_pack_set(&root.pack_set)?
-            .iter()
-            .map(i64::from)
-            .collect();
         let id = &root.backup.id;
         self.settle(&claimed.lease, |c| {
-            let live = db::packs::count_live(c, vault.number, &packs).map_err(DbError::from)?;
-            if live != packs.len() {
-                return Err(TaskError::Subject("a pack of the backup is not live"));
-            }
+            self.hold_packs(c, vault, &claimed.job.id, root)?;
             db::backups::set_finished(c, id, &finished(root)).map_err(DbError::from)?;
             let moved = db::backups::transition(c, id, BackupEvent::Finished, now);
             if !moved.map_err(DbError::from)? {

@@ -32,12 +32,13 @@ impl Tasks {
         let root = vault.root(&locator.root)?;
         let backup = imported(row, &vault, &locator, record, &root);
         let now = self.clock.now();
-        self.claim_data(claimed, &backup)?;
+        self.claim_data(claimed, &backup, &root)?;
         if !vault.has_root(&locator.root)? {
             return Err(TaskError::Subject("the data was deleted meanwhile"));
         }
         self.settle(&claimed.lease, |c| {
-            db::backups::set_finished(c, id, &finished(&root)).map_err(DbError::from)?;
+            self.hold_packs(c, &vault, &claimed.job.id, &root)?;
+            db::packs::end_session(c, &claimed.job.id).map_err(DbError::from)?;
             let moved = db::backups::transition(c, id, BackupEvent::Finished, now);
             match moved.map_err(DbError::from)? {
                 true => Ok(()),
@@ -48,8 +49,14 @@ impl Tasks {
         })
     }
 
-    /// From here on, who deletes another backup of the same data leaves the data.
-    fn claim_data(&self, claimed: &Claimed, backup: &Backup) -> Result<(), TaskError> {
+    /// From here on, who deletes another backup of the same data leaves the data, and a collector
+    /// sees what this one needs.
+    fn claim_data(
+        &self,
+        claimed: &Claimed,
+        backup: &Backup,
+        root: &engine::manifest::Root,
+    ) -> Result<(), TaskError> {
         let is_going = self.under_lease(&claimed.lease, |c| {
             db::lock(c, backup.root_name().as_str())?;
             let others = db::backups::sharing(c, backup)?;
@@ -58,6 +65,7 @@ impl Tasks {
                 .any(|(_, status)| *status == BackupStatus::Deleting);
             if !is_going {
                 db::backups::set_imported(c, backup)?;
+                db::backups::set_finished(c, &backup.id, &finished(root))?;
             }
             Ok(is_going)
         })?;

@@ -15,13 +15,14 @@ use crate::clock::Clock;
 use crate::db::backups::Finished;
 use crate::db::{self, Db, DbConnection, DbError};
 use crate::engine;
+use crate::engine::backup::decode_pack_set;
 use crate::engine::keys::MasterKey;
 use crate::engine::manifest::Root;
 use crate::engine::vault::{Options, Parameters, Vault};
 use crate::jobs::Claimed;
 use crate::model::backup::{Backup, FAIL_REASON_CHARS_MAX};
 use crate::model::error::chain;
-use crate::model::id::{BackupId, StorageId};
+use crate::model::id::{BackupId, JobId, StorageId};
 use crate::model::job::{JobArgs, JobState, Lease, Outcome};
 use crate::model::message::{Action, Detail, Message};
 use crate::model::vault::VaultRow;
@@ -277,6 +278,26 @@ impl Tasks {
             self.clock.now(),
         );
         db::messages::insert(connection, &message)
+    }
+
+    /// Makes sure that all packs of a backup are live, in the transaction that makes it available:
+    /// a collector may have condemned one that the session had just come to rely upon.
+    fn hold_packs(
+        &self,
+        connection: &mut DbConnection,
+        vault: &Vault,
+        job: &JobId,
+        root: &Root,
+    ) -> Result<(), TaskError> {
+        let packs: Vec<i64> = decode_pack_set(&root.pack_set)?
+            .iter()
+            .map(i64::from)
+            .collect();
+        let held = db::packs::reference(connection, vault.number, job, &packs);
+        match held.map_err(DbError::from)?.len() == packs.len() {
+            true => Ok(()),
+            false => Err(TaskError::Subject("a pack of the backup is not live")),
+        }
     }
 
     fn find_backup(&self, id: &BackupId) -> Result<Option<Backup>, DbError> {

@@ -1,7 +1,4 @@
 //! Volumes that are files or block devices on this machine.
-//!
-//! One concrete reader and one concrete writer; they become traits when the second way of
-//! reaching bytes is there.
 
 use crate::volume::VolumeError;
 use rustix::fs::{FallocateFlags, SeekFrom};
@@ -12,18 +9,23 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+/// Longest piece written at once. For longer ones the page cache takes long runs of fresh memory,
+/// which virtual machines may not have yet: 0.4 GB/s were measured with 4 MiB, 3.8 with this.
+const WRITE_BYTES: usize = 64 << 10;
+/// Bytes compared at once where only differences are written.
+const COMPARED_BYTES: usize = 4096;
 /// Piece in which a sparse copy moves data.
 const COPY_BYTES: usize = 1 << 20;
 
-/// A volume to be read. Shared by many threads.
+/// A file or block device to be read. Shared by many threads.
 #[derive(Debug)]
-pub struct VolumeReader {
+pub struct FileReader {
     file: File,
     path: PathBuf,
     length: u64,
 }
 
-impl VolumeReader {
+impl FileReader {
     /// Opens a file or block device; its length is what it is at this moment.
     pub fn open(path: &Path) -> Result<Self, VolumeError> {
         let (file, length) = open_measured(path, OpenOptions::new().read(true))?;
@@ -98,14 +100,54 @@ impl VolumeWriter {
 
     /// Writes a piece.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), VolumeError> {
-        self.file
-            .write_all_at(bytes, offset)
-            .map_err(|source| self.error("write", source))
+        let mut at = offset;
+        for piece in bytes.chunks(WRITE_BYTES) {
+            self.file
+                .write_all_at(piece, at)
+                .map_err(|source| self.error("write", source))?;
+            at += piece.len() as u64;
+        }
+        Ok(())
     }
 
-    /// Makes a range read as zeros, by a hole where that is possible.
+    /// Writes the blocks of a piece that are not there already.
+    pub fn write_difference(&self, bytes: &[u8], offset: u64) -> Result<(), VolumeError> {
+        let mut before = vec![0; bytes.len()];
+        self.file
+            .read_exact_at(&mut before, offset)
+            .map_err(|source| self.error("read", source))?;
+        // Blocks of the volume, wherever the piece begins.
+        let first = COMPARED_BYTES - (offset % COMPARED_BYTES as u64) as usize;
+        let mut differing = 0..0;
+        let mut at = 0;
+        while at < bytes.len() {
+            let end = if at == 0 { first } else { at + COMPARED_BYTES }.min(bytes.len());
+            if bytes[at..end] != before[at..end] {
+                differing = if differing.end == at {
+                    differing.start..end
+                } else {
+                    at..end
+                };
+            }
+            let is_over = differing.end < end || end == bytes.len();
+            if is_over && !differing.is_empty() {
+                self.write_at(&bytes[differing.clone()], offset + differing.start as u64)?;
+                differing = end..end;
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Makes a range read as zeros, by a hole where that is possible. What is a hole already is
+    /// left alone.
     pub fn zero(&self, range: Range<u64>) -> Result<(), VolumeError> {
-        if range.is_empty() {
+        let is_hole = range.is_empty()
+            || match rustix::fs::seek(&self.file, SeekFrom::Data(range.start)) {
+                Ok(data) => data >= range.end,
+                Err(errno) => errno == rustix::io::Errno::NXIO,
+            };
+        if is_hole {
             return Ok(());
         }
         let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -219,6 +261,41 @@ pub fn clone(from: &Path, to: &Path, length: u64) -> Result<(), VolumeError> {
     })
 }
 
+/// Whether the directory's file system is one on which blocks that files share are never written
+/// in place, and whose extent maps speak of one address space.
+pub(super) fn never_overwrites_shared(dir: &Path) -> bool {
+    const XFS: i64 = 0x5846_5342;
+    const BTRFS: i64 = 0x9123_683e;
+    rustix::fs::statfs(dir).is_ok_and(|found| [XFS, BTRFS].contains(&found.f_type))
+}
+
+/// Makes `to` share the blocks of `from`; it appears only when it is whole. `false`: the file system
+/// cannot do that.
+pub(super) fn reflink(from: &Path, to: &Path) -> Result<bool, VolumeError> {
+    let partial = to.with_extension("partial");
+    let make = || {
+        let source = File::open(from)?;
+        let target = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .open(&partial)?;
+        if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
+            std::fs::remove_file(&partial)?;
+            return Ok(false);
+        }
+        target.sync_all()?;
+        std::fs::rename(&partial, to)?;
+        sync_parent(to)?;
+        Ok(true)
+    };
+    make().map_err(|source| VolumeError {
+        path: to.to_owned(),
+        action: "clone",
+        source,
+    })
+}
+
 fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
     let length = source.metadata()?.len();
     target.set_len(length)?;
@@ -277,13 +354,29 @@ mod tests {
         let mut expected = std::fs::read(&from).unwrap();
         expected.resize(9 << 20, 0);
         assert_eq!(std::fs::read(&to).unwrap(), expected);
-        let reader = VolumeReader::open(&to).unwrap();
+        let reader = FileReader::open(&to).unwrap();
         let data = reader.next_data(0..9 << 20).unwrap();
         assert!(data.start <= 3 << 20 && data.end >= (3 << 20) + 5000);
         assert!(
             data.end - data.start < 1 << 20,
             "the copy is not sparse: {data:?}"
         );
+    }
+
+    #[test]
+    fn only_blocks_that_differ_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        create(&path, 1 << 20).unwrap();
+        let writer = VolumeWriter::open(&path).unwrap();
+        let mut wanted = vec![0; 300_000];
+        wanted[5000] = 1;
+        wanted[299_999] = 2;
+        writer.write_difference(&wanted, 4096).unwrap();
+        writer.write_difference(&wanted[1000..], 5096).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap()[4096..304_096], wanted[..]);
+        let used = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(&path).unwrap());
+        assert!(used * 512 < 32 << 10, "zeros were written over zeros");
     }
 
     #[test]

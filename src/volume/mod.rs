@@ -2,7 +2,13 @@
 //! they are in. No ioctl and no path of a volume is known outside.
 
 pub mod catalog;
+mod extent_map;
 pub mod file;
+pub mod generated;
+mod reader;
+mod tracking;
+
+pub use reader::{Changes, Source, VolumeReader};
 
 use std::io;
 use std::path::PathBuf;

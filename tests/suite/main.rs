@@ -6,6 +6,7 @@
 mod api_ref;
 mod backups;
 mod bad_input;
+mod collection;
 mod crash;
 mod db_both;
 mod faults;
@@ -15,3 +16,4 @@ mod lists;
 mod policy;
 mod quotas;
 mod support;
+mod tracking;

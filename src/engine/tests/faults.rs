@@ -122,8 +122,8 @@ fn a_stop_at_any_store_operation_leaves_no_root_without_its_packs() {
             Ok(())
         });
         let vault = bed.vault_on(bed.store().with_hook(hook)).unwrap();
-        let reader = VolumeReader::open(&bed.volume()).unwrap();
-        let result = backup::run(&vault, &session, describe(&id), None, &reader, &progress);
+        let source = bed.source();
+        let result = backup::run(&vault, &session, describe(&id), None, &source, &progress);
         match bed.restore(&id) {
             Ok(content) => assert_eq!(content, bed.content(), "stop {limit}"),
             Err(error) => assert!(

@@ -6,7 +6,7 @@ use crate::db::{self, Db, DbError};
 use crate::model::column::Json;
 use crate::model::error::Error;
 use crate::model::id::{JobId, SnapshotId, VolumeId, VolumeTypeId};
-use crate::model::job::{Lease, RestoreVolume};
+use crate::model::job::{JobState, Lease, RestoreVolume};
 use crate::model::snapshot::{Snapshot, SnapshotStatus};
 use crate::model::time::Timestamp;
 use crate::model::volume::{
@@ -15,7 +15,8 @@ use crate::model::volume::{
 use crate::volume::VolumeError;
 use crate::volume::catalog::CatalogError;
 use crate::volume::catalog::quota::Demand;
-use crate::volume::file::{self, VolumeReader, VolumeWriter};
+use crate::volume::file::{self, VolumeWriter};
+use crate::volume::{Source, VolumeReader, tracking};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -30,6 +31,7 @@ pub struct Catalog {
     pub(super) db: Db,
     pub(super) clock: Clock,
     dir: PathBuf,
+    tracks_changes: bool,
     pub availability_zone: String,
     pub(super) quota: config::Quota,
 }
@@ -48,6 +50,7 @@ impl Catalog {
             db,
             clock,
             dir,
+            tracks_changes: config.volumes.change_tracking,
             availability_zone: config.volumes.availability_zone.clone(),
             quota: config.quota.clone(),
         };
@@ -147,28 +150,43 @@ impl Catalog {
         })
     }
 
-    /// Opens what a held volume or snapshot contains. A volume that is in use is cloned first, so
-    /// that the backup sees one moment of it; on file systems without reflinks the copy takes a
-    /// while, and writes during it may tear.
+    /// Opens what a held volume or snapshot contains, at one moment; with what changed since an
+    /// earlier backup, given by its change id, where that can be told. On file systems without
+    /// reflinks a volume that is in use is copied first, which takes a while, and writes during it
+    /// may tear.
     pub fn open_source(
         &self,
         job: &JobId,
         volume: &VolumeId,
         snapshot: Option<&SnapshotId>,
-    ) -> Result<VolumeReader, CatalogError> {
-        if let Some(id) = snapshot {
-            return Ok(VolumeReader::open(&self.snapshot_path(id))?);
+        since: Option<&str>,
+    ) -> Result<Source, CatalogError> {
+        let content = match snapshot {
+            Some(id) => self.snapshot_path(id),
+            None => self.volume_path(volume),
+        };
+        if self.tracks_changes
+            && let Some(kept) = tracking::keep(&self.dir, volume, job, &content)?
+        {
+            let changes = match since {
+                Some(since) => tracking::changes_since(&self.dir, volume, since, &kept)?,
+                None => None,
+            };
+            return Ok(Source {
+                reader: VolumeReader::open(&kept.path)?,
+                change_id: Some(kept.change_id),
+                changes,
+            });
         }
         let row = self.volume(volume)?.ok_or(CatalogError::NoVolume)?;
-        let path = self.volume_path(volume);
-        if row.previous_status != Some(VolumeStatus::InUse) {
-            return Ok(VolumeReader::open(&path)?);
+        if snapshot.is_some() || row.previous_status != Some(VolumeStatus::InUse) {
+            return Ok(Source::untracked(VolumeReader::open(&content)?));
         }
         let temporary = self.temporary_path(job);
         if !temporary.exists() {
-            file::clone(&path, &temporary, 0)?;
+            file::clone(&content, &temporary, 0)?;
         }
-        Ok(VolumeReader::open(&temporary)?)
+        Ok(Source::untracked(VolumeReader::open(&temporary)?))
     }
 
     /// What a restored volume will take over from this one.
@@ -192,6 +210,7 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let now = self.clock.now();
         file::remove(&self.temporary_path(&lease.job_id))?;
+        self.sort_out_clones(lease, volume, snapshot.is_some(), succeeded)?;
         self.db.write(|c| -> Result<(), DbError> {
             if let Some(id) = snapshot {
                 return Ok(db::snapshots::release(c, id, lease, now)?);
@@ -212,6 +231,46 @@ impl Catalog {
             db::volumes::release(c, volume, lease, back, previous, now)?;
             Ok(())
         })?;
+        Ok(())
+    }
+
+    /// Of the clones kept for change tracking, those of jobs that still run stay, and of the others
+    /// the one just made. After the backup of a snapshot, which may be older than the last backup,
+    /// the one before it stays too.
+    fn sort_out_clones(
+        &self,
+        lease: &Lease,
+        volume: &VolumeId,
+        of_snapshot: bool,
+        succeeded: bool,
+    ) -> Result<(), CatalogError> {
+        let (ours, mut others): (Vec<_>, Vec<_>) = tracking::clones(&self.dir, volume)?
+            .into_iter()
+            .partition(|clone| clone.job() == lease.job_id);
+        if !succeeded {
+            let job = self
+                .db
+                .read(|c| db::jobs::find(c, &lease.job_id).map_err(DbError::from))?;
+            // A worker that was overtaken must not take the clone of its successor.
+            others = match job.is_some_and(|job| job.attempt == lease.attempt) {
+                true => ours,
+                false => Vec::new(),
+            };
+        } else if of_snapshot {
+            others.pop();
+        }
+        for clone in others {
+            let job = self
+                .db
+                .read(|c| db::jobs::find(c, &clone.job()).map_err(DbError::from))?;
+            let is_done = job.is_none_or(|job| {
+                let goes_on = matches!(job.state, JobState::Available | JobState::Running);
+                !goes_on || job.id == lease.job_id
+            });
+            if is_done {
+                file::remove(&clone.path)?;
+            }
+        }
         Ok(())
     }
 
@@ -331,6 +390,9 @@ impl Catalog {
 
     /// Removes a volume's file. Repeatable.
     pub fn remove_volume(&self, id: &VolumeId) -> Result<(), CatalogError> {
+        for clone in tracking::clones(&self.dir, id)? {
+            file::remove(&clone.path)?;
+        }
         Ok(file::remove(&self.volume_path(id))?)
     }
 

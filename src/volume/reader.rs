@@ -1,0 +1,94 @@
+//! Reading a volume's bytes, wherever they come from.
+
+use crate::volume::VolumeError;
+use crate::volume::file::FileReader;
+use crate::volume::generated::Generated;
+use std::ops::Range;
+use std::path::Path;
+
+/// A volume to be read. Shared by many threads.
+#[derive(Debug)]
+pub enum VolumeReader {
+    File(FileReader),
+    Generated(Generated),
+}
+
+impl VolumeReader {
+    /// Opens a file or block device; its length is what it is at this moment.
+    pub fn open(path: &Path) -> Result<Self, VolumeError> {
+        FileReader::open(path).map(Self::File)
+    }
+
+    /// Bytes.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::File(file) => file.length(),
+            Self::Generated(generated) => generated.length(),
+        }
+    }
+
+    /// The next range within `range` that may hold data; everything before it is a hole. `None`:
+    /// the rest is a hole. Where holes cannot be told, everything may hold data.
+    pub fn next_data(&self, range: Range<u64>) -> Option<Range<u64>> {
+        match self {
+            Self::File(file) => file.next_data(range),
+            Self::Generated(generated) => generated.next_data(range),
+        }
+    }
+
+    /// Fills the buffer from an offset; both lie within the volume.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), VolumeError> {
+        match self {
+            Self::File(file) => file.read_at(buffer, offset),
+            Self::Generated(generated) => generated.read_at(buffer, offset),
+        }
+    }
+}
+
+/// A volume at one moment, to be backed up.
+pub struct Source {
+    pub reader: VolumeReader,
+    /// The source's own name for this state of its content, if it can later tell what changed
+    /// since.
+    pub change_id: Option<String>,
+    /// What changed since an earlier state.
+    pub changes: Option<Changes>,
+}
+
+impl Source {
+    /// A source that tracks no changes.
+    pub fn untracked(reader: VolumeReader) -> Self {
+        Self {
+            reader,
+            change_id: None,
+            changes: None,
+        }
+    }
+}
+
+type ChangedWithin = dyn Fn(Range<u64>) -> Result<Vec<Range<u64>>, VolumeError> + Send + Sync;
+
+/// What changed since a state of the content that has a name.
+pub struct Changes {
+    /// Change id of that state.
+    pub since: String,
+    within: Box<ChangedWithin>,
+}
+
+impl Changes {
+    /// Changes told by a function: of a range, the parts that may have changed, ascending.
+    pub fn new(
+        since: String,
+        within: impl Fn(Range<u64>) -> Result<Vec<Range<u64>>, VolumeError> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            since,
+            within: Box::new(within),
+        }
+    }
+
+    /// The parts of a range that may have changed, ascending.
+    pub fn within(&self, range: Range<u64>) -> Result<Vec<Range<u64>>, VolumeError> {
+        (self.within)(range)
+    }
+}
