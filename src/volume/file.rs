@@ -233,32 +233,17 @@ pub fn extend(path: &Path, length: u64) -> Result<(), VolumeError> {
 /// system can (a reflink), else copying the data and leaving holes out. `to` appears only when it
 /// is whole.
 pub fn clone(from: &Path, to: &Path, length: u64) -> Result<(), VolumeError> {
-    let partial = to.with_extension("partial");
-    let make = || {
+    appear("copy", to, |target| {
         let source = File::open(from)?;
-        let target = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .open(&partial)?;
-        if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
-            copy_sparse(&source, &target)?;
+        if rustix::fs::ioctl_ficlone(target, &source).is_err() {
+            copy_sparse(&source, target)?;
         }
         if target.metadata()?.len() < length {
             target.set_len(length)?;
         }
-        target.sync_all()?;
-        std::fs::rename(&partial, to)?;
-        sync_parent(to)
-    };
-    make().map_err(|source| {
-        std::fs::remove_file(&partial).ok();
-        VolumeError {
-            path: to.to_owned(),
-            action: "copy",
-            source,
-        }
+        Ok(true)
     })
+    .map(drop)
 }
 
 /// Whether the directory's file system is one on which blocks that files share are never written
@@ -272,15 +257,27 @@ pub(super) fn never_overwrites_shared(dir: &Path) -> bool {
 /// Makes `to` share the blocks of `from`; it appears only when it is whole. `false`: the file system
 /// cannot do that.
 pub(super) fn reflink(from: &Path, to: &Path) -> Result<bool, VolumeError> {
+    appear("clone", to, |target| {
+        let source = File::open(from)?;
+        Ok(rustix::fs::ioctl_ficlone(target, &source).is_ok())
+    })
+}
+
+/// Fills a file beside `to`, which takes its name once it is whole and durable. Nothing is left
+/// where `fill` fails, or gives up by `false`.
+fn appear(
+    action: &'static str,
+    to: &Path,
+    fill: impl FnOnce(&File) -> io::Result<bool>,
+) -> Result<bool, VolumeError> {
     let partial = to.with_extension("partial");
     let make = || {
-        let source = File::open(from)?;
         let target = OpenOptions::new()
             .create(true)
             .truncate(true)
             .write(true)
             .open(&partial)?;
-        if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
+        if !fill(&target)? {
             std::fs::remove_file(&partial)?;
             return Ok(false);
         }
@@ -289,10 +286,13 @@ pub(super) fn reflink(from: &Path, to: &Path) -> Result<bool, VolumeError> {
         sync_parent(to)?;
         Ok(true)
     };
-    make().map_err(|source| VolumeError {
-        path: to.to_owned(),
-        action: "clone",
-        source,
+    make().map_err(|source| {
+        std::fs::remove_file(&partial).ok();
+        VolumeError {
+            path: to.to_owned(),
+            action,
+            source,
+        }
     })
 }
 

@@ -32,6 +32,18 @@ pub enum Variant {
     Reordered,
 }
 
+impl Variant {
+    /// Every one, in the order above.
+    pub const ALL: [Self; 6] = [
+        Self::Base,
+        Self::Scattered,
+        Self::Aged,
+        Self::Sequential,
+        Self::Shifted,
+        Self::Reordered,
+    ];
+}
+
 #[derive(Debug, Clone)]
 enum Base {
     /// So many bytes of data, spread evenly.
@@ -318,14 +330,7 @@ mod tests {
     #[test]
     fn pieces_read_as_the_whole_does_and_holes_hold_nothing() {
         let base = Generated::new(16 << 20, 6 << 20);
-        for variant in [
-            Variant::Base,
-            Variant::Scattered,
-            Variant::Aged,
-            Variant::Sequential,
-            Variant::Shifted,
-            Variant::Reordered,
-        ] {
+        for variant in Variant::ALL {
             let volume = base.variant(variant, 1);
             let whole = read(&volume, 0..16 << 20);
             let mut at = 0;

@@ -67,17 +67,10 @@ pub(in crate::cli) struct StepArguments {
 }
 
 fn parse_variant(text: &str) -> Result<Variant, String> {
-    [
-        Variant::Base,
-        Variant::Scattered,
-        Variant::Aged,
-        Variant::Sequential,
-        Variant::Shifted,
-        Variant::Reordered,
-    ]
-    .into_iter()
-    .find(|variant| format!("{variant:?}") == text)
-    .ok_or_else(|| format!("{text:?} is no variant"))
+    Variant::ALL
+        .into_iter()
+        .find(|variant| format!("{variant:?}") == text)
+        .ok_or_else(|| format!("{text:?} is no variant"))
 }
 
 /// Does the step and prints what it took.

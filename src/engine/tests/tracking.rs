@@ -1,0 +1,98 @@
+//! Incrementals: what is read and stored when little changed, and when the source tells what did.
+
+use super::*;
+
+/// Parts of a range in which two contents differ, in pieces of so many bytes.
+pub(super) fn differences(
+    old: &[u8],
+    new: &[u8],
+    range: Range<u64>,
+    unit: usize,
+) -> Vec<Range<u64>> {
+    let (start, end) = (range.start as usize, range.end as usize);
+    (start / unit * unit..end)
+        .step_by(unit)
+        .filter(|at| {
+            let piece = |bytes: &[u8]| {
+                let end = (at + unit).min(bytes.len());
+                bytes.get(*at..end).map(<[u8]>::to_vec)
+            };
+            piece(old) != piece(new)
+        })
+        .map(|at| (at.max(start) as u64)..((at + unit).min(end) as u64))
+        .collect()
+}
+
+#[test]
+fn scattered_changes_cost_what_changed_and_not_the_chunks_around_them() {
+    let bed = Bed::new();
+    bed.write(&noise(1, 600_000), 0);
+    let (full, _) = bed.backup(None);
+    // One block in each span, as far from chunk borders as from each other.
+    for span in 0..9 {
+        bed.write(&noise(100 + span, 4096), span * (64 << 10) + 20_480);
+    }
+    let (child, progress) = bed.backup(Some(&full));
+    assert!(bed.restore(&child.backup.id).unwrap() == bed.content());
+    let data: u64 = bed.objects("/p/").iter().map(|path| length_of(path)).sum();
+    assert!(data < full.stored_bytes + 9 * 4096 + 2000, "{data}");
+    assert!(Progress::value(&progress.read) <= VOLUME_BYTES);
+}
+
+pub(super) fn length_of(path: &std::path::Path) -> u64 {
+    std::fs::metadata(path).unwrap().len()
+}
+
+#[test]
+fn what_the_source_tells_is_all_that_is_read() {
+    let mut bed = Bed::new();
+    bed.options.paranoid = false;
+    bed.write(&noise(1, 600_000), 0);
+    let (full, _) = bed.backup_tracked(None, |_| unreachable!("there is no parent"));
+    let old = bed.content();
+    bed.write(&noise(2, 8192), 200_000);
+    let new = bed.content();
+    let told = new.clone();
+    let (child, progress) = bed.backup_tracked(Some(&full), move |range| {
+        differences(&old, &told, range, 4096)
+    });
+    assert!(bed.restore(&child.backup.id).unwrap() == new);
+    // What changed, and eight sampled blocks in each of ten spans.
+    assert!(Progress::value(&progress.read) <= 3 * 4096 + 80 * 4096);
+    assert!(child.stored_bytes < 20_000, "{}", child.stored_bytes);
+    let (unchanged, progress) = bed.backup_tracked(Some(&child), |_| Vec::new());
+    assert_eq!(unchanged.stored_bytes, 0);
+    assert!(Progress::value(&progress.read) <= 80 * 4096);
+    // A change id that is not the parent's binds nothing: everything is read.
+    bed.write(&noise(3, 4096), 0);
+    let source = Source {
+        changes: Some(Changes::new("a third".to_owned(), |_| Ok(Vec::new()))),
+        ..bed.source()
+    };
+    let (session, id) = (JobId::random(), BackupId::random());
+    let vault = bed.vault();
+    let progress = Progress::default();
+    backup::run(
+        &vault,
+        &session,
+        describe(&id),
+        Some(&full),
+        &source,
+        &progress,
+    )
+    .unwrap();
+    assert!(Progress::value(&progress.read) > 600_000);
+    assert!(bed.restore(&id).unwrap() == bed.content());
+}
+
+#[test]
+fn a_source_that_does_not_tell_the_truth_is_found_out_and_read_whole() {
+    let bed = Bed::new();
+    bed.write(&noise(1, 600_000), 0);
+    let (full, _) = bed.backup_tracked(None, |_| Vec::new());
+    bed.write(&noise(2, 5000), 300_000);
+    let (child, progress) = bed.backup_tracked(Some(&full), |_| Vec::new());
+    assert!(bed.restore(&child.backup.id).unwrap() == bed.content());
+    assert!(Progress::value(&progress.read) > 600_000);
+    assert_eq!(Progress::value(&progress.done), VOLUME_BYTES);
+}
