@@ -9,7 +9,7 @@
 //!  6   service/      tasks/         what a request does | what a job does
 //!  5   engine/       jobs/          deduplicating repository | durable job runner
 //!  4   volume/       identity/      doors onto floor 3: who owns volumes, who is asking
-//!  3   db/  store/   clock          doors: SQL, objects, time
+//!  3   db/  store/   clock  metrics doors: SQL, objects, time, counters
 //!  2   config                       settings
 //!  1   model/                       nouns, states, errors; no I/O
 //! ```
@@ -63,6 +63,7 @@ pub mod db;
 pub mod engine;
 pub mod identity;
 pub mod jobs;
+pub mod metrics;
 pub mod model;
 pub mod service;
 pub mod store;

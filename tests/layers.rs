@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(usize, &[&str])] = &[
     (1, &["model"]),
     (2, &["config"]),
-    (3, &["db", "store", "clock"]),
+    (3, &["db", "store", "clock", "metrics"]),
     (4, &["volume", "identity"]),
     (5, &["engine", "jobs"]),
     (6, &["service", "tasks"]),
@@ -21,6 +21,8 @@ const FLOORS: &[(usize, &[&str])] = &[
 /// Crates that one door alone may name.
 const DOORS: &[(&str, &[&str])] = &[
     ("opendal", &["store"]),
+    ("reqwest", &["store"]),
+    ("prometheus_client", &["metrics"]),
     ("actix_web", &["api", "app"]),
     ("rustix", &["volume", "store", "app", "cli"]),
     ("ring", &["engine"]),

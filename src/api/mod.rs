@@ -15,8 +15,10 @@ mod group_types;
 mod groups;
 mod identity;
 mod identity_admin;
+mod jobs;
 mod list;
 mod messages;
+mod metrics;
 mod microversion;
 mod overview;
 mod printable;
@@ -36,4 +38,5 @@ mod views;
 mod volume_actions;
 mod volumes;
 
+pub use metrics::serve_metrics;
 pub use server::{Api, listen};

@@ -25,8 +25,8 @@ fn view(call: &Call<'_>, program: &Program) -> Value {
         "host": program.host,
         "zone": services.catalog.availability_zone,
         "status": status(program),
-        "state": "up",
-        "updated_at": services.clock.now().iso(),
+        "state": if program.is_up { "up" } else { "down" },
+        "updated_at": program.seen_at.iso(),
         "disabled_reason": program.row.disabled_reason,
     });
     if call.version >= CLUSTERS {
@@ -123,9 +123,9 @@ pub(super) fn hosts(call: &Call<'_>) -> Result {
                 "host_name": program.host,
                 "service": program.row.name,
                 "zone": services.catalog.availability_zone,
-                "service-status": "available",
+                "service-status": if program.is_up { "available" } else { "unavailable" },
                 "service-state": status(program),
-                "last-update": services.clock.now().iso(),
+                "last-update": program.seen_at.iso(),
             })
         })
         .collect();

@@ -10,9 +10,9 @@ use crate::api::microversion::{
     VOLUME_SUMMARY,
 };
 use crate::api::{
-    attachments, backups, group_snapshots, group_types, groups, identity, identity_admin, messages,
-    overview, programs, qos, quotas, snapshots, transfers, type_encryption, types, versions,
-    volume_actions, volumes,
+    attachments, backups, group_snapshots, group_types, groups, identity, identity_admin, jobs,
+    messages, overview, programs, qos, quotas, snapshots, transfers, type_encryption, types,
+    versions, volume_actions, volumes,
 };
 use crate::model::error::Error;
 
@@ -203,6 +203,7 @@ pub static ROUTES: &[Route] = &[
     v3("PUT", "/os-quota-class-sets/{class}", quotas::update_class),
     v3("GET", "/os-services", programs::list),
     v3("PUT", "/os-services/{action}", programs::change),
+    v3("GET", "/embervault/jobs", jobs::list),
     v3("GET", "/os-hosts", programs::hosts),
     v3("GET", "/os-hosts/{host}", programs::host),
     v3("GET", "/scheduler-stats/get_pools", programs::pools),

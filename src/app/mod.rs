@@ -1,32 +1,39 @@
 //! Wiring: settings become parts, parts become a running service; and it stops in order.
 
 mod first_start;
+pub mod keys;
+mod locks;
 pub mod logging;
+mod storages;
 
-use crate::api::{Api, listen};
+use crate::api::{Api, listen, serve_metrics};
 use crate::clock::Clock;
-use crate::config::{Config, ConfiguredUser, IdentityMode};
-use crate::db::{self, Db, DbError};
+use crate::config::{Config, ConfiguredUser, IdentityMode, Maintenance};
+use crate::db::{Db, DbError};
 use crate::engine;
 use crate::engine::keys::{MasterKey, MasterKeyError};
-use crate::engine::vault::{Options, Parameters, Vault};
+use crate::engine::vault::{Options, Parameters};
 use crate::identity::Identity;
 use crate::identity::embedded::Embedded;
 use crate::identity::keystone::{Keystone, KeystoneError};
 use crate::identity::policy::{Policy, PolicyError};
-use crate::jobs::{Runner, Wake};
-use crate::model::id::StorageId;
+use crate::jobs::{Runner, Wake, Worker, beat};
+use crate::metrics::Metrics;
+use crate::model::error::chain;
+use crate::model::id::{StorageId, VaultId};
 use crate::model::job::Lane;
-use crate::model::vault::StorageRow;
 use crate::service::Services;
-use crate::store::{OpenError, Store};
-use crate::tasks::{OpenStorage, Tasks};
+use crate::store::OpenError;
+use crate::tasks::orphans::Orphan;
+use crate::tasks::{OpenStorage, Tasks, maintenance};
 use crate::volume::catalog::{Catalog, CatalogError};
-use std::collections::BTreeMap;
+use actix_web::dev::{Server, ServerHandle};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -69,10 +76,17 @@ pub enum StartError {
         known: StorageId,
         found: StorageId,
     },
+    #[error(
+        "storage {name:?}: it is empty, but this database knows vaults in it; check its URL, or put its \
+         content back"
+    )]
+    EmptyStorage { name: String },
     #[error("storage {name:?} cannot be opened")]
     Open { name: String, source: OpenError },
     #[error("storage {name:?} cannot be used")]
     Storage { name: String, source: engine::Error },
+    #[error("vault {vault}: its storage is not configured")]
+    NoStorage { vault: VaultId },
     #[error("the volume catalogue cannot be opened")]
     Catalog(#[from] CatalogError),
     #[error(transparent)]
@@ -83,18 +97,42 @@ pub enum StartError {
     Users { path: PathBuf, message: String },
 }
 
-/// A running service: API and workers in this process.
+/// What a process is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// API and worker.
+    Serve,
+    /// Requests only; jobs wait for workers.
+    Api,
+    /// Jobs only.
+    Worker,
+}
+
+/// A running service.
 pub struct Running {
-    pub address: SocketAddr,
+    /// Where the API listens.
+    pub address: Option<SocketAddr>,
     /// The file for clients, unless the users come from the configuration.
     pub clouds_yaml: Option<PathBuf>,
     pub users: Vec<ConfiguredUser>,
+    /// The name under which this process works.
+    pub worker: Option<String>,
     pub db: Db,
-    stop: CancellationToken,
+    drain: Duration,
+    stop: Stop,
     tracker: TaskTracker,
-    server: actix_web::dev::ServerHandle,
-    /// Held while the service runs: one service for one data directory.
-    _lock: File,
+    servers: Vec<ServerHandle>,
+    /// Held while the service runs.
+    _locks: Vec<File>,
+}
+
+/// The two steps of an end.
+#[derive(Debug, Clone, Default)]
+struct Stop {
+    /// No new requests and jobs.
+    taking: CancellationToken,
+    /// Running jobs are given back.
+    working: CancellationToken,
 }
 
 /// The parts that need no running loop.
@@ -104,70 +142,121 @@ struct Parts {
     tasks: Tasks,
     wake: Arc<Wake>,
     users: Vec<ConfiguredUser>,
-    host: String,
 }
 
 /// Starts everything. Must be called inside a runtime.
-pub async fn start(config: Config) -> Result<Running, StartError> {
-    let address = config.api.listen;
-    let (lock, data_dir) = lock_data_dir(config.data_dir())?;
-    let listener =
-        TcpListener::bind(address).map_err(|source| StartError::Listen { address, source })?;
-    let address = listener
-        .local_addr()
-        .map_err(|source| StartError::Listen { address, source })?;
-    let handle = Handle::current();
-    let (settings, dir) = (config.clone(), data_dir.clone());
-    let parts = tokio::task::spawn_blocking(move || assemble(&settings, &dir, handle))
-        .await
-        .expect("assembling does not panic")?;
-    let is_ours = config.identity.mode == IdentityMode::Embedded;
-    let clouds_yaml = match is_ours && config.identity.users.is_empty() {
-        true => Some(first_start::write_clouds_yaml(
-            &data_dir,
-            &public_url(&config, address),
-            &config.identity.region,
-            &parts.users,
-        )?),
-        false => None,
+pub async fn start(config: Config, role: Role) -> Result<Running, StartError> {
+    let (lock, data_dir) = locks::data_dir(config.data_dir(), role)?;
+    let mut locks = vec![lock];
+    let listener = match role {
+        Role::Worker => None,
+        Role::Serve | Role::Api => Some(bind(config.api.listen)?),
     };
-    let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
-    run_lanes(
-        &config,
-        &parts.wake,
-        parts.tasks,
-        &parts.host,
-        &stop,
-        &tracker,
-    );
-    let server = listen(Arc::new(parts.api), listener)
-        .map_err(|source| StartError::Listen { address, source })?;
+    let address = listener
+        .as_ref()
+        .and_then(|listener| listener.local_addr().ok());
+    let metrics_listener = config.metrics.listen.map(bind).transpose()?;
+    let metrics = Arc::new(Metrics::default());
+    let counters = metrics.clone();
+    let (handle, stop) = (Handle::current(), Stop::default());
+    let (settings, dir, working) = (config.clone(), data_dir.clone(), stop.working.clone());
+    let parts = tokio::task::spawn_blocking(move || {
+        // Of processes that start at once each finds what the one before has made.
+        let _starting = locks::starting(&dir)?;
+        assemble(&settings, &dir, handle, working, &counters)
+    })
+    .await
+    .expect("assembling does not panic")?;
+    let tracker = TaskTracker::new();
+    let worker = match role {
+        Role::Api => None,
+        Role::Serve | Role::Worker => {
+            let (lock, name) = locks::worker_name(&data_dir, &config.jobs)?;
+            locks.push(lock);
+            let worker = Worker {
+                db: parts.db.clone(),
+                clock: Clock::System,
+                settings: config.jobs.clone(),
+                name: name.clone(),
+                wake: parts.wake,
+                metrics: metrics.clone(),
+            };
+            let maintenance = config.maintenance.clone();
+            run_lanes(worker, parts.tasks, maintenance, &stop, &tracker);
+            Some(name)
+        }
+    };
+    let is_ours = config.identity.mode == IdentityMode::Embedded;
+    let clouds_yaml = match address {
+        Some(address) if is_ours && config.identity.users.is_empty() => {
+            Some(first_start::write_clouds_yaml(
+                &data_dir,
+                &public_url(&config, address),
+                &config.identity.region,
+                &parts.users,
+            )?)
+        }
+        _ => None,
+    };
+    let mut servers = Vec::new();
+    if let Some(listener) = listener {
+        let server = listen(Arc::new(parts.api), listener);
+        servers.push(run_server(server, config.api.listen, &tracker)?);
+    }
+    if let (Some(listener), Some(address)) = (metrics_listener, config.metrics.listen) {
+        let server = serve_metrics(metrics, parts.db.clone(), Clock::System, listener);
+        servers.push(run_server(server, address, &tracker)?);
+    }
+    Ok(Running {
+        address,
+        clouds_yaml,
+        users: parts.users,
+        worker,
+        db: parts.db,
+        drain: config.jobs.drain,
+        stop,
+        tracker,
+        servers,
+        _locks: locks,
+    })
+}
+
+impl Running {
+    /// Takes no more requests and jobs, leaves running jobs some time to end, gives the others back
+    /// so that they are resumed, and waits for all.
+    pub async fn stop(self) {
+        self.stop.taking.cancel();
+        for server in &self.servers {
+            server.stop(true).await;
+        }
+        self.tracker.close();
+        if tokio::time::timeout(self.drain, self.tracker.wait())
+            .await
+            .is_err()
+        {
+            self.stop.working.cancel();
+            self.tracker.wait().await;
+        }
+    }
+}
+
+fn run_server(
+    server: std::io::Result<Server>,
+    address: SocketAddr,
+    tracker: &TaskTracker,
+) -> Result<ServerHandle, StartError> {
+    let server = server.map_err(|source| StartError::Listen { address, source })?;
     let handle = server.handle();
     tracker.spawn(async move {
         if let Err(error) = server.await {
             tracing::error!(%error, "the server failed");
         }
     });
-    Ok(Running {
-        address,
-        clouds_yaml,
-        users: parts.users,
-        db: parts.db,
-        stop,
-        tracker,
-        server: handle,
-        _lock: lock,
-    })
+    Ok(handle)
 }
 
-impl Running {
-    /// Takes no more requests, gives running jobs back so that they are resumed, and waits for all.
-    pub async fn stop(self) {
-        self.stop.cancel();
-        self.server.stop(true).await;
-        self.tracker.close();
-        self.tracker.wait().await;
-    }
+fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).map_err(|source| StartError::Listen { address, source })
 }
 
 /// Where clients reach the service.
@@ -179,32 +268,22 @@ fn public_url(config: &Config, address: SocketAddr) -> String {
     }
 }
 
-fn lock_data_dir(path: &Path) -> Result<(File, PathBuf), StartError> {
-    let fail = |path: &Path| {
-        let path = path.to_owned();
-        move |source| StartError::File { path, source }
-    };
-    std::fs::create_dir_all(path).map_err(fail(path))?;
-    let path = path.canonicalize().map_err(fail(path))?;
-    let file_path = path.join("lock");
-    let file = File::create(&file_path).map_err(fail(&file_path))?;
-    match file.try_lock() {
-        Ok(()) => Ok((file, path)),
-        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::Running(path)),
-        Err(std::fs::TryLockError::Error(source)) => Err(fail(&file_path)(source)),
-    }
-}
-
-fn assemble(config: &Config, data_dir: &Path, handle: Handle) -> Result<Parts, StartError> {
+fn assemble(
+    config: &Config,
+    data_dir: &Path,
+    handle: Handle,
+    stop: CancellationToken,
+    metrics: &Arc<Metrics>,
+) -> Result<Parts, StartError> {
     let clock = Clock::System;
     let db = Db::open(&config.database_url())?;
-    let master = open_master_key(config, &db)?;
-    let (storages, default_storage) = open_storages(config, &db, &clock, &master, &handle)?;
+    let master = storages::open_master_key(config, &db)?;
+    let (storages, default_storage) =
+        storages::open(config, &db, &clock, &master, &handle, &stop, metrics)?;
     let catalog = Catalog::open(db.clone(), clock.clone(), config)?;
     let (identity, users) = open_identity(config, data_dir, &db, &clock)?;
     let policy = Arc::new(open_policy(config, data_dir)?);
     let wake = Arc::new(Wake::default());
-    let host = host_name();
     let services = Services {
         db: db.clone(),
         clock: clock.clone(),
@@ -212,18 +291,9 @@ fn assemble(config: &Config, data_dir: &Path, handle: Handle) -> Result<Parts, S
         quota: config.quota.clone(),
         wake: wake.clone(),
         default_storage,
-        host: host.clone(),
+        host: locks::host_name(),
     };
-    let tasks = Tasks {
-        db: db.clone(),
-        clock,
-        catalog,
-        storages,
-        master,
-        parameters: Parameters::from_settings(&config.engine),
-        options: Options::from_settings(&config.engine, &config.jobs),
-        attempts_max: config.jobs.attempts_max,
-    };
+    let tasks = make_tasks(config, db.clone(), clock, catalog, storages, master);
     let api = Api::new(
         services,
         identity,
@@ -237,36 +307,39 @@ fn assemble(config: &Config, data_dir: &Path, handle: Handle) -> Result<Parts, S
         tasks,
         wake,
         users,
-        host,
     })
 }
 
-/// All vaults of the configured storages, for commands that work beside the service.
-pub fn open_vaults(
-    config: &Config,
-    handle: &Handle,
-) -> Result<Vec<engine::Result<Vault>>, StartError> {
-    let clock = Clock::System;
+/// What jobs work with, for commands beside the service.
+pub fn tasks(config: &Config, handle: &Handle) -> Result<Tasks, StartError> {
+    let (clock, stop) = (Clock::System, CancellationToken::new());
     let db = Db::open(&config.database_url())?;
-    let master = open_master_key(config, &db)?;
-    let (storages, _) = open_storages(config, &db, &clock, &master, handle)?;
-    let rows = db.read(|c| db::vaults::all(c).map_err(DbError::from))?;
-    let mut vaults = Vec::new();
-    for row in rows {
-        let Some(storage) = storages.get(&row.storage_id) else {
-            tracing::warn!(vault.id = %row.id, "its storage is not configured any more");
-            continue;
-        };
-        vaults.push(Vault::open(
-            db.clone(),
-            storage.store.clone(),
-            &master,
-            &row,
-            &Parameters::from_settings(&config.engine),
-            Options::from_settings(&config.engine, &config.jobs),
-        ));
+    let master = storages::open_master_key(config, &db)?;
+    let (storages, _) =
+        storages::open(config, &db, &clock, &master, handle, &stop, &Arc::default())?;
+    let catalog = Catalog::open(db.clone(), clock.clone(), config)?;
+    Ok(make_tasks(config, db, clock, catalog, storages, master))
+}
+
+fn make_tasks(
+    config: &Config,
+    db: Db,
+    clock: Clock,
+    catalog: Catalog,
+    storages: BTreeMap<StorageId, OpenStorage>,
+    master: MasterKey,
+) -> Tasks {
+    Tasks {
+        db,
+        clock,
+        catalog,
+        storages,
+        master,
+        parameters: Parameters::from_settings(&config.engine),
+        options: Options::from_settings(config),
+        attempts_max: config.jobs.attempts_max,
+        verify_bytes: config.maintenance.verify_bytes.as_u64(),
     }
-    Ok(vaults)
 }
 
 /// Who vouches for users, and the users of our own.
@@ -299,103 +372,71 @@ fn open_policy(config: &Config, data_dir: &Path) -> Result<Policy, StartError> {
     }
 }
 
-/// The master key; made only where no storage was ever used with another.
-fn open_master_key(config: &Config, db: &Db) -> Result<MasterKey, StartError> {
-    let path = config.master_key_file();
-    if let Some(key) = MasterKey::load(&path)? {
-        return Ok(key);
-    }
-    for name in config.storages().keys() {
-        if find_storage(db, name)?.is_some() {
-            return Err(StartError::NoMasterKey(path));
-        }
-    }
-    Ok(MasterKey::create(&path)?)
-}
-
-fn find_storage(db: &Db, name: &str) -> Result<Option<StorageRow>, DbError> {
-    db.read(|c| db::vaults::find_storage(c, name).map_err(DbError::from))
-}
-
-fn open_storages(
-    config: &Config,
-    db: &Db,
-    clock: &Clock,
-    master: &MasterKey,
-    handle: &Handle,
-) -> Result<(BTreeMap<StorageId, OpenStorage>, StorageId), StartError> {
-    let mut open = BTreeMap::new();
-    let mut default = None;
-    let configured = config.storages();
-    let is_only = configured.len() == 1;
-    for (name, settings) in configured {
-        let store = Store::open(&settings.url, handle.clone()).map_err(|source| {
-            let name = name.clone();
-            StartError::Open { name, source }
-        })?;
-        let found = engine::storage::identify(&store, clock.now()).map_err(|source| {
-            let name = name.clone();
-            StartError::Storage { name, source }
-        })?;
-        let row = StorageRow {
-            id: found.clone(),
-            name: name.clone(),
-            master_key_check: master.check(),
-            created_at: clock.now(),
-        };
-        match find_storage(db, &name)? {
-            None => db.write(|c| db::vaults::insert_storage(c, &row).map_err(DbError::from))?,
-            Some(known) if known.id != found => {
-                return Err(StartError::ForeignStorage {
-                    name,
-                    known: known.id,
-                    found,
-                });
-            }
-            Some(known) if known.master_key_check != row.master_key_check => {
-                return Err(StartError::WrongMasterKey {
-                    path: config.master_key_file(),
-                    storage: name,
-                });
-            }
-            Some(_) => {}
-        }
-        if settings.default || is_only {
-            default = Some(found.clone());
-        }
-        open.insert(found, OpenStorage { name, store });
-    }
-    let default = default.expect("the settings were checked: one storage is the default");
-    Ok((open, default))
-}
-
-fn host_name() -> String {
-    rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned()
-}
-
 fn run_lanes(
-    config: &Config,
-    wake: &Arc<Wake>,
+    worker: Worker,
     tasks: Tasks,
-    host: &str,
-    stop: &CancellationToken,
+    maintenance: Maintenance,
+    stop: &Stop,
     tracker: &TaskTracker,
 ) {
-    let (db, clock) = (tasks.db.clone(), tasks.clock.clone());
+    let (tasks, taking) = (Arc::new(tasks), || stop.taking.clone());
+    tracker.spawn(schedule(tasks.clone(), maintenance, taking()));
+    let lease = worker.settings.lease;
+    tracker.spawn(look_after_orphans(tasks.clone(), lease, taking()));
     let run = Arc::new(move |claimed| tasks.run(claimed));
     for lane in [Lane::Backup, Lane::Quick] {
-        let runner = Runner::new(
-            db.clone(),
-            clock.clone(),
-            config.jobs.clone(),
-            lane,
-            format!("{host}:{}", std::process::id()),
-            wake.clone(),
-            run.clone(),
-        );
-        tracker.spawn(runner.work(stop.clone()));
+        let runner = Runner::new(worker.clone(), lane, run.clone());
+        tracker.spawn(runner.work(taking(), stop.working.clone()));
+    }
+    tracker.spawn(beat(worker, taking()));
+}
+
+/// Adds the jobs that nobody asks for when they are due.
+async fn schedule(tasks: Arc<Tasks>, settings: Maintenance, stop: CancellationToken) {
+    let pause = maintenance::pause(&settings);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        let (tasks, settings) = (tasks.clone(), settings.clone());
+        let scheduled = tokio::task::spawn_blocking(move || tasks.schedule(&settings)).await;
+        if let Ok(Err(error)) = scheduled {
+            tracing::warn!(error = %chain(&error), "no maintenance could be scheduled");
+        }
+    }
+}
+
+/// Ends work whose job has not been there for the length of a lease.
+async fn look_after_orphans(tasks: Arc<Tasks>, lease: Duration, stop: CancellationToken) {
+    let mut seen: HashMap<Orphan, Instant> = HashMap::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(lease / 2) => {}
+        }
+        let looker = tasks.clone();
+        let Ok(Ok(found)) = tokio::task::spawn_blocking(move || looker.orphans()).await else {
+            // The database does not answer; others say so.
+            continue;
+        };
+        let now = Instant::now();
+        seen = found
+            .into_iter()
+            .map(|orphan| {
+                let since = seen.get(&orphan).copied().unwrap_or(now);
+                (orphan, since)
+            })
+            .collect();
+        for (orphan, since) in &seen {
+            if now.duration_since(*since) < lease {
+                continue;
+            }
+            let (settler, orphan) = (tasks.clone(), orphan.clone());
+            let settle = move || settler.settle_orphan(&orphan);
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(settle).await {
+                tracing::warn!(error = %chain(&error), "an orphan could not be ended");
+            }
+        }
     }
 }

@@ -61,10 +61,11 @@ pub(super) fn run(size_gib: u32, input: Option<&Path>) -> anyhow::Result<()> {
     config.data_dir = DataDir(dir.path().to_owned());
     config.api.listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let runtime = serve::runtime()?;
-    let running = runtime.block_on(app::start(config))?;
+    let running = runtime.block_on(app::start(config, app::Role::Serve))?;
+    let address = running.address.context("the API does not listen")?;
     println!(
         "Embervault runs on http://{} in {}",
-        running.address,
+        address,
         dir.path().display()
     );
     let result = runtime.block_on(until_interrupted(&running, size_gib, input));
@@ -81,7 +82,8 @@ async fn until_interrupted(
     input: Option<&Path>,
 ) -> anyhow::Result<()> {
     let user = running.users.first().context("there is no user")?.clone();
-    let base = format!("http://{}", running.address);
+    let address = running.address.context("the API does not listen")?;
+    let base = format!("http://{address}");
     let (db, input) = (running.db.clone(), input.map(Path::to_owned));
     let mut terminate = signal(SignalKind::terminate())?;
     let work = tokio::task::spawn_blocking(move || {

@@ -6,10 +6,12 @@ mod compare;
 mod demo;
 mod image;
 mod serve;
+mod storage;
 mod table;
 mod transfer;
 mod vault;
 
+use crate::app::Role;
 use crate::config::{Config, DataDir};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -37,6 +39,25 @@ enum Command {
         /// Address and port to listen on [default: 127.0.0.1:8776]
         #[arg(long, value_name = "ADDR:PORT")]
         listen: Option<SocketAddr>,
+    },
+    /// Run the API alone; jobs wait for workers.
+    ///
+    /// Any number of API and worker processes share one database and one storage. On several machines
+    /// they need PostgreSQL, the same master key, and a directory of volumes that all of them reach.
+    Api {
+        #[command(flatten)]
+        settings: SettingsArguments,
+        /// Address and port to listen on [default: 127.0.0.1:8776]
+        #[arg(long, value_name = "ADDR:PORT")]
+        listen: Option<SocketAddr>,
+    },
+    /// Run a worker alone: it takes jobs from the database.
+    ///
+    /// Asked to stop (SIGTERM) it takes no more jobs, leaves running ones the time of jobs.drain, and
+    /// gives the others back.
+    Worker {
+        #[command(flatten)]
+        settings: SettingsArguments,
     },
     /// Show on real data that backups come back: full, incremental, restore, compare every byte.
     ///
@@ -70,6 +91,12 @@ enum Command {
     /// Look after what is stored.
     #[command(subcommand)]
     Vault(VaultCommand),
+    /// Look after the master key.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Look at the backup storages.
+    #[command(subcommand)]
+    Storage(StorageCommand),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -103,6 +130,91 @@ enum VaultCommand {
         /// Tell what would be done, and do nothing.
         #[arg(long)]
         dry_run: bool,
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look whether what is stored is what was written.
+    ///
+    /// Always: every backup's root, that every pack is there in its length, and its trailer. What is
+    /// found wrong is noted: later backups do not rely on it. Exit status 1 if anything was.
+    Verify {
+        #[command(flatten)]
+        settings: SettingsArguments,
+        /// Read every byte too. One that was cut off goes on where it was.
+        #[arg(long, conflicts_with = "sample")]
+        full: bool,
+        /// Read so much of what was not read for the longest time, such as `10 GiB`.
+        #[arg(long, value_name = "SIZE")]
+        sample: Option<bytesize::ByteSize>,
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put damaged packs right, of what other packs and volumes still hold.
+    ///
+    /// Works on what `vault verify` has found. Exit status 1 if something is lost.
+    Repair {
+        #[command(flatten)]
+        settings: SettingsArguments,
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take in all backups that a storage holds and the database does not know.
+    ///
+    /// After the database was lost, into an empty one; after an old copy was put back, into that. Needs
+    /// the master key. May be repeated.
+    Rebuild {
+        #[command(flatten)]
+        settings: SettingsArguments,
+        /// Name of the storage in the configuration; `local` is the one without any.
+        #[arg(long, value_name = "NAME")]
+        storage: String,
+    },
+    /// Show what each backup takes: data, what it added, what its deletion would free.
+    Usage {
+        #[command(flatten)]
+        settings: SettingsArguments,
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Destroy the keys of a project: nothing of its backups can be read any more.
+    Shred {
+        #[command(flatten)]
+        settings: SettingsArguments,
+        /// Id of the project.
+        project: String,
+        /// It is meant.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// Change the master key: wrap the keys of all vaults with a new one.
+    ///
+    /// Stop all processes first, and copy the new key to the other machines after. Cut off at any
+    /// point, it goes on when it is run again.
+    Rotate {
+        #[command(flatten)]
+        settings: SettingsArguments,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum StorageCommand {
+    /// Prove a storage before it is used: write, read, range, list, conditional create, delete, latency.
+    ///
+    /// Stores two objects of 256 KiB and 32 MiB below `check/` and removes them. Exit status 0 if
+    /// everything that backups need works.
+    Check {
+        #[command(flatten)]
+        settings: SettingsArguments,
+        /// Name of the storage in the configuration; `local` is the one without any.
+        name: String,
         /// Print JSON instead of a table.
         #[arg(long)]
         json: bool,
@@ -170,8 +282,16 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             if let Some(address) = listen {
                 config.api.listen = address;
             }
-            serve::run(config)
+            serve::run(config, Role::Serve)
         }
+        Command::Api { settings, listen } => {
+            let mut config = settings.load()?;
+            if let Some(address) = listen {
+                config.api.listen = address;
+            }
+            serve::run(config, Role::Api)
+        }
+        Command::Worker { settings } => serve::run(settings.load()?, Role::Worker),
         Command::Demo { size, input } => demo::run(size, input.as_deref()),
         Command::Bench { bench } => bench::run(&bench),
         Command::BenchStep { step } => bench::step(&step),
@@ -186,6 +306,35 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             dry_run,
             json,
         }) => vault::collect(&settings.load()?, dry_run, json),
+        Command::Vault(VaultCommand::Verify {
+            settings,
+            full,
+            sample,
+            json,
+        }) => {
+            let sample = sample.map(|size| size.as_u64());
+            vault::verify(&settings.load()?, full, sample, json)
+        }
+        Command::Vault(VaultCommand::Repair { settings, json }) => {
+            vault::repair(&settings.load()?, json)
+        }
+        Command::Vault(VaultCommand::Rebuild { settings, storage }) => {
+            vault::rebuild(&settings.load()?, &storage)
+        }
+        Command::Vault(VaultCommand::Usage { settings, json }) => {
+            vault::usage(&settings.load()?, json)
+        }
+        Command::Vault(VaultCommand::Shred {
+            settings,
+            project,
+            yes,
+        }) => vault::shred(&settings.load()?, &project, yes),
+        Command::Key(KeyCommand::Rotate { settings }) => vault::rotate(&settings.load()?),
+        Command::Storage(StorageCommand::Check {
+            settings,
+            name,
+            json,
+        }) => storage::check(&settings.load()?, &name, json),
         Command::Config(ConfigCommand::Print { settings }) => {
             print!("{}", toml::to_string_pretty(&settings.load()?)?);
             Ok(())

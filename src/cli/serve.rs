@@ -1,6 +1,6 @@
-//! `embervault serve`
+//! `embervault serve`, `api` and `worker`
 
-use crate::app::{self, Running, logging};
+use crate::app::{self, Role, Running, logging};
 use crate::config::Config;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,29 +18,31 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 /// Runs until SIGTERM or Ctrl-C.
-pub(super) fn run(config: Config) -> anyhow::Result<()> {
+pub(super) fn run(config: Config, role: Role) -> anyhow::Result<()> {
     logging::start(&config.log).map_err(anyhow::Error::msg)?;
     runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let running = app::start(config).await?;
+        let running = app::start(config, role).await?;
         greet(&running);
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("stopping; running jobs will be resumed by the next start");
+        tracing::info!("stopping; jobs that do not end in time will be resumed");
         running.stop().await;
         Ok(())
     })
 }
 
 fn greet(running: &Running) {
-    println!(
-        "Embervault {} listens on http://{}",
-        env!("CARGO_PKG_VERSION"),
-        running.address
-    );
+    let version = env!("CARGO_PKG_VERSION");
+    let Some(address) = running.address else {
+        let name = running.worker.as_deref().unwrap_or_default();
+        println!("Embervault {version} works as {name}");
+        return;
+    };
+    println!("Embervault {version} listens on http://{address}");
     let Some(clouds) = &running.clouds_yaml else {
         println!("Users come from the configuration.");
         return;

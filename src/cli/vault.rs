@@ -4,40 +4,310 @@ use crate::app;
 use crate::cli::{serve, table};
 use crate::config::Config;
 use crate::engine::collect::{self, Plan, bytes};
+use crate::engine::verify::{self, Depth};
+use crate::engine::{repair, vault::Vault};
 use crate::model::error::chain;
 use crate::model::pack::Pack;
-use anyhow::bail;
-use serde_json::json;
+use crate::model::progress::Progress;
+use crate::tasks::Tasks;
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+use std::time::Instant;
 
-/// Reclaims what deleted backups have left, in all vaults; or tells what would be done.
-pub(super) fn collect(config: &Config, dry_run: bool, json: bool) -> anyhow::Result<()> {
-    let runtime = serve::runtime()?;
-    let mut collected = Vec::new();
-    let mut refused = 0;
-    for vault in app::open_vaults(config, runtime.handle())? {
-        let plan = vault.and_then(|vault| {
-            let plan = match dry_run {
-                true => collect::plan(&vault)?,
-                false => collect::run(&vault)?,
-            };
-            Ok((vault.id.to_string(), plan))
-        });
-        match plan {
-            Ok(plan) => collected.push(plan),
+/// Works on every vault; one that cannot be worked on does not keep the others from it.
+fn each<T>(
+    tasks: &Tasks,
+    work: impl Fn(&Vault) -> anyhow::Result<T>,
+) -> anyhow::Result<(Vec<(String, T)>, usize)> {
+    let (mut done, mut refused) = (Vec::new(), 0);
+    for (id, vault) in tasks.vaults()? {
+        let result = vault
+            .map_err(anyhow::Error::from)
+            .and_then(|vault| work(&vault));
+        match result {
+            Ok(value) => done.push((id.to_string(), value)),
             Err(error) => {
-                eprintln!("embervault: {}", chain(&error));
+                eprintln!("embervault: vault {id}: {}", chain(error.as_ref()));
                 refused += 1;
             }
         }
     }
-    match json {
-        true => println!("{}", serde_json::to_string_pretty(&as_json(&collected))?),
-        false => print(&collected),
-    }
+    Ok((done, refused))
+}
+
+fn end(refused: usize) -> anyhow::Result<()> {
     match refused {
         0 => Ok(()),
         count => bail!("{count} vaults were left alone"),
     }
+}
+
+/// Reclaims what deleted backups have left, in all vaults; or tells what would be done.
+pub(super) fn collect(config: &Config, dry_run: bool, json: bool) -> anyhow::Result<()> {
+    let runtime = serve::runtime()?;
+    let tasks = app::tasks(config, runtime.handle())?;
+    let (collected, refused) = each(&tasks, |vault| match dry_run {
+        true => Ok(collect::plan(vault)?),
+        false => Ok(collect::run(vault)?),
+    })?;
+    match json {
+        true => println!("{}", serde_json::to_string_pretty(&as_json(&collected))?),
+        false => print(&collected),
+    }
+    end(refused)
+}
+
+/// Looks whether what is stored is what was written.
+pub(super) fn verify(
+    config: &Config,
+    full: bool,
+    sample: Option<u64>,
+    json: bool,
+) -> anyhow::Result<()> {
+    let runtime = serve::runtime()?;
+    let tasks = app::tasks(config, runtime.handle())?;
+    let (verified, refused) = each(&tasks, |vault| {
+        let now = tasks.clock.now();
+        let depth = match (full, sample) {
+            (true, _) => Depth::Full {
+                since: tasks.full_verification_began(vault)?,
+            },
+            (false, Some(bytes)) => Depth::Sample { bytes },
+            (false, None) => Depth::Quick,
+        };
+        let report = verify::run(vault, depth, now, &Progress::default())?;
+        if full {
+            tasks.full_verification_ended(vault)?;
+        }
+        Ok(report)
+    })?;
+    let is_damaged = verified
+        .iter()
+        .any(|(_, report)| !report.damaged.is_empty());
+    if json {
+        let vaults: Vec<Value> = verified
+            .iter()
+            .map(|(vault, report)| {
+                let damaged = report.damaged.iter();
+                json!({
+                    "vault": vault,
+                    "packs": report.packs,
+                    "read_packs": report.read_packs,
+                    "read_bytes": report.read_bytes,
+                    "damaged": damaged.map(|(object, detail)| json!({"object": object, "detail": detail})).collect::<Vec<_>>(),
+                    "backups": report.backups,
+                })
+            })
+            .collect();
+        println!("{}", serde_json::to_string_pretty(&vaults)?);
+    } else {
+        let rows: Vec<Vec<String>> = verified
+            .iter()
+            .map(|(vault, report)| {
+                vec![
+                    vault.clone(),
+                    report.packs.to_string(),
+                    report.read_packs.to_string(),
+                    format!("{:.1}", report.read_bytes as f64 / 1e6),
+                    report.damaged.len().to_string(),
+                    report.backups.len().to_string(),
+                ]
+            })
+            .collect();
+        let header = [
+            "vault",
+            "packs",
+            "read",
+            "read MB",
+            "damaged",
+            "backups damaged",
+        ];
+        table::print(&header, &rows);
+        for (_, report) in &verified {
+            report
+                .damaged
+                .iter()
+                .for_each(|(_, detail)| println!("{detail}"));
+            report
+                .backups
+                .iter()
+                .for_each(|backup| println!("backup {backup} is damaged"));
+        }
+    }
+    if is_damaged {
+        bail!("damage was found; `embervault vault repair` puts right what can be");
+    }
+    end(refused)
+}
+
+/// Puts damaged packs right.
+pub(super) fn repair(config: &Config, json: bool) -> anyhow::Result<()> {
+    let runtime = serve::runtime()?;
+    let tasks = app::tasks(config, runtime.handle())?;
+    let (repaired, refused) = each(&tasks, |vault| {
+        let repaired = repair::run(vault, &|volume| tasks.catalog.open_volume(volume))?;
+        // What is sound again is told so.
+        verify::run(vault, Depth::Quick, tasks.clock.now(), &Progress::default())?;
+        Ok(repaired)
+    })?;
+    let packs = || repaired.iter().flat_map(|(_, packs)| packs);
+    if json {
+        let rows: Vec<Value> = packs()
+            .map(|pack| {
+                json!({
+                    "object": pack.object,
+                    "sound": pack.sound,
+                    "restored": pack.restored,
+                    "lost": pack.lost,
+                })
+            })
+            .collect();
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+    } else {
+        let rows: Vec<Vec<String>> = packs()
+            .map(|pack| {
+                vec![
+                    pack.object.clone(),
+                    pack.sound.to_string(),
+                    pack.restored.to_string(),
+                    pack.lost.to_string(),
+                ]
+            })
+            .collect();
+        table::print(&["pack", "sound frames", "restored", "lost"], &rows);
+    }
+    if packs().any(|pack| pack.lost > 0) {
+        bail!("some frames could not be restored");
+    }
+    end(refused)
+}
+
+/// Takes in what a storage holds and the database does not know.
+pub(super) fn rebuild(config: &Config, storage: &str) -> anyhow::Result<()> {
+    let runtime = serve::runtime()?;
+    let tasks = app::tasks(config, runtime.handle())?;
+    let (id, _) = tasks
+        .storages
+        .iter()
+        .find(|(_, open)| open.name == storage)
+        .with_context(|| format!("no storage is named {storage:?} in the configuration"))?;
+    let started = Instant::now();
+    let (mut rows, mut refused) = (Vec::new(), 0);
+    for (vault, rebuilt) in tasks.rebuild(id)? {
+        match rebuilt {
+            Ok(rebuilt) => {
+                rows.push(vec![
+                    vault.to_string(),
+                    rebuilt.packs.to_string(),
+                    rebuilt.backups.to_string(),
+                    rebuilt.known.to_string(),
+                    rebuilt.refused.len().to_string(),
+                ]);
+                rebuilt
+                    .refused
+                    .iter()
+                    .for_each(|why| eprintln!("embervault: {why}"));
+                refused += rebuilt.refused.len();
+            }
+            Err(error) => {
+                eprintln!("embervault: vault {vault}: {}", chain(&error));
+                refused += 1;
+            }
+        }
+    }
+    table::print(
+        &["vault", "packs added", "backups added", "known", "refused"],
+        &rows,
+    );
+    println!("{:.1} s", started.elapsed().as_secs_f64());
+    match refused {
+        0 => Ok(()),
+        count => bail!("{count} things in the storage could not be used"),
+    }
+}
+
+/// What backups take.
+pub(super) fn usage(config: &Config, json: bool) -> anyhow::Result<()> {
+    let runtime = serve::runtime()?;
+    let tasks = app::tasks(config, runtime.handle())?;
+    let mut usage = Vec::new();
+    for (vault, _) in tasks.vaults()? {
+        usage.extend(tasks.usage(&vault)?);
+    }
+    if json {
+        let rows: Vec<Value> = usage
+            .iter()
+            .map(|usage| {
+                let backup = &usage.backup;
+                json!({
+                    "backup": backup.id,
+                    "project": backup.project_id,
+                    "name": backup.name,
+                    "logical_bytes": backup.logical_bytes,
+                    "new_bytes": backup.stored_bytes,
+                    "unique_bytes": usage.unique_bytes,
+                })
+            })
+            .collect();
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+        return Ok(());
+    }
+    let megabytes = |bytes: i64| format!("{:.1}", bytes as f64 / 1e6);
+    let rows: Vec<Vec<String>> = usage
+        .iter()
+        .map(|usage| {
+            let backup = &usage.backup;
+            vec![
+                backup.id.to_string(),
+                backup.name.clone().unwrap_or_default(),
+                megabytes(backup.logical_bytes),
+                megabytes(backup.stored_bytes),
+                megabytes(i64::try_from(usage.unique_bytes).unwrap_or(i64::MAX)),
+            ]
+        })
+        .collect();
+    let header = ["backup", "name", "data MB", "new MB", "freed if deleted MB"];
+    table::print(&header, &rows);
+    Ok(())
+}
+
+/// Destroys the keys of a project.
+pub(super) fn shred(config: &Config, project: &str, yes: bool) -> anyhow::Result<()> {
+    if !yes {
+        bail!(
+            "this destroys all backups of project {project} for ever; say --yes if that is meant"
+        );
+    }
+    let runtime = serve::runtime()?;
+    let shredded = app::keys::shred(config, runtime.handle(), project)?;
+    if shredded.is_empty() {
+        bail!("project {project} has no vault; name it by its id");
+    }
+    for (vault, objects) in shredded {
+        println!("vault {vault}: its key is destroyed, {objects} objects are removed");
+    }
+    println!(
+        "Copies of the database and of the storage that are older still hold the wrapped keys;"
+    );
+    println!(
+        "run `embervault key rotate` and destroy the old master key to make them useless too."
+    );
+    Ok(())
+}
+
+/// Changes the master key.
+pub(super) fn rotate(config: &Config) -> anyhow::Result<()> {
+    let runtime = serve::runtime()?;
+    let (vaults, kept) = app::keys::rotate(config, runtime.handle())?;
+    println!(
+        "{vaults} vaults are wrapped with the new master key, {}",
+        config.master_key_file().display()
+    );
+    println!(
+        "The old one is {}; older copies of the database need it.",
+        kept.display()
+    );
+    Ok(())
 }
 
 fn as_json(collected: &[(String, Plan)]) -> serde_json::Value {
@@ -50,6 +320,13 @@ fn as_json(collected: &[(String, Plan)]) -> serde_json::Value {
             "pardoned": tally(&plan.pardoned),
             "condemned": tally(&plan.condemned),
             "deleted": tally(&plan.deleted),
+            "compacted": {
+                "packs": plan.compacted.len(),
+                "dead_bytes": plan.compacted.iter().map(|sparse| sparse.dead_bytes).sum::<u64>(),
+            },
+            "strays": plan.strays,
+            "unknown": plan.unknown,
+            "hindrance": plan.hindrance,
         })
     });
     vaults.collect()
@@ -67,6 +344,9 @@ fn print(collected: &[(String, Plan)]) {
                 tally(&plan.pardoned),
                 tally(&plan.condemned),
                 tally(&plan.deleted),
+                compacted(plan),
+                plan.strays.len().to_string(),
+                plan.unknown.len().to_string(),
             ]
         })
         .collect();
@@ -77,6 +357,19 @@ fn print(collected: &[(String, Plan)]) {
         "pardoned",
         "condemned",
         "deleted",
+        "compacted (dead)",
+        "strays",
+        "unknown",
     ];
     table::print(&header, &rows);
+    for (vault, plan) in collected {
+        if let Some(why) = &plan.hindrance {
+            println!("vault {vault}: nothing was compacted: {why}");
+        }
+    }
+}
+
+fn compacted(plan: &Plan) -> String {
+    let dead: u64 = plan.compacted.iter().map(|sparse| sparse.dead_bytes).sum();
+    format!("{} ({:.1} MB)", plan.compacted.len(), dead as f64 / 1e6)
 }

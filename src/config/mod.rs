@@ -3,9 +3,15 @@
 
 mod engine;
 mod identity;
+mod maintenance;
+mod secret;
+mod storage;
 
 pub use engine::{Compression, Engine, Share};
 pub use identity::{ConfiguredUser, Identity, IdentityMode, KeystoneSettings, Policy};
+pub use maintenance::Maintenance;
+pub use secret::Secret;
+pub use storage::{Azblob, Gcs, S3, Sftp, Storage, Swift, Webdav};
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
@@ -35,6 +41,8 @@ pub struct Config {
     pub storage: BTreeMap<String, Storage>,
     pub engine: Engine,
     pub jobs: Jobs,
+    pub maintenance: Maintenance,
+    pub metrics: Metrics,
     pub quota: Quota,
     pub log: Log,
 }
@@ -119,17 +127,6 @@ impl Default for Volumes {
     }
 }
 
-/// One backup storage.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Storage {
-    /// `fs:DIRECTORY`.
-    pub url: String,
-    /// New backups go here; needed when several storages are configured.
-    #[serde(default)]
-    pub default: bool,
-}
-
 /// The job runner.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -144,6 +141,12 @@ pub struct Jobs {
     /// Longest time between two looks for work; new work in the same process is seen at once.
     #[serde(with = "humantime_serde")]
     pub poll: Duration,
+    /// How long running jobs may go on when the process is asked to stop; those that have not ended by
+    /// then are resumed by another worker, or by the next start.
+    #[serde(with = "humantime_serde")]
+    pub drain: Duration,
+    /// Name of this worker in lists of services; the machine's name without it.
+    pub worker: Option<String>,
     /// How often the worker of one job may vanish, by a crash or otherwise, until it is given up.
     pub attempts_max: i32,
 }
@@ -155,6 +158,8 @@ impl Default for Jobs {
             quick: 4,
             lease: Duration::from_secs(15),
             poll: Duration::from_secs(1),
+            drain: Duration::from_secs(10),
+            worker: None,
             attempts_max: 25,
         }
     }
@@ -190,6 +195,15 @@ impl Default for Quota {
     }
 }
 
+/// Prometheus's metrics.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Address and port of `/metrics`, for API and worker processes alike; none without it. Whoever
+    /// reaches it may read it.
+    pub listen: Option<SocketAddr>,
+}
+
 /// Logs, on standard error.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -214,36 +228,6 @@ impl Default for Log {
 pub enum LogFormat {
     Plain,
     Json,
-}
-
-/// A text that never shows itself: not in `Debug`, not when settings are printed.
-#[derive(Clone, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<&str> for Secret {
-    fn from(text: &str) -> Self {
-        Self(text.to_owned())
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("<hidden>")
-    }
-}
-
-impl Serialize for Secret {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("<hidden>")
-    }
 }
 
 /// Why the settings cannot be used.
@@ -302,6 +286,9 @@ impl Config {
         if self.jobs.poll.is_zero() || self.jobs.attempts_max < 1 {
             return refuse("jobs", "poll must not be zero and attempts_max at least 1");
         }
+        if self.maintenance.compact_percent > 100 {
+            return refuse("maintenance.compact_percent", "must be at most 100");
+        }
         if self.api.page_items_max == 0 {
             return refuse("api.page_items_max", "must be at least 1");
         }
@@ -315,6 +302,11 @@ impl Config {
             }
             if keystone.timeout.is_zero() {
                 return refuse("identity.keystone.timeout", "must not be zero");
+            }
+        }
+        for (name, storage) in &self.storage {
+            if let Err(why) = storage.check() {
+                return refuse(&format!("storage.{name}"), &why);
             }
         }
         if self.storage.len() > 1 && self.storage.values().filter(|s| s.default).count() != 1 {
@@ -359,9 +351,10 @@ impl Config {
         if !self.storage.is_empty() {
             return self.storage.clone();
         }
+        let url = format!("fs:{}", self.data_dir().join("storage").display());
         let local = Storage {
-            url: format!("fs:{}", self.data_dir().join("storage").display()),
             default: true,
+            ..Storage::at(url)
         };
         BTreeMap::from([(DEFAULT_STORAGE.to_owned(), local)])
     }

@@ -180,12 +180,33 @@ pub fn set_imported(connection: &mut DbConnection, backup: &Backup) -> QueryResu
         .map(|_| ())
 }
 
+/// All backups of a vault, by time.
+pub fn of_vault(connection: &mut DbConnection, vault: &VaultId) -> QueryResult<Vec<Backup>> {
+    backups::table
+        .filter(backups::vault_id.eq(vault))
+        .order((backups::created_at, backups::id))
+        .select(Backup::as_select())
+        .load(connection)
+}
+
 /// How many backups name this one as their parent.
 pub fn count_children(connection: &mut DbConnection, id: &BackupId) -> QueryResult<i64> {
     backups::table
         .filter(backups::parent_id.eq(id))
         .count()
         .get_result(connection)
+}
+
+/// Notes that the data of an available backup is gone.
+pub fn set_lost(connection: &mut DbConnection, id: &BackupId, reason: &str) -> QueryResult<()> {
+    diesel::update(backups::table.find(id))
+        .filter(backups::status.eq(BackupStatus::Available))
+        .set((
+            backups::status.eq(BackupStatus::Error),
+            backups::fail_reason.eq(reason),
+        ))
+        .execute(connection)
+        .map(|_| ())
 }
 
 /// Notes why something failed.

@@ -2,9 +2,11 @@
 //! runs inside one transaction of the collector.
 
 use crate::db::DbConnection;
+use crate::model::backup::BackupStatus;
 use crate::model::id::{BackupId, VaultId};
 use crate::model::pack::{Pack, PackState};
-use crate::model::schema::{backups, chunks, packs, session_packs, vaults};
+use crate::model::schema::{backups, chunks, packs, removed_roots, session_packs, vaults};
+use crate::model::time::Timestamp;
 use diesel::prelude::*;
 
 /// Packs in one statement, below both databases' limits.
@@ -50,6 +52,44 @@ pub fn pack_sets(connection: &mut DbConnection, vault: &VaultId) -> QueryResult<
     Ok(sets.into_iter().flatten().collect())
 }
 
+/// A backup that needs packs.
+#[derive(Debug, Clone)]
+pub struct Needed {
+    pub id: BackupId,
+    /// The name of its root.
+    pub root: BackupId,
+    pub status: BackupStatus,
+    pub pack_set: Vec<u8>,
+}
+
+/// The backups of a vault that need packs.
+pub fn needed(connection: &mut DbConnection, vault: &VaultId) -> QueryResult<Vec<Needed>> {
+    type Row = (BackupId, Option<BackupId>, BackupStatus, Option<Vec<u8>>);
+    let rows: Vec<Row> = backups::table
+        .filter(
+            backups::vault_id
+                .eq(vault)
+                .and(backups::pack_set.is_not_null()),
+        )
+        .order(backups::id)
+        .select((
+            backups::id,
+            backups::root_id,
+            backups::status,
+            backups::pack_set,
+        ))
+        .load(connection)?;
+    Ok(rows
+        .into_iter()
+        .map(|(id, root, status, pack_set)| Needed {
+            root: root.unwrap_or_else(|| id.clone()),
+            id,
+            status,
+            pack_set: pack_set.unwrap_or_default(),
+        })
+        .collect())
+}
+
 /// Names of the roots that the backups of a vault have or will have.
 pub fn roots(connection: &mut DbConnection, vault: &VaultId) -> QueryResult<Vec<BackupId>> {
     let rows: Vec<(BackupId, Option<BackupId>)> = backups::table
@@ -60,6 +100,26 @@ pub fn roots(connection: &mut DbConnection, vault: &VaultId) -> QueryResult<Vec<
         .into_iter()
         .map(|(id, root)| root.unwrap_or(id))
         .collect())
+}
+
+/// Notes that a root is not to be there any more.
+pub fn remove_root(connection: &mut DbConnection, root: &BackupId) -> QueryResult<()> {
+    let row = removed_roots::root.eq(root.as_str());
+    match connection {
+        DbConnection::Postgres(connection) => diesel::insert_into(removed_roots::table)
+            .values(row)
+            .on_conflict_do_nothing()
+            .execute(connection),
+        DbConnection::Sqlite(connection) => diesel::insert_or_ignore_into(removed_roots::table)
+            .values(row)
+            .execute(connection),
+    }
+    .map(|_| ())
+}
+
+/// Whether a root was removed.
+pub fn is_removed(connection: &mut DbConnection, root: &str) -> QueryResult<bool> {
+    diesel::select(diesel::dsl::exists(removed_roots::table.find(root))).get_result(connection)
 }
 
 /// Packs that may be in the store, each with the generation that condemned it. Those being written
@@ -166,4 +226,128 @@ fn in_state<'n>(vault: i64, numbers: &'n [i64], state: PackState) -> _ {
         .eq(vault)
         .and(packs::number.eq_any(numbers))
         .and(packs::state.eq(state))
+}
+
+/// Live packs that no session has written or relies upon: those that may be compacted.
+pub fn settled(connection: &mut DbConnection, vault: i64) -> QueryResult<Vec<Pack>> {
+    let referenced = session_packs::table
+        .filter(session_packs::vault.eq(vault))
+        .select(session_packs::pack);
+    packs::table
+        .filter(packs::vault.eq(vault).and(packs::state.eq(PackState::Live)))
+        .filter(
+            packs::session
+                .is_null()
+                .and(packs::number.ne_all(referenced)),
+        )
+        .order(packs::number)
+        .select(Pack::as_select())
+        .load(connection)
+}
+
+/// A number for the next object of a pack, while the collection is the latest one. No number is given
+/// twice.
+pub fn next_rewrite(
+    connection: &mut DbConnection,
+    pack: &Pack,
+    generation: i64,
+) -> QueryResult<Option<i32>> {
+    if !is_latest(connection, pack.vault, generation)? {
+        return Ok(None);
+    }
+    diesel::update(packs::table.find((pack.vault, pack.number)))
+        .set(packs::rewrites.eq(packs::rewrites + 1))
+        .returning(packs::rewrites)
+        .get_result(connection)
+        .optional()
+}
+
+/// Puts a compacted pack in the place of the old one, if the old one is as it was and the collection
+/// is still the latest one. The row stays locked until the transaction ends.
+pub fn switch(
+    connection: &mut DbConnection,
+    old: &Pack,
+    new: &Pack,
+    generation: i64,
+) -> QueryResult<bool> {
+    let switched = diesel::update(packs::table.find((old.vault, old.number)))
+        .filter(
+            packs::rewrite
+                .eq(old.rewrite)
+                .and(packs::state.eq(PackState::Live)),
+        )
+        .filter(packs::session.is_null())
+        .set((
+            packs::rewrite.eq(new.rewrite),
+            packs::stored_bytes.eq(new.stored_bytes),
+            packs::chunk_count.eq(new.chunk_count),
+            packs::damage.eq(None::<String>),
+        ))
+        .execute(connection)?;
+    Ok(switched == 1 && is_latest(connection, old.vault, generation)?)
+}
+
+fn is_latest(connection: &mut DbConnection, vault: i64, generation: i64) -> QueryResult<bool> {
+    let latest: i64 = vaults::table
+        .find(vault)
+        .select(vaults::generation)
+        .first(connection)?;
+    Ok(latest == generation)
+}
+
+/// Whether a session relies on a pack.
+pub fn is_referenced(connection: &mut DbConnection, pack: &Pack) -> QueryResult<bool> {
+    let references = session_packs::table.filter(
+        session_packs::vault
+            .eq(pack.vault)
+            .and(session_packs::pack.eq(pack.number)),
+    );
+    diesel::select(diesel::dsl::exists(references)).get_result(connection)
+}
+
+/// Takes the chunks of some frames of a pack out of the index.
+pub fn forget_frames(
+    connection: &mut DbConnection,
+    pack: &Pack,
+    ordinals: &[i32],
+) -> QueryResult<()> {
+    for batch in ordinals.chunks(BATCH) {
+        diesel::delete(chunks::table)
+            .filter(
+                chunks::vault
+                    .eq(pack.vault)
+                    .and(chunks::pack.eq(pack.number)),
+            )
+            .filter(chunks::ordinal.eq_any(batch.to_vec()))
+            .execute(connection)?;
+    }
+    Ok(())
+}
+
+/// Stored bytes of the packs of a vault, by number.
+pub fn sizes(connection: &mut DbConnection, vault: i64) -> QueryResult<Vec<(i64, i64)>> {
+    packs::table
+        .filter(packs::vault.eq(vault))
+        .filter(packs::state.eq_any([PackState::Live, PackState::Condemned]))
+        .select((packs::number, packs::stored_bytes))
+        .load(connection)
+}
+
+/// Where the objects of all packs of a vault are, or were: number, rewrite, state.
+pub fn places(
+    connection: &mut DbConnection,
+    vault: i64,
+) -> QueryResult<Vec<(i64, i32, PackState)>> {
+    packs::table
+        .filter(packs::vault.eq(vault))
+        .select((packs::number, packs::rewrite, packs::state))
+        .load(connection)
+}
+
+/// Notes when a vault was collected.
+pub fn set_collected(connection: &mut DbConnection, vault: i64, now: Timestamp) -> QueryResult<()> {
+    diesel::update(vaults::table.find(vault))
+        .set(vaults::collected_at.eq(now))
+        .execute(connection)
+        .map(|_| ())
 }

@@ -7,8 +7,12 @@ use crate::model::job::{Checkpoint, Job, JobState, Lane, Lease};
 use crate::model::schema::jobs;
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
+use std::time::Duration;
 
 const LIVE: [JobState; 2] = [JobState::Available, JobState::Running];
+
+/// Longest time for which a job is put off.
+pub const PUT_OFF_MAX: Duration = Duration::from_secs(600);
 
 /// Adds a job. Fails on the unique index if its subject has a live job already.
 pub fn insert(connection: &mut DbConnection, job: &Job) -> QueryResult<()> {
@@ -36,45 +40,46 @@ pub fn live_for(connection: &mut DbConnection, subject: &str) -> QueryResult<Opt
         .optional()
 }
 
-/// Takes the next job of a lane that is due, or whose worker let its lease run out. New jobs,
-/// retries and orphans of a crash all come through here. Jobs that still run in this process are left
-/// out: their lease may run out while the database stalls.
+/// Jobs of a lane that run in other processes: which, which run of it, and its signs of life.
+pub fn running_elsewhere(
+    connection: &mut DbConnection,
+    lane: Lane,
+    running_here: Vec<JobId>,
+) -> QueryResult<Vec<(JobId, i64)>> {
+    jobs::table
+        .filter(jobs::lane.eq(lane).and(jobs::state.eq(JobState::Running)))
+        .filter(jobs::id.ne_all(running_here))
+        .select((jobs::id, jobs::beats))
+        .load(connection)
+}
+
+/// Takes the next job of a lane that is due, of the project of which the fewest jobs are running; or
+/// one that its worker has abandoned: still at the same beat. New jobs, retries and orphans of a
+/// crash all come through here.
 pub fn claim(
     connection: &mut DbConnection,
     lane: Lane,
     worker: &str,
     now: Timestamp,
     leased_until: Timestamp,
-    running_here: Vec<JobId>,
+    abandoned: &[(JobId, i64)],
 ) -> QueryResult<Option<Job>> {
-    let due = jobs::state
-        .eq(JobState::Available)
-        .and(jobs::run_at.le(now));
-    let orphaned = jobs::state
-        .eq(JobState::Running)
-        .and(jobs::leased_until.assume_not_null().lt(now));
-    let candidate = jobs::table
-        .filter(jobs::lane.eq(lane).and(due.or(orphaned)))
-        .filter(jobs::id.ne_all(running_here))
-        .order((jobs::run_at, jobs::id))
-        .select(Job::as_select())
-        .first(connection)
-        .optional()?;
-    let Some(mut job) = candidate else {
+    let found = match find_abandoned(connection, abandoned)? {
+        None => find_due(connection, lane, now)?,
+        found => found,
+    };
+    let Some(mut job) = found else {
         return Ok(None);
     };
     job.orphaned += i32::from(job.state == JobState::Running);
     let claimed = diesel::update(jobs::table.find(&job.id))
         .filter(jobs::attempt.eq(job.attempt).and(jobs::state.eq(job.state)))
         // A lease that was renewed a moment ago is not ours to take.
-        .filter(
-            jobs::leased_until
-                .is_null()
-                .or(jobs::leased_until.assume_not_null().lt(now)),
-        )
+        .filter(jobs::beats.eq(job.beats))
         .set((
             jobs::state.eq(JobState::Running),
             jobs::attempt.eq(job.attempt + 1),
+            jobs::beats.eq(job.beats + 1),
             jobs::orphaned.eq(job.orphaned),
             jobs::leased_until.eq(leased_until),
             jobs::worker.eq(worker),
@@ -82,8 +87,44 @@ pub fn claim(
         ))
         .execute(connection)?;
     job.attempt += 1;
+    job.beats += 1;
     job.state = JobState::Running;
     Ok((claimed == 1).then_some(job))
+}
+
+fn find_due(connection: &mut DbConnection, lane: Lane, now: Timestamp) -> QueryResult<Option<Job>> {
+    // No job is put off for longer; if one seems to be, the clock was set back.
+    let horizon = now.after(PUT_OFF_MAX);
+    let is_due = jobs::run_at.le(now).or(jobs::run_at.gt(horizon));
+    let turn = diesel::dsl::sql::<diesel::sql_types::BigInt>(
+        "(SELECT COUNT(*) FROM jobs AS running WHERE running.state = 'running' \
+         AND running.lane = jobs.lane AND running.project_id = jobs.project_id)",
+    );
+    jobs::table
+        .filter(jobs::lane.eq(lane).and(jobs::state.eq(JobState::Available)))
+        .filter(is_due)
+        .order((turn, jobs::run_at, jobs::id))
+        .select(Job::as_select())
+        .first(connection)
+        .optional()
+}
+
+fn find_abandoned(
+    connection: &mut DbConnection,
+    abandoned: &[(JobId, i64)],
+) -> QueryResult<Option<Job>> {
+    for (id, beats) in abandoned {
+        let found = jobs::table
+            .find(id)
+            .filter(jobs::state.eq(JobState::Running).and(jobs::beats.eq(beats)))
+            .select(Job::as_select())
+            .first(connection)
+            .optional()?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
 }
 
 /// The job, for as long as the lease holds: every write of a worker goes through here.
@@ -119,6 +160,7 @@ pub fn renew(
     let renewed = diesel::update(held(lease))
         .set((
             jobs::leased_until.eq(leased_until),
+            jobs::beats.eq(jobs::beats + 1),
             jobs::progress_done.eq(progress.0),
             jobs::progress_total.eq(progress.1),
             jobs::updated_at.eq(now),
@@ -202,7 +244,7 @@ pub fn put_back(
     diesel::update(held(lease))
         .set((
             jobs::state.eq(JobState::Available),
-            jobs::run_at.eq(run_at),
+            jobs::run_at.eq(run_at.min(now.after(PUT_OFF_MAX))),
             jobs::failures.eq(jobs::failures + i32::from(failure.is_some())),
             jobs::reason.eq(failure),
             jobs::leased_until.eq(None::<Timestamp>),
@@ -232,6 +274,47 @@ pub fn is_cancelled(connection: &mut DbConnection, id: &JobId) -> QueryResult<bo
         .first::<(JobState, bool)>(connection)
         .optional()?;
     Ok(found.is_some_and(|(state, wish)| wish || state == JobState::Cancelled))
+}
+
+/// Whether some vault is being collected or verified, or is to be.
+pub fn is_maintained(connection: &mut DbConnection) -> QueryResult<bool> {
+    let live = jobs::table
+        .filter(jobs::state.eq_any(LIVE))
+        .filter(jobs::kind.eq_any(["collect_vault", "verify_vault"]));
+    diesel::select(diesel::dsl::exists(live)).get_result(connection)
+}
+
+/// Live jobs by kind and state: how many, and when the oldest was made.
+pub fn tally(
+    connection: &mut DbConnection,
+) -> QueryResult<Vec<(String, JobState, i64, Timestamp)>> {
+    let rows: Vec<(String, JobState, i64, Option<Timestamp>)> = jobs::table
+        .filter(jobs::state.eq_any(LIVE))
+        .group_by((jobs::kind, jobs::state))
+        .select((
+            jobs::kind,
+            jobs::state,
+            diesel::dsl::count_star(),
+            diesel::dsl::min(jobs::created_at),
+        ))
+        .load(connection)?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|(kind, state, count, oldest)| Some((kind, state, count, oldest?)))
+        .collect())
+}
+
+/// The jobs that are under way or wait, and those that were touched last, the latest first.
+pub fn recent(connection: &mut DbConnection, limit: i64) -> QueryResult<Vec<Job>> {
+    jobs::table
+        .order((
+            jobs::state.eq_any(LIVE).desc(),
+            jobs::updated_at.desc(),
+            jobs::id,
+        ))
+        .limit(limit)
+        .select(Job::as_select())
+        .load(connection)
 }
 
 /// Makes a waiting job due now.

@@ -10,20 +10,24 @@
 pub mod backups;
 pub mod chunks;
 pub mod collection;
+pub mod condition;
 pub mod groups;
 pub mod identity;
 pub mod jobs;
 pub mod messages;
+pub mod orphans;
 pub mod owners;
 pub mod packs;
 mod page;
 pub mod quotas;
 pub mod records;
 pub mod services;
+pub mod sessions;
 pub mod snapshots;
 pub mod types;
 pub mod vaults;
 pub mod volumes;
+pub mod workers;
 
 use crate::model::error::Error;
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};

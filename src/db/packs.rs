@@ -1,6 +1,6 @@
 //! Rows of `packs`, and the sessions' references to them.
 
-use crate::db::DbConnection;
+use crate::db::{DbConnection, sessions};
 use crate::model::id::JobId;
 use crate::model::pack::{Pack, PackKind, PackState};
 use crate::model::schema::{packs, session_packs, vaults};
@@ -29,6 +29,7 @@ pub fn open(
         session: Some(session.clone()),
         stored_bytes: 0,
         chunk_count: 0,
+        frame_count: 0,
     };
     diesel::insert_into(packs::table)
         .values(&pack)
@@ -36,22 +37,34 @@ pub fn open(
     Ok(pack)
 }
 
-/// Takes over a pack that was found in the store.
-pub fn adopt(connection: &mut DbConnection, pack: &Pack) -> QueryResult<()> {
-    diesel::insert_into(packs::table)
-        .values(pack)
+/// Takes over a pack that was found in the store, with the highest rewrite that was seen of it; a row
+/// that says something else is put right.
+pub fn adopt(connection: &mut DbConnection, pack: &Pack, rewrites: i32) -> QueryResult<()> {
+    let updated = diesel::update(packs::table.find((pack.vault, pack.number)))
+        .set((
+            packs::rewrite.eq(pack.rewrite),
+            packs::kind.eq(pack.kind),
+            packs::state.eq(PackState::Live),
+            packs::stored_bytes.eq(pack.stored_bytes),
+            packs::chunk_count.eq(pack.chunk_count),
+            packs::frame_count.eq(pack.frame_count),
+            packs::condemned_in.eq(None::<i64>),
+        ))
+        .execute(connection)?;
+    if updated == 0 {
+        diesel::insert_into(packs::table)
+            .values(pack)
+            .execute(connection)?;
+    }
+    diesel::update(packs::table.find((pack.vault, pack.number)))
+        .set(packs::rewrites.eq(rewrites))
         .execute(connection)
         .map(|_| ())
 }
 
-/// Marks an uploaded pack as part of the vault. `false`: the row was not `writing` for this session.
-pub fn go_live(
-    connection: &mut DbConnection,
-    pack: &Pack,
-    session: &JobId,
-    stored_bytes: i64,
-    chunk_count: i64,
-) -> QueryResult<bool> {
+/// Marks an uploaded pack as part of the vault, with what it holds. `false`: the row was not `writing`
+/// for this session.
+pub fn go_live(connection: &mut DbConnection, pack: &Pack, session: &JobId) -> QueryResult<bool> {
     diesel::update(packs::table.find((pack.vault, pack.number)))
         .filter(
             packs::state
@@ -60,23 +73,36 @@ pub fn go_live(
         )
         .set((
             packs::state.eq(PackState::Live),
-            packs::stored_bytes.eq(stored_bytes),
-            packs::chunk_count.eq(chunk_count),
+            packs::stored_bytes.eq(pack.stored_bytes),
+            packs::chunk_count.eq(pack.chunk_count),
+            packs::frame_count.eq(pack.frame_count),
         ))
         .execute(connection)
         .map(|count| count == 1)
 }
 
-/// Forgets a pack of a session that never reached the store. `false`: it did, or is another's.
-pub fn forget(connection: &mut DbConnection, pack: &Pack, session: &JobId) -> QueryResult<bool> {
-    diesel::delete(packs::table.find((pack.vault, pack.number)))
+/// Leaves a pack that never reached the store whole to the collector.
+pub fn abandon(connection: &mut DbConnection, pack: &Pack, session: &JobId) -> QueryResult<()> {
+    diesel::update(packs::table.find((pack.vault, pack.number)))
         .filter(
             packs::state
                 .eq(PackState::Writing)
                 .and(packs::session.eq(session)),
         )
+        .set(packs::session.eq(None::<JobId>))
         .execute(connection)
-        .map(|count| count == 1)
+        .map(|_| ())
+}
+
+/// Notes that an object that was stored is not there.
+pub fn lose(connection: &mut DbConnection, pack: &Pack) -> QueryResult<()> {
+    diesel::update(packs::table.find((pack.vault, pack.number)))
+        .set((
+            packs::state.eq(PackState::Gone),
+            packs::session.eq(None::<JobId>),
+        ))
+        .execute(connection)
+        .map(|_| ())
 }
 
 /// Packs a session has written or is writing.
@@ -162,8 +188,9 @@ pub fn referenced(
         .load(connection)
 }
 
-/// Ends a session: its references go, and the packs it wrote stand on their own.
+/// Ends a session: its references go, the packs it wrote stand on their own, and no run of it goes on.
 pub fn end_session(connection: &mut DbConnection, session: &JobId) -> QueryResult<()> {
+    sessions::end(connection, session)?;
     diesel::delete(session_packs::table)
         .filter(session_packs::session.eq(session))
         .execute(connection)?;

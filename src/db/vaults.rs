@@ -2,7 +2,7 @@
 
 use crate::db::DbConnection;
 use crate::model::id::{ProjectId, StorageId, VaultId};
-use crate::model::schema::{storages, vaults};
+use crate::model::schema::{backups, chunks, lost_chunks, packs, session_packs, storages, vaults};
 use crate::model::time::Timestamp;
 use crate::model::vault::{StorageRow, VaultRow};
 use diesel::prelude::*;
@@ -16,7 +16,8 @@ pub fn find_storage(connection: &mut DbConnection, name: &str) -> QueryResult<Op
         .optional()
 }
 
-/// Notes a storage that was opened for the first time.
+/// Notes a storage that was opened for the first time. Where two processes do so at once, the other
+/// runs into a unique index.
 pub fn insert_storage(connection: &mut DbConnection, row: &StorageRow) -> QueryResult<()> {
     diesel::insert_into(storages::table)
         .values(row)
@@ -85,6 +86,113 @@ pub fn find_or_insert(
         .values(&row)
         .execute(connection)?;
     Ok(row)
+}
+
+/// The record of a vault, as it is or is to be stored, if it was decided.
+pub fn record(connection: &mut DbConnection, vault: i64) -> QueryResult<Option<String>> {
+    vaults::table
+        .find(vault)
+        .select(vaults::record)
+        .first::<Option<String>>(connection)
+        .optional()
+        .map(Option::flatten)
+}
+
+/// Decides the record of a vault unless somebody has; gives the one that holds. A vault that the
+/// database does not know takes the one that was proposed.
+pub fn decide_record(
+    connection: &mut DbConnection,
+    vault: i64,
+    proposed: &str,
+) -> QueryResult<String> {
+    diesel::update(vaults::table.find(vault))
+        .filter(vaults::record.is_null())
+        .set(vaults::record.eq(proposed))
+        .execute(connection)?;
+    Ok(record(connection, vault)?.unwrap_or_else(|| proposed.to_owned()))
+}
+
+/// Makes sure that no pack number below this one is given out.
+pub fn raise_next_pack(connection: &mut DbConnection, vault: i64, next: i64) -> QueryResult<()> {
+    diesel::update(vaults::table.find(vault))
+        .filter(vaults::next_pack.lt(next))
+        .set(vaults::next_pack.eq(next))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// Notes whose a vault is, where nobody has.
+pub fn set_project(
+    connection: &mut DbConnection,
+    vault: i64,
+    project: &ProjectId,
+) -> QueryResult<()> {
+    diesel::update(vaults::table.find(vault))
+        .set(vaults::project_id.eq(project))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// Replaces the record of a vault, or forgets it.
+pub fn set_record(
+    connection: &mut DbConnection,
+    vault: i64,
+    record: Option<&str>,
+) -> QueryResult<()> {
+    diesel::update(vaults::table.find(vault))
+        .set(vaults::record.eq(record))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// Removes a vault with all that is known of it, its backups included.
+pub fn remove(connection: &mut DbConnection, row: &VaultRow) -> QueryResult<()> {
+    let number = row.number;
+    diesel::delete(backups::table.filter(backups::vault_id.eq(&row.id))).execute(connection)?;
+    diesel::delete(chunks::table.filter(chunks::vault.eq(number))).execute(connection)?;
+    diesel::delete(lost_chunks::table.filter(lost_chunks::vault.eq(number))).execute(connection)?;
+    diesel::delete(session_packs::table.filter(session_packs::vault.eq(number)))
+        .execute(connection)?;
+    diesel::delete(packs::table.filter(packs::vault.eq(number))).execute(connection)?;
+    diesel::delete(vaults::table.find(number))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// The vaults of a project, in all storages, those taken over from elsewhere included.
+pub fn of_project(connection: &mut DbConnection, project: &str) -> QueryResult<Vec<VaultRow>> {
+    vaults::table
+        .filter(
+            vaults::project_id
+                .eq(project)
+                .or(vaults::project_id.like(format!("{project} %"))),
+        )
+        .order(vaults::number)
+        .select(VaultRow::as_select())
+        .load(connection)
+}
+
+/// Notes which master key a storage is used with.
+pub fn set_master_key_check(
+    connection: &mut DbConnection,
+    storage: &StorageId,
+    check: &str,
+) -> QueryResult<()> {
+    diesel::update(storages::table.find(storage))
+        .set(storages::master_key_check.eq(check))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// A vault, with when it was last collected and verified.
+pub type Maintained = (VaultId, Option<Timestamp>, Option<Timestamp>);
+
+/// All vaults, with when each was last collected and verified.
+pub fn maintained(connection: &mut DbConnection) -> QueryResult<Vec<Maintained>> {
+    vaults::table
+        .order(vaults::number)
+        .select((vaults::id, vaults::collected_at, vaults::verified_at))
+        .load(connection)
 }
 
 /// All vaults.

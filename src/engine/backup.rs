@@ -1,5 +1,6 @@
 //! One backup: spans in parallel, ordered inside; the line of `engine`'s format, steps in order.
 
+use crate::db::{self, DbError};
 use crate::engine::chunker::Cutter;
 use crate::engine::codec::Encoder;
 use crate::engine::format::ChunkKind;
@@ -13,7 +14,7 @@ use crate::engine::tree::{Manifest, TreeReader, TreeWriter};
 use crate::engine::vault::Vault;
 use crate::engine::{Error, Result, check};
 use crate::model::error::chain;
-use crate::model::id::JobId;
+use crate::model::job::Lease;
 use crate::model::pack::PackKind;
 use crate::model::progress::Progress;
 use crate::volume::Source;
@@ -30,14 +31,13 @@ const SAMPLED_SPANS: u64 = 32;
 /// after it, is the result. The parent, if its packs are all alive, saves work, nothing else.
 pub fn run(
     vault: &Vault,
-    session_id: &JobId,
+    lease: &Lease,
     description: Description,
     parent: Option<&Root>,
     source: &Source,
     progress: &Progress,
 ) -> Result<Root> {
-    let session = Session::new(vault, session_id, progress);
-    session.adopt()?;
+    let session = Session::begin(vault, lease, progress)?;
     let reader = FrameReader::new(vault);
     let parent = match parent {
         Some(root) => unless_damaged(&session, usable_parent(&session, &reader, root))?.flatten(),
@@ -68,6 +68,7 @@ pub fn run(
         return Err(failure);
     }
     let manifest = backup?;
+    session.confirm()?;
     let root = Root {
         backup: description,
         volume_bytes: source.reader.length(),
@@ -120,6 +121,24 @@ pub(super) struct Parent<'r, 'a> {
     span_bytes: u64,
     volume_bytes: u64,
     change_id: Option<String>,
+    /// Packs in which something was found wrong: what needs them is not inherited.
+    damaged: RoaringBitmap,
+}
+
+impl Parent<'_, '_> {
+    fn is_sound(&self, entry: &SpanEntry) -> bool {
+        match entry {
+            SpanEntry::Hole => true,
+            SpanEntry::Leaf {
+                leaf, sums, packs, ..
+            } => {
+                let sums = sums.iter().flat_map(|sums| [Some(sums.base), sums.patch]);
+                let meta = sums.flatten().map(|frame| frame.pack).chain([leaf.pack]);
+                let mut all = packs.iter().copied().chain(meta);
+                !all.any(|pack| self.damaged.contains(pack))
+            }
+        }
+    }
 }
 
 fn usable_parent<'r, 'a>(
@@ -132,8 +151,16 @@ fn usable_parent<'r, 'a>(
     {
         return Ok(None);
     }
+    let vault = session.vault;
+    let damaged = vault
+        .db
+        .read(|c| db::condition::damaged(c, vault.number).map_err(DbError::from))?;
     Ok(Some(Parent {
         reader,
+        damaged: damaged
+            .iter()
+            .filter_map(|pack| u32::try_from(pack.number).ok())
+            .collect(),
         tree: TreeReader::open(reader, root)?,
         span_bytes: root.span_bytes,
         volume_bytes: root.volume_bytes,
@@ -163,7 +190,7 @@ impl Job<'_, '_> {
         let mut tree = self.pass()?;
         if self.distrusts_changes.load(Ordering::SeqCst) {
             tracing::error!(
-                session = %self.session.id,
+                session = %self.session.lease.job_id,
                 change.id = self.source.change_id,
                 "the source called blocks unchanged that have changed; reading the whole volume"
             );
@@ -224,7 +251,8 @@ impl Job<'_, '_> {
         if end != span.end {
             return Ok(None);
         }
-        Ok(unless_damaged(self.session, parent.tree.span(number))?.flatten())
+        let entry = unless_damaged(self.session, parent.tree.span(number))?.flatten();
+        Ok(entry.filter(|entry| parent.is_sound(entry)))
     }
 
     /// What the source says has changed in a span since the parent, in whole blocks. `None`: it
@@ -239,7 +267,7 @@ impl Job<'_, '_> {
             Ok(changed) => Some(whole_blocks(changed.into_iter(), span)),
             Err(error) => {
                 if !self.is_untold.swap(true, Ordering::SeqCst) {
-                    tracing::warn!(session = %self.session.id, error = %chain(&error), "the source cannot tell what changed; reading it");
+                    tracing::warn!(session = %self.session.lease.job_id, error = %chain(&error), "the source cannot tell what changed; reading it");
                 }
                 None
             }

@@ -6,16 +6,17 @@
 //! before it is seen; one taken after it finds the pack live or condemned, and makes it live, so that
 //! giving it up fails, or finds it given up, and is refused. No clock and no delay takes part.
 
-use crate::db::collection;
+use crate::clock::Clock;
+use crate::db::{self, collection};
 use crate::db::{DbConnection, DbError, QueryResult};
 use crate::engine::backup::decode_pack_set;
+use crate::engine::compact::{Census, Sparse};
 use crate::engine::vault::Vault;
 use crate::engine::{Error, Result, packer};
 use crate::model::pack::{Pack, PackState};
-use crate::store::StoreErrorKind;
-use crate::store::key::root_name;
+use crate::store::key::{Key, parse_pack, root_name};
 use roaring::RoaringBitmap;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// What a generation does, or would do.
 #[derive(Debug, Default)]
@@ -29,6 +30,14 @@ pub struct Plan {
     pub condemned: Vec<Pack>,
     /// Condemned by an earlier generation, and given up now; or given up by one that was cut off.
     pub deleted: Vec<Pack>,
+    /// Live packs of which so much is dead that they are written again without it.
+    pub compacted: Vec<Sparse>,
+    /// Objects that nothing leads to any more: of packs that are gone, or that were compacted.
+    pub strays: Vec<String>,
+    /// Packs in the store that the database has never heard of. They are left alone.
+    pub unknown: Vec<String>,
+    /// Why nothing was compacted, if something stood in the way.
+    pub hindrance: Option<String>,
 }
 
 /// Bytes of packs in the store.
@@ -42,17 +51,31 @@ pub fn bytes(packs: &[Pack]) -> u64 {
 /// What a generation would do now.
 pub fn plan(vault: &Vault) -> Result<Plan> {
     check_roots(vault)?;
-    vault.db.read(|c| {
+    let mut plan = vault.db.read(|c| {
         let generation = collection::coming_generation(c, vault.number).map_err(DbError::from)?;
         compute(c, vault, generation)
-    })
+    })?;
+    (plan.strays, plan.unknown) = strays(vault)?;
+    match sparse(vault) {
+        Ok((_, mut sparse)) => {
+            // What is condemned first is not compacted.
+            let kept: HashSet<i64> = plan.kept.iter().map(|pack| pack.number).collect();
+            sparse.retain(|sparse| kept.contains(&sparse.pack.number));
+            plan.compacted = sparse;
+        }
+        Err(error) => plan.hindrance = hindrance(error)?,
+    }
+    Ok(plan)
 }
 
 /// Runs a generation.
 pub fn run(vault: &Vault) -> Result<Plan> {
     check_roots(vault)?;
     let number = vault.number;
-    let plan = vault.db.write(|c| -> Result<Plan> {
+    let mut plan = vault.db.write(|c| -> Result<Plan> {
+        // What sessions and backups need is looked up in several statements; between them another
+        // collector must not condemn again what was revived meanwhile.
+        db::lock(c, &format!("collection of {}", vault.id)).map_err(DbError::from)?;
         let generation = collection::next_generation(c, number).map_err(DbError::from)?;
         let mut plan = compute(c, vault, generation)?;
         let numbers = |packs: &[Pack]| packs.iter().map(|pack| pack.number).collect::<Vec<_>>();
@@ -80,7 +103,94 @@ pub fn run(vault: &Vault) -> Result<Plan> {
         vault.store.delete(&packer::pack_name(vault, pack)?.key())?;
         write(collection::gone)?;
     }
+    for leftover in roots(vault)?.leftovers {
+        vault.store.delete(&Key::Stray(leftover))?;
+    }
+    (plan.strays, plan.unknown) = strays(vault)?;
+    // What was listed before a later generation began was stored by an earlier one than that; nobody
+    // switches to it any more, and its name is not used again.
+    if is_latest(vault, plan.generation)? {
+        for object in &plan.strays {
+            vault.store.delete(&Key::Stray(object.clone()))?;
+        }
+    }
+    match compact(vault, plan.generation) {
+        Ok(compacted) => plan.compacted = compacted,
+        Err(error) => plan.hindrance = hindrance(error)?,
+    }
+    let now = Clock::System.now();
+    vault
+        .db
+        .write(|c| collection::set_collected(c, number, now).map_err(DbError::from))?;
     Ok(plan)
+}
+
+fn is_latest(vault: &Vault, generation: i64) -> Result<bool> {
+    let coming = vault
+        .db
+        .read(|c| collection::coming_generation(c, vault.number).map_err(DbError::from))?;
+    Ok(coming == generation + 1)
+}
+
+/// Damage in a manifest stands in the way of compaction, and of nothing else.
+fn hindrance(error: Error) -> Result<Option<String>> {
+    match error {
+        Error::Corrupt { .. } | Error::Missing { .. } => Ok(Some(error.to_string())),
+        error => Err(error),
+    }
+}
+
+fn sparse(vault: &Vault) -> Result<(Option<Census>, Vec<Sparse>)> {
+    if vault.options.dead_share >= 1.0 {
+        return Ok((None, Vec::new()));
+    }
+    let settled = vault
+        .db
+        .read(|c| collection::settled(c, vault.number).map_err(DbError::from))?;
+    let census = Census::take(vault)?;
+    let sparse = census.sparse(vault, &settled, vault.options.dead_share)?;
+    Ok((Some(census), sparse))
+}
+
+fn compact(vault: &Vault, generation: i64) -> Result<Vec<Sparse>> {
+    let (Some(census), sparse) = sparse(vault)? else {
+        return Ok(Vec::new());
+    };
+    let mut compacted = Vec::new();
+    for sparse in sparse {
+        if census.compact(vault, &sparse.pack, generation)?.is_some() {
+            compacted.push(sparse);
+        }
+    }
+    Ok(compacted)
+}
+
+/// Objects of packs that are not where the database knows them to be, and those it does not know.
+fn strays(vault: &Vault) -> Result<(Vec<String>, Vec<String>)> {
+    // The objects first: a pack has its row before it is stored.
+    let mut listed = vault.store.list(&format!("v/{}/p/", vault.id))?;
+    listed.extend(vault.store.list(&format!("v/{}/m/", vault.id))?);
+    let places = vault
+        .db
+        .read(|c| collection::places(c, vault.number).map_err(DbError::from))?;
+    let places: HashMap<i64, (i32, PackState)> = places
+        .into_iter()
+        .map(|(number, rewrite, state)| (number, (rewrite, state)))
+        .collect();
+    let (mut strays, mut unknown) = (Vec::new(), Vec::new());
+    for (object, _) in listed {
+        let Some((_, number, rewrite)) = parse_pack(&vault.id, &object) else {
+            unknown.push(object);
+            continue;
+        };
+        match places.get(&i64::from(number)) {
+            None => unknown.push(object),
+            Some((_, PackState::Gone)) => strays.push(object),
+            Some((current, _)) if i64::from(*current) != i64::from(rewrite) => strays.push(object),
+            Some(_) => {}
+        }
+    }
+    Ok((strays, unknown))
 }
 
 fn compute(connection: &mut DbConnection, vault: &Vault, generation: i64) -> Result<Plan> {
@@ -112,13 +222,14 @@ fn compute(connection: &mut DbConnection, vault: &Vault, generation: i64) -> Res
     Ok(plan)
 }
 
-/// A database that was restored from an old dump, or a vault of which single backups were imported,
-/// does not know all roots; what they need must not be taken for garbage.
-fn check_roots(vault: &Vault) -> Result<()> {
+/// A database that was restored from an old copy, or a vault of which single backups were imported,
+/// does not know all roots; what they need must not be taken for garbage, nor its packs' numbers for
+/// free ones.
+pub fn check_roots(vault: &Vault) -> Result<()> {
     // A backup whose root and row go between the two looks is not unknown at the second try.
     let mut count = 0;
     for _ in 0..2 {
-        count = unknown_roots(vault)?;
+        count = roots(vault)?.unknown;
         if count == 0 {
             return Ok(());
         }
@@ -129,20 +240,34 @@ fn check_roots(vault: &Vault) -> Result<()> {
     })
 }
 
-fn unknown_roots(vault: &Vault) -> Result<usize> {
-    let listed = match vault.store.list(&format!("v/{}/b/", vault.id)) {
-        Err(error) if error.kind == StoreErrorKind::Missing => Vec::new(),
-        listed => listed?,
-    };
+/// Roots in the store that no backup of the database has.
+#[derive(Debug, Default)]
+struct Roots {
+    unknown: usize,
+    /// Of deleted backups: a run that had been overtaken has stored them after all.
+    leftovers: Vec<String>,
+}
+
+fn roots(vault: &Vault) -> Result<Roots> {
+    let listed = vault.store.list(&format!("v/{}/b/", vault.id))?;
     let known: HashSet<String> = vault
         .db
         .read(|c| collection::roots(c, &vault.id).map_err(DbError::from))?
         .into_iter()
         .map(|id| id.to_string())
         .collect();
-    Ok(listed
-        .iter()
-        .filter_map(|(object, _)| root_name(&vault.id, object))
-        .filter(|name| !known.contains(*name))
-        .count())
+    let mut roots = Roots::default();
+    for (object, _) in listed {
+        let Some(root) = root_name(&vault.id, &object).filter(|root| !known.contains(*root)) else {
+            continue;
+        };
+        let is_removed = vault
+            .db
+            .read(|c| collection::is_removed(c, root).map_err(DbError::from))?;
+        match is_removed {
+            true => roots.leftovers.push(object),
+            false => roots.unknown += 1,
+        }
+    }
+    Ok(roots)
 }

@@ -60,7 +60,11 @@
 //! id is BLAKE3 of its plain bytes, keyed; every chunk of a frame that is opened is hashed again.
 //!
 //! Codec: 0 raw, 1 zstd. Chunk kinds: 0 data, 1 leaf, 2 node, 3 sums.
-//! A pack number is logical: compaction writes `<pack>.<rewrite + 1>` with the same ordinals.
+//!
+//! A pack number is logical: compaction writes `<pack>.<n>`, n above every rewrite before, with the
+//! same ordinals; a frame that it leaves out has stored and plain length 0 and no chunks. A rewrite
+//! never holds a frame that one before it does not: of several objects of a pack the lowest is
+//! always enough.
 //!
 //! A **ref** names a frame: `varint pack · varint ordinal · varint plain length · check (8)`. The
 //! check is the first 8 bytes of BLAKE3, keyed, over the ids of the frame's chunks; it is computed

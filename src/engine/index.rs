@@ -4,9 +4,9 @@
 //! live its chunks are known to this session alone.
 
 use crate::db::{self, Db, DbError};
-use crate::engine::Result;
 use crate::engine::manifest::{ChunkId, FrameRef};
-use crate::model::id::JobId;
+use crate::engine::{Error, Result};
+use crate::model::job::Lease;
 use crate::model::pack::IndexedChunk;
 use roaring::RoaringBitmap;
 use std::collections::{HashMap, HashSet};
@@ -34,11 +34,20 @@ impl Place {
     }
 }
 
+fn places(rows: &[IndexedChunk]) -> Vec<(ChunkId, Place)> {
+    rows.iter()
+        .filter_map(|row| {
+            let id = ChunkId(row.id.as_slice().try_into().ok()?);
+            Some((id, Place::parse(row)?))
+        })
+        .collect()
+}
+
 /// The index of one vault, as one session sees it.
 pub(crate) struct Index<'a> {
     db: &'a Db,
     vault: i64,
-    session: &'a JobId,
+    lease: &'a Lease,
     /// Chunks of packs that are not live yet: bounded by the packs in memory.
     pending: Mutex<HashMap<ChunkId, Place>>,
     /// Packs the session may rely upon.
@@ -46,11 +55,11 @@ pub(crate) struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
-    pub(crate) fn new(db: &'a Db, vault: i64, session: &'a JobId) -> Self {
+    pub(crate) fn new(db: &'a Db, vault: i64, lease: &'a Lease) -> Self {
         Self {
             db,
             vault,
-            session,
+            lease,
             pending: Mutex::default(),
             held: Mutex::default(),
         }
@@ -58,16 +67,39 @@ impl<'a> Index<'a> {
 
     /// Takes references on packs. `false`: some of them are being deleted.
     pub(crate) fn hold(&self, packs: &RoaringBitmap) -> Result<bool> {
+        let (alive, _) = self.hold_and_look(packs, Vec::new())?;
+        Ok(alive == packs.len() as usize)
+    }
+
+    /// Takes references on packs, and looks chunks up under them: how many packs are alive, and where
+    /// the chunks are that cannot go any more.
+    fn hold_and_look(
+        &self,
+        packs: &RoaringBitmap,
+        ids: Vec<Vec<u8>>,
+    ) -> Result<(usize, Vec<IndexedChunk>)> {
         let wanted: Vec<i64> = packs.iter().map(i64::from).collect();
-        let alive = self.db.write(|c| {
-            db::packs::reference(c, self.vault, self.session, &wanted).map_err(DbError::from)
+        let (alive, rows) = self.db.write(|c| -> Result<_> {
+            if !db::sessions::hold(c, self.lease).map_err(DbError::from)? {
+                return Err(Error::Fenced);
+            }
+            let take = || -> db::QueryResult<_> {
+                let alive = db::packs::reference(c, self.vault, &self.lease.job_id, &wanted)?;
+                let rows = match ids.is_empty() {
+                    true => Vec::new(),
+                    false => db::chunks::lookup(c, self.vault, ids)?,
+                };
+                Ok((alive, rows))
+            };
+            Ok(take().map_err(DbError::from)?)
         })?;
+        let count = alive.len();
         self.held().extend(
             alive
-                .iter()
-                .filter_map(|number| u32::try_from(*number).ok()),
+                .into_iter()
+                .filter_map(|number| u32::try_from(number).ok()),
         );
-        Ok(alive.len() == wanted.len())
+        Ok((count, rows))
     }
 
     /// Which of these chunks need not be stored.
@@ -78,15 +110,8 @@ impl<'a> Index<'a> {
         }
         let rows = self
             .db
-            .read(|c| db::chunks::lookup(c, self.vault, missing).map_err(DbError::from))?;
-        let hits: Vec<(ChunkId, Place)> = rows
-            .iter()
-            .filter_map(|row| {
-                let id = ChunkId(row.id.as_slice().try_into().ok()?);
-                let place = Place::parse(row)?;
-                Some((id, place))
-            })
-            .collect();
+            .read(|c| db::chunks::lookup(c, self.vault, missing.clone()).map_err(DbError::from))?;
+        let mut hits = places(&rows);
         let unheld: RoaringBitmap = {
             let held = self.held();
             hits.iter()
@@ -95,7 +120,10 @@ impl<'a> Index<'a> {
                 .collect()
         };
         if !unheld.is_empty() {
-            self.hold(&unheld)?;
+            // Until a pack is held its dead chunks may go: compaction takes them out of the index
+            // and out of the pack. So what was seen before does not count.
+            let (_, rows) = self.hold_and_look(&unheld, missing)?;
+            hits = places(&rows);
         }
         let held = self.held();
         known.extend(

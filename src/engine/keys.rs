@@ -133,6 +133,27 @@ impl MasterKey {
         Ok(Self(key))
     }
 
+    /// Lets a key take the place of another: its file is renamed, and the old one kept beside it.
+    pub fn promote(
+        next: &Path,
+        path: &Path,
+        kept: &Path,
+    ) -> std::result::Result<(), MasterKeyError> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let promote = || {
+            std::fs::hard_link(path, kept).or_else(|error| match error.kind() {
+                std::io::ErrorKind::AlreadyExists => Ok(()),
+                _ => Err(error),
+            })?;
+            std::fs::rename(next, path)?;
+            std::fs::File::open(folder)?.sync_all()
+        };
+        promote().map_err(|source| MasterKeyError::Io {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
     /// A fixed key, for tests.
     pub fn for_tests(byte: u8) -> Self {
         Self(Key([byte; KEY_BYTES]))

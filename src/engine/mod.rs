@@ -49,13 +49,18 @@ pub mod backup;
 pub mod chunker;
 pub mod codec;
 pub mod collect;
+pub mod compact;
 pub mod format;
 mod index;
 pub mod keys;
+mod live;
 pub mod manifest;
 mod pack;
 mod packer;
+mod parallel;
 mod reader;
+pub mod rebuild;
+pub mod repair;
 pub mod restore;
 mod span;
 pub mod splice;
@@ -66,6 +71,7 @@ pub mod sums;
 mod tests;
 mod tree;
 pub mod vault;
+pub mod verify;
 
 use crate::db::DbError;
 use crate::model::progress::Progress;
@@ -81,6 +87,9 @@ pub enum Error {
     /// Something that must be stored is not.
     #[error("{object} is missing")]
     Missing { object: String },
+    /// The backup storage has acknowledged an object that is not there.
+    #[error("{object} was acknowledged by the backup storage and is not there")]
+    Lost { object: String },
     /// The backup storage failed.
     #[error(transparent)]
     Store(StoreError),
@@ -95,7 +104,7 @@ pub enum Error {
     Key { object: String },
     /// The store holds backups that the database does not know.
     #[error(
-        "vault {vault} holds {count} backups that the database does not know; import them, or restore a newer database, before anything is reclaimed"
+        "vault {vault} holds {count} backups that the database does not know; run `embervault vault rebuild` before anything is written or reclaimed"
     )]
     UnknownRoots { vault: String, count: usize },
     /// Asked to stop.
@@ -116,9 +125,10 @@ impl From<StoreError> for Error {
                 object: error.object,
                 detail: "it is truncated".to_owned(),
             },
-            StoreErrorKind::Exists | StoreErrorKind::Full | StoreErrorKind::Other => {
-                Error::Store(error)
-            }
+            StoreErrorKind::Exists
+            | StoreErrorKind::Full
+            | StoreErrorKind::Denied
+            | StoreErrorKind::Other => Error::Store(error),
         }
     }
 }
@@ -134,8 +144,11 @@ impl Error {
     /// Whether trying again later may help.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Error::Store(error) => error.kind == StoreErrorKind::Other,
-            Error::Db(_) => true,
+            // Credentials may be put right while the job waits.
+            Error::Store(error) => {
+                matches!(error.kind, StoreErrorKind::Other | StoreErrorKind::Denied)
+            }
+            Error::Db(_) | Error::Lost { .. } => true,
             Error::Corrupt { .. }
             | Error::Missing { .. }
             | Error::Volume(_)

@@ -119,6 +119,11 @@ impl FrameRow {
         }
     }
 
+    /// Whether compaction has left the frame out.
+    pub(crate) fn is_left_out(&self) -> bool {
+        self.stored_length == 0 && self.plain_length == 0 && self.chunks.is_empty()
+    }
+
     /// Whether plain bytes are those of the chunks.
     fn is(&self, id_key: &[u8; 32], plain: &[u8]) -> bool {
         let mut rest = plain;
@@ -225,6 +230,18 @@ impl PackBuilder {
         Ok(place)
     }
 
+    /// Leaves an ordinal without a frame.
+    pub(crate) fn skip(&mut self) {
+        self.rows.push(FrameRow {
+            codec: 0,
+            offset: u32::try_from(self.bytes.len()).expect("a pack is far below 4 GiB"),
+            stored_length: 0,
+            plain_length: 0,
+            check: frame_check(&self.id_key, std::iter::empty()),
+            chunks: Vec::new(),
+        });
+    }
+
     /// Closes the pack with trailer and footer.
     pub(crate) fn finish(mut self) -> SealedPack {
         let mut trailer = encode_trailer(&self.rows);
@@ -313,6 +330,7 @@ impl PackReader {
         self.rows
             .get(frame.ordinal as usize)
             .filter(|row| row.check == frame.check && row.plain_length == frame.length)
+            .filter(|row| !row.is_left_out())
             .ok_or_else(|| {
                 let detail = format!("it has not the wanted frame {}", frame.ordinal);
                 Error::corrupt(self.name.key(), detail)
@@ -328,11 +346,63 @@ impl PackReader {
     ) -> Result<Vec<u8>> {
         let row = self.row(frame)?;
         let plain = open_frame(&self.name, &self.key, frame.ordinal, row, sealed)?;
-        if !row.is(&keys.id, &plain) {
-            let detail = format!("a chunk of frame {} does not have its id", frame.ordinal);
-            return Err(Error::corrupt(self.name.key(), detail));
-        }
+        self.check(keys, frame, row, &plain)?;
         Ok(plain)
+    }
+
+    /// Verifies a whole pack: every byte by the footer's digest, every chunk by its id.
+    pub(crate) fn verify(&self, keys: &VaultKeys, mut bytes: Vec<u8>) -> Result<()> {
+        let corrupt = |detail: &str| Error::corrupt(self.name.key(), detail);
+        let (hashed, footer) = bytes
+            .len()
+            .checked_sub(PACK_FOOTER_BYTES - 16)
+            .map(|end| bytes.split_at(end))
+            .ok_or_else(|| corrupt("it is truncated"))?;
+        if footer[..32] != *blake3::hash(hashed).as_bytes() {
+            return Err(corrupt("its digest is not that of its bytes"));
+        }
+        for (ordinal, row) in (0..).zip(&self.rows) {
+            if !row.is_left_out() {
+                let frame = row.place(self.name.number, ordinal);
+                let end = row.offset as usize + row.stored_length as usize;
+                let sealed = bytes
+                    .get_mut(row.offset as usize..end)
+                    .ok_or_else(|| corrupt("it is truncated"))?;
+                self.open_frame(keys, &frame, sealed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens and verifies a frame, and gives it as it was before it was sealed.
+    pub(crate) fn unseal(
+        &self,
+        keys: &VaultKeys,
+        frame: &FrameRef,
+        sealed: &mut [u8],
+    ) -> Result<Encoded> {
+        let row = self.row(frame)?;
+        let opened = unseal(&self.name, &self.key, frame.ordinal, row, sealed)?;
+        let (codec, bytes) = (row.codec, opened.to_vec());
+        let plain = expand(&self.name, frame.ordinal, row, &bytes)?;
+        self.check(keys, frame, row, &plain)?;
+        Ok(Encoded { codec, bytes })
+    }
+
+    fn check(
+        &self,
+        keys: &VaultKeys,
+        frame: &FrameRef,
+        row: &FrameRow,
+        plain: &[u8],
+    ) -> Result<()> {
+        match row.is(&keys.id, plain) {
+            true => Ok(()),
+            false => {
+                let detail = format!("a chunk of frame {} does not have its id", frame.ordinal);
+                Err(Error::corrupt(self.name.key(), detail))
+            }
+        }
     }
 
     /// Name of the object.
@@ -348,10 +418,28 @@ fn open_frame(
     row: &FrameRow,
     sealed: &mut [u8],
 ) -> Result<Vec<u8>> {
+    let opened = unseal(name, key, ordinal, row, sealed)?;
+    expand(name, ordinal, row, opened)
+}
+
+fn unseal<'s>(
+    name: &PackName,
+    key: &LessSafeKey,
+    ordinal: u32,
+    row: &FrameRow,
+    sealed: &'s mut [u8],
+) -> Result<&'s [u8]> {
     let associated = name.associated(ordinal, row.plain_length, row.codec);
-    let opened = key
-        .open_in_place(nonce(ordinal), Aad::from(associated), sealed)
-        .map_err(|_| Error::corrupt(name.key(), format!("frame {ordinal} does not open")))?;
+    match key.open_in_place(nonce(ordinal), Aad::from(associated), sealed) {
+        Ok(opened) => Ok(opened),
+        Err(_) => {
+            let detail = format!("frame {ordinal} does not open");
+            Err(Error::corrupt(name.key(), detail))
+        }
+    }
+}
+
+fn expand(name: &PackName, ordinal: u32, row: &FrameRow, opened: &[u8]) -> Result<Vec<u8>> {
     codec::decode(row.codec, opened, row.plain_length as usize)
         .map_err(|error| Error::corrupt(name.key(), format!("frame {ordinal}: {error}")))
 }
@@ -433,7 +521,7 @@ fn open_trailer(
     let rows = decode_trailer(plain, &keys.id).ok_or_else(|| corrupt("its trailer is broken"))?;
     let is_inside = |row: &FrameRow| {
         u64::from(row.offset) + u64::from(row.stored_length) <= frames_end
-            && row.stored_length as usize >= TAG_BYTES
+            && (row.stored_length as usize >= TAG_BYTES || row.is_left_out())
             && row.plain_length <= FRAME_BYTES_MAX
     };
     match rows.iter().all(is_inside) {

@@ -7,8 +7,9 @@ use crate::engine::codec::{Encoder, Pace};
 use crate::engine::index::{Index, Place};
 use crate::engine::pack::{FrameRow, NewFrame, PackBuilder, PackName, PackReader, SealedPack};
 use crate::engine::vault::Vault;
-use crate::engine::{Error, Result, check};
+use crate::engine::{Error, Result, check, parallel};
 use crate::model::id::JobId;
+use crate::model::job::Lease;
 use crate::model::pack::{IndexedChunk, Pack, PackKind, PackState};
 use crate::model::progress::Progress;
 use crate::store::{Store, StoreErrorKind};
@@ -27,7 +28,7 @@ const META_SHARE: usize = 4;
 /// What the packers and the uploading threads of one session share.
 pub(crate) struct Session<'a> {
     pub(crate) vault: &'a Vault,
-    pub(crate) id: &'a JobId,
+    pub(crate) lease: &'a Lease,
     pub(crate) index: Index<'a>,
     pub(crate) progress: &'a Progress,
     /// Set when a meta pack turned out damaged: leaves, nodes and sums are then stored anew, as the
@@ -41,11 +42,28 @@ pub(crate) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    pub(crate) fn new(vault: &'a Vault, id: &'a JobId, progress: &'a Progress) -> Self {
+    /// Begins the session of a job, or takes it over from an earlier run of it.
+    pub(crate) fn begin(
+        vault: &'a Vault,
+        lease: &'a Lease,
+        progress: &'a Progress,
+    ) -> Result<Self> {
+        let begun = vault
+            .db
+            .write(|c| db::sessions::begin(c, lease).map_err(DbError::from))?;
+        if !begun {
+            return Err(Error::Fenced);
+        }
+        let session = Self::new(vault, lease, progress);
+        session.adopt()?;
+        Ok(session)
+    }
+
+    fn new(vault: &'a Vault, lease: &'a Lease, progress: &'a Progress) -> Self {
         Self {
             vault,
-            id,
-            index: Index::new(&vault.db, vault.number, id),
+            lease,
+            index: Index::new(&vault.db, vault.number, lease),
             progress,
             distrusts_meta: AtomicBool::new(false),
             pace: Pace::new(vault.options.threads),
@@ -60,13 +78,10 @@ impl<'a> Session<'a> {
     }
 
     /// Packs an earlier run of this session left unfinished: whole ones become live, so that
-    /// nothing is uploaded twice; the rows of missing or broken ones are forgotten.
-    pub(crate) fn adopt(&self) -> Result<()> {
-        let packs = self
-            .vault
-            .db
-            .read(|c| db::packs::of_session(c, self.id).map_err(DbError::from))?;
-        for pack in packs {
+    /// nothing is uploaded twice; missing and broken ones are left to the collector, which removes
+    /// what a run that was overtaken may still be storing.
+    fn adopt(&self) -> Result<()> {
+        for pack in self.packs()? {
             if pack.state == PackState::Writing {
                 self.adopt_one(&pack)?;
             } else {
@@ -81,17 +96,54 @@ impl<'a> Session<'a> {
         match stored_pack(&self.vault.store, name, self.vault) {
             Ok(Some((length, reader))) => self.go_live(&name, length, &reader.rows),
             Ok(None) | Err(Error::Corrupt { .. } | Error::Missing { .. }) => {
-                // The row first: a stale run of this session may be storing the pack just now.
-                let forget = |c: &mut db::DbConnection| {
-                    db::packs::forget(c, pack, self.id).map_err(DbError::from)
-                };
-                match self.vault.db.write(forget)? {
-                    true => Ok(self.vault.store.delete(&name.key())?),
-                    false => Ok(()),
-                }
+                self.write(|c| db::packs::abandon(c, pack, self.id()))
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn id(&self) -> &'a JobId {
+        &self.lease.job_id
+    }
+
+    /// Packs of all runs of this session.
+    fn packs(&self) -> Result<Vec<Pack>> {
+        let read = |c: &mut db::DbConnection| db::packs::of_session(c, self.id());
+        Ok(self.vault.db.read(|c| read(c).map_err(DbError::from))?)
+    }
+
+    /// Changes rows if the session is still this run's.
+    fn write<T>(
+        &self,
+        change: impl FnOnce(&mut db::DbConnection) -> db::QueryResult<T>,
+    ) -> Result<T> {
+        self.vault.db.write(
+            |c| match db::sessions::hold(c, self.lease).map_err(DbError::from)? {
+                true => Ok(change(c).map_err(DbError::from)?),
+                false => Err(Error::Fenced),
+            },
+        )
+    }
+
+    /// Makes sure that what the store has acknowledged is there, before a root relies upon it. A pack
+    /// that is not is given up, and the next run stores its chunks again.
+    pub(crate) fn confirm(&self) -> Result<()> {
+        let packs = self.packs()?;
+        parallel::each(&packs, self.vault.options.uploads, |pack| {
+            check(self.progress)?;
+            let key = pack_name(self.vault, pack)?.key();
+            let length = self.vault.store.length(&key)?;
+            if length.and_then(|length| i64::try_from(length).ok()) == Some(pack.stored_bytes) {
+                return Ok(());
+            }
+            self.write(|c| {
+                db::packs::lose(c, pack)?;
+                db::collection::forget_chunks(c, pack.vault, pack.number)
+            })?;
+            Err(Error::Lost {
+                object: key.to_string(),
+            })
+        })
     }
 
     fn upload(&self, pack: SealedPack) -> Result<()> {
@@ -123,6 +175,7 @@ impl<'a> Session<'a> {
 
     fn go_live(&self, name: &PackName, length: u64, rows: &[FrameRow]) -> Result<()> {
         let chunks = indexed(self.vault.number, name.number, rows);
+        let signed = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let row = Pack {
             vault: self.vault.number,
             number: name.number.into(),
@@ -130,18 +183,20 @@ impl<'a> Session<'a> {
             kind: name.kind,
             state: PackState::Writing,
             session: None,
-            stored_bytes: 0,
-            chunk_count: 0,
+            stored_bytes: i64::try_from(length).unwrap_or(i64::MAX),
+            chunk_count: signed(chunks.len()),
+            frame_count: signed(rows.len()),
         };
-        self.vault.db.write(|c| -> Result<()> {
-            let stored = i64::try_from(length).unwrap_or(i64::MAX);
-            let count = i64::try_from(chunks.len()).unwrap_or(i64::MAX);
-            if !db::packs::go_live(c, &row, self.id, stored, count).map_err(DbError::from)? {
-                return Err(Error::Fenced);
+        let is_live = self.write(|c| {
+            let is_live = db::packs::go_live(c, &row, self.id())?;
+            if is_live {
+                db::chunks::insert(c, &chunks)?;
             }
-            db::chunks::insert(c, &chunks).map_err(DbError::from)?;
-            Ok(())
+            Ok(is_live)
         })?;
+        if !is_live {
+            return Err(Error::Fenced);
+        }
         let ids = rows
             .iter()
             .flat_map(|row| row.chunks.iter().map(|chunk| chunk.id));
@@ -175,7 +230,7 @@ impl<'a> Session<'a> {
 }
 
 /// The rows of the index for the chunks of a pack.
-fn indexed(vault: i64, pack: u32, frames: &[FrameRow]) -> Vec<IndexedChunk> {
+pub(crate) fn indexed(vault: i64, pack: u32, frames: &[FrameRow]) -> Vec<IndexedChunk> {
     let signed = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
     let mut rows = Vec::new();
     for (ordinal, frame) in frames.iter().enumerate() {
@@ -210,17 +265,8 @@ pub(crate) fn pack_name(vault: &Vault, pack: &Pack) -> Result<PackName> {
 }
 
 fn stored_pack(store: &Store, name: PackName, vault: &Vault) -> Result<Option<(u64, PackReader)>> {
-    let object = name.key().to_string();
-    let folder = &object[..=object.rfind('/').unwrap_or(0)];
-    let length = match store.list(folder) {
-        Ok(listed) => listed
-            .into_iter()
-            .find(|(found, _)| *found == object)
-            .map(|(_, length)| length),
-        Err(error) if error.kind == StoreErrorKind::Missing => None,
-        Err(error) => return Err(error.into()),
-    };
-    length
+    store
+        .length(&name.key())?
         .map(|length| Ok((length, PackReader::open(store, name, length, &vault.keys)?)))
         .transpose()
 }
@@ -356,9 +402,8 @@ impl<'a, 's> Packer<'a, 's> {
 
     fn begin(&self) -> Result<PackBuilder> {
         let vault = self.session.vault;
-        let row = vault.db.write(|c| {
-            db::packs::open(c, vault.number, self.kind, self.session.id).map_err(DbError::from)
-        })?;
+        let session = self.session;
+        let row = session.write(|c| db::packs::open(c, vault.number, self.kind, session.id()))?;
         let name = pack_name(vault, &row)?;
         let paranoid = vault.options.paranoid;
         Ok(PackBuilder::new(

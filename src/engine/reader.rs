@@ -65,26 +65,62 @@ impl<'a> FrameReader<'a> {
             }
         }
         for (number, frames) in by_pack {
-            let pack = self.pack(number)?;
             // Ordinals lie in the order of their offsets.
             let frames: Vec<FrameRef> = frames.into_values().collect();
             let mut rest = frames.as_slice();
+            let mut doubts = 0;
             while !rest.is_empty() {
-                let (range, now) = coalesce(&pack, rest)?;
-                let mut bytes = self
-                    .vault
-                    .store
-                    .get_range(&pack.object(), u64::from(range.0)..u64::from(range.1))?;
-                for frame in &rest[..now] {
-                    let row = pack.row(frame)?;
-                    let at = (row.offset - range.0) as usize;
-                    let sealed = &mut bytes[at..at + row.stored_length as usize];
-                    take(frame, pack.open_frame(&self.vault.keys, frame, sealed)?)?;
-                }
-                rest = &rest[now..];
+                let done = match self.some_of(number, rest, &mut take) {
+                    Ok(done) => done,
+                    // The pack may have been compacted meanwhile, or the bytes changed on their way:
+                    // nothing is called damaged that was not seen so twice.
+                    Err((Some(done), error)) if doubts == 0 && is_doubtful(&error) => {
+                        doubts += 1;
+                        self.forget(number);
+                        done
+                    }
+                    Err((_, error)) => return Err(error),
+                };
+                rest = &rest[done..];
             }
         }
         Ok(())
+    }
+
+    /// Gives the first frames, as many as lie in one range; says how many, also where the next one
+    /// could not be read.
+    fn some_of(
+        &self,
+        number: u32,
+        frames: &[FrameRef],
+        take: &mut impl FnMut(&FrameRef, Vec<u8>) -> Result<()>,
+    ) -> std::result::Result<usize, (Option<usize>, Error)> {
+        let none = |error| (Some(0), error);
+        let pack = self.pack(number).map_err(none)?;
+        let (range, count) = coalesce(&pack, frames).map_err(none)?;
+        let mut bytes = self
+            .vault
+            .store
+            .get_range(&pack.object(), u64::from(range.0)..u64::from(range.1))
+            .map_err(|error| none(error.into()))?;
+        for (done, frame) in frames[..count].iter().enumerate() {
+            let mut open = || {
+                let row = pack.row(frame)?;
+                let at = (row.offset - range.0) as usize;
+                let sealed = &mut bytes[at..at + row.stored_length as usize];
+                pack.open_frame(&self.vault.keys, frame, sealed)
+            };
+            let plain = open().map_err(|error| (Some(done), error))?;
+            // What the taker refuses is not read again.
+            take(frame, plain).map_err(|error| (None, error))?;
+        }
+        Ok(count)
+    }
+
+    fn forget(&self, number: u32) {
+        let mut kept = self.kept();
+        kept.readers.remove(&number);
+        kept.oldest_first.retain(|kept| *kept != number);
     }
 
     fn pack(&self, number: u32) -> Result<Arc<PackReader>> {
@@ -128,6 +164,11 @@ impl<'a> FrameReader<'a> {
             .lock()
             .expect("no panic while the trailers are locked")
     }
+}
+
+/// Whether a second look may show something else.
+fn is_doubtful(error: &Error) -> bool {
+    matches!(error, Error::Corrupt { .. } | Error::Missing { .. })
 }
 
 /// The first range worth reading at once, and how many of the frames it holds.

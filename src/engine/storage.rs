@@ -2,10 +2,9 @@
 
 use crate::engine::format::VERSION;
 use crate::engine::{Error, Result};
-use crate::model::id::{StorageId, VaultId};
-use crate::model::pack::{Pack, PackState};
+use crate::model::id::StorageId;
 use crate::model::time::Timestamp;
-use crate::store::key::{Key, parse_pack};
+use crate::store::key::Key;
 use crate::store::{Store, StoreErrorKind};
 use serde::{Deserialize, Serialize};
 
@@ -19,17 +18,23 @@ struct FormatRecord {
     created: String,
 }
 
-/// The id of a storage. An empty storage is made ours.
-pub fn identify(store: &Store, now: Timestamp) -> Result<StorageId> {
+/// The id of a storage; `None` if it is nobody's yet.
+pub fn identify(store: &Store) -> Result<Option<StorageId>> {
     match read(store) {
-        Err(Error::Missing { .. }) => {}
-        other => return other,
+        Ok(id) => Ok(Some(id)),
+        Err(Error::Missing { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
+}
+
+/// Makes an empty storage ours, under this id unless somebody was first; gives the one it has. All
+/// processes of one database come with the same id and time, so they store the same bytes.
+pub fn create(store: &Store, id: &StorageId, created: Timestamp) -> Result<StorageId> {
     let record = FormatRecord {
         magic: MAGIC.to_owned(),
         version: VERSION,
-        storage: StorageId::random(),
-        created: now.zulu(),
+        storage: id.clone(),
+        created: created.zulu(),
     };
     let bytes = serde_json::to_vec_pretty(&record).expect("own types serialize to JSON");
     match store.put_new(&Key::Format, bytes) {
@@ -37,37 +42,6 @@ pub fn identify(store: &Store, now: Timestamp) -> Result<StorageId> {
         // Whoever was first decides.
         _ => read(store),
     }
-}
-
-/// Whether a vault has its record in the storage.
-pub fn has_vault(store: &Store, vault: &VaultId) -> Result<bool> {
-    match store.get(&Key::Vault(vault.clone())) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind == StoreErrorKind::Missing => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The packs of a vault that are in the storage, as live rows of the vault with this number.
-pub fn packs(store: &Store, vault: &VaultId, number: i64) -> Result<Vec<Pack>> {
-    let listed = store.list(&format!("v/{vault}/"))?;
-    Ok(listed
-        .into_iter()
-        .filter_map(|(name, bytes)| {
-            let (kind, pack, rewrite) = parse_pack(vault, &name)?;
-            Some(Pack {
-                vault: number,
-                number: pack.into(),
-                rewrite: i32::try_from(rewrite).ok()?,
-                kind,
-                state: PackState::Live,
-                session: None,
-                stored_bytes: i64::try_from(bytes).ok()?,
-                // Told by its trailer, which nobody has read yet.
-                chunk_count: 0,
-            })
-        })
-        .collect())
 }
 
 fn read(store: &Store) -> Result<StorageId> {

@@ -262,6 +262,6 @@ impl<'r, 'a> TreeReader<'r, 'a> {
     }
 }
 
-fn unreadable(node: &FrameRef) -> Error {
+pub(crate) fn unreadable(node: &FrameRef) -> Error {
     Error::corrupt(format!("a node in pack {:08x}", node.pack), "unreadable")
 }

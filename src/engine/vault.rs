@@ -7,7 +7,7 @@ use crate::engine::format::{
 };
 use crate::engine::keys::{self, MasterKey, NONCE_BYTES, VaultKeys, random_bytes};
 use crate::engine::manifest::Root;
-use crate::engine::{Error, Result};
+use crate::engine::{Error, Result, parallel};
 use crate::model::id::{BackupId, StorageId, VaultId};
 use crate::model::vault::VaultRow;
 use crate::store::key::Key;
@@ -124,11 +124,14 @@ pub struct Options {
     pub restore_compares: bool,
     /// Spans that one restore puts together in memory at once.
     pub assemblies: usize,
+    /// Packs of which at least this share is dead are compacted; 1 is never.
+    pub dead_share: f64,
 }
 
 impl Options {
     /// Resolves the settings on this machine, for so many backups at once.
-    pub fn from_settings(engine: &config::Engine, jobs: &config::Jobs) -> Self {
+    pub fn from_settings(config: &config::Config) -> Self {
+        let (engine, jobs) = (&config.engine, &config.jobs);
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let share = engine.share(jobs);
         Self {
@@ -142,6 +145,7 @@ impl Options {
             },
             paranoid: engine.paranoid,
             restore_compares: engine.restore_compares,
+            dead_share: f64::from(config.maintenance.compact_percent) / 100.0,
             assemblies: (share.bytes / 2 / SPAN_BYTES).clamp(1, 64) as usize,
         }
     }
@@ -174,12 +178,14 @@ impl Vault {
         let record = match store.get(&key) {
             Ok(bytes) => parse_record(&bytes, &key)?,
             Err(error) if error.kind == StoreErrorKind::Missing => {
-                let is_used =
-                    db.read(|c| db::packs::any(c, row.number).map_err(db::DbError::from))?;
-                if is_used {
+                let (known, is_used) = db.read(|c| -> std::result::Result<_, db::DbError> {
+                    let known = db::vaults::record(c, row.number)?;
+                    Ok((known, db::packs::any(c, row.number)?))
+                })?;
+                if is_used && known.is_none() {
                     return Err(Error::from(error));
                 }
-                create_record(&store, master, row, parameters)?
+                create_record(&db, &store, master, row, parameters)?
             }
             Err(error) => return Err(error.into()),
         };
@@ -232,8 +238,12 @@ impl Vault {
             )
             .expect("a root is far shorter than the cipher's limit");
         let bytes = [header.as_slice(), &sealed].concat();
-        match self.store.put_new(&self.root_key(&root.backup.id), bytes) {
-            Ok(()) => Ok(root),
+        let (key, length) = (self.root_key(&root.backup.id), bytes.len() as u64);
+        match self.store.put_new(&key, bytes) {
+            Ok(()) if self.store.length(&key)? == Some(length) => Ok(root),
+            Ok(()) => Err(Error::Lost {
+                object: key.to_string(),
+            }),
             Err(error) if error.kind == StoreErrorKind::Exists => self.root(&root.backup.id),
             Err(error) => Err(error.into()),
         }
@@ -313,6 +323,58 @@ fn root_header(vault: Uuid, salt: &[u8; SALT_BYTES]) -> [u8; ROOT_HEADER_BYTES] 
     header
 }
 
+/// Wraps the key of a vault with another master key: first in the database, then in the store. May be
+/// repeated after it was cut off; a vault that is wrapped with the new one already is left as it is.
+pub fn rewrap(
+    db: &Db,
+    store: &Store,
+    row: &VaultRow,
+    old: &MasterKey,
+    new: &MasterKey,
+) -> Result<()> {
+    let key = Key::Vault(row.id.clone());
+    let known = db.read(|c| db::vaults::record(c, row.number).map_err(db::DbError::from))?;
+    let text = match (known, store.get(&key)) {
+        (Some(known), _) => known.into_bytes(),
+        (None, Ok(bytes)) => bytes,
+        (None, Err(error)) if error.kind == StoreErrorKind::Missing => return Ok(()),
+        (None, Err(error)) => return Err(error.into()),
+    };
+    let mut record = parse_record(&text, &key)?;
+    let wrapped = BASE64_STANDARD
+        .decode(&record.wrapped_key)
+        .map_err(|_| Error::corrupt(&key, "its key is not base64"))?;
+    let vault_key = new
+        .unwrap(&wrapped, &record.storage, &record.vault)
+        .or_else(|_| old.unwrap(&wrapped, &record.storage, &record.vault))?;
+    if record.mac != record.authenticate(&vault_key) {
+        return Err(Error::corrupt(&key, "somebody changed it"));
+    }
+    record.wrapped_key =
+        BASE64_STANDARD.encode(new.wrap(&vault_key, &record.storage, &record.vault));
+    record.mac = record.authenticate(&vault_key);
+    let json = serde_json::to_string_pretty(&record).expect("own types serialize to JSON");
+    db.write(|c| db::vaults::set_record(c, row.number, Some(&json)).map_err(db::DbError::from))?;
+    Ok(store.replace(&key, json.into_bytes())?)
+}
+
+/// Destroys the key of a vault, in the database and in the store: nothing of it can be read any more,
+/// wherever copies of its packs may be. Then removes what is stored. Gives how many objects that were.
+pub fn shred(db: &Db, store: &Store, row: &VaultRow) -> Result<usize> {
+    db.write(|c| db::vaults::set_record(c, row.number, None).map_err(db::DbError::from))?;
+    let key = Key::Vault(row.id.clone());
+    store.delete(&key)?;
+    if store.length(&key)?.is_some() {
+        return Err(Error::corrupt(&key, "it was deleted and is still there"));
+    }
+    let listed = store.list(&format!("v/{}/", row.id))?;
+    parallel::each(&listed, 8, |(object, _)| {
+        Ok(store.delete(&Key::Stray(object.clone()))?)
+    })?;
+    db.write(|c| db::vaults::remove(c, row).map_err(db::DbError::from))?;
+    Ok(listed.len())
+}
+
 fn parse_record(bytes: &[u8], key: &Key) -> Result<VaultRecord> {
     let record: VaultRecord = serde_json::from_slice(bytes)
         .map_err(|_| Error::corrupt(key, "it is not a vault's record"))?;
@@ -322,12 +384,27 @@ fn parse_record(bytes: &[u8], key: &Key) -> Result<VaultRecord> {
     }
 }
 
+/// Stores a vault's record: the one the database has, or a new one. The database decides, as not
+/// every storage refuses to replace an object: all who make the vault store the same bytes.
 fn create_record(
+    db: &Db,
     store: &Store,
     master: &MasterKey,
     row: &VaultRow,
     parameters: &Parameters,
 ) -> Result<VaultRecord> {
+    let proposed = new_record(master, row, parameters);
+    let decided = db.write(|c| {
+        db::vaults::decide_record(c, row.number, &proposed).map_err(db::DbError::from)
+    })?;
+    let key = Key::Vault(row.id.clone());
+    match store.put_new(&key, decided.clone().into_bytes()) {
+        Err(error) if error.kind != StoreErrorKind::Exists => Err(error.into()),
+        _ => parse_record(&store.get(&key)?, &key),
+    }
+}
+
+fn new_record(master: &MasterKey, row: &VaultRow, parameters: &Parameters) -> String {
     let vault_key = keys::Key::random();
     let wrapped = master.wrap(&vault_key, &row.storage_id, &row.id);
     let mut record = VaultRecord {
@@ -340,11 +417,5 @@ fn create_record(
         mac: String::new(),
     };
     record.mac = record.authenticate(&vault_key);
-    let bytes = serde_json::to_vec_pretty(&record).expect("own types serialize to JSON");
-    let key = Key::Vault(row.id.clone());
-    match store.put_new(&key, bytes) {
-        Err(error) if error.kind != StoreErrorKind::Exists => Err(error.into()),
-        // Read back: of two that started at once, one record stays.
-        _ => parse_record(&store.get(&key)?, &key),
-    }
+    serde_json::to_string_pretty(&record).expect("own types serialize to JSON")
 }

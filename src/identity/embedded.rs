@@ -6,7 +6,7 @@ use crate::config::{self, ConfiguredUser, Secret};
 use crate::db::{self, Db, DbError};
 use crate::model::column::Json;
 use crate::model::error::Error;
-use crate::model::id::{ProjectId, UserId, keystone_id};
+use crate::model::id::{ProjectId, UserId, configured_project, keystone_id};
 use crate::model::identity::{ApplicationCredential, Assignment, Project, Role, TokenRow, User};
 use crate::model::time::Timestamp;
 use argon2::Argon2;
@@ -106,7 +106,7 @@ impl Embedded {
             password_hash,
         };
         let project = Project {
-            id: ProjectId::new(keystone_id()),
+            id: configured_project(&user.project),
             name: user.project.clone(),
         };
         self.db.write(|c| {

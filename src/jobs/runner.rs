@@ -5,6 +5,8 @@ use crate::config;
 use crate::db::jobs::Renewal;
 use crate::db::{self, Db, DbError};
 use crate::jobs::Wake;
+use crate::jobs::watch::Watch;
+use crate::metrics::Metrics;
 use crate::model::error::chain;
 use crate::model::id::JobId;
 use crate::model::job::{Job, JobState, Lane, Lease, Outcome};
@@ -32,18 +34,27 @@ pub struct Claimed {
     pub progress: Arc<Progress>,
 }
 
-/// Runs the jobs of one lane with one function, on blocking threads.
-pub struct Runner<F> {
+/// What all lanes of a worker share.
+#[derive(Clone)]
+pub struct Worker {
     pub db: Db,
     pub clock: Clock,
     pub settings: config::Jobs,
-    pub lane: Lane,
-    /// Name of this process, for the operator.
-    pub worker: String,
+    /// Its name, for the operator.
+    pub name: String,
     pub wake: Arc<Wake>,
-    pub run: Arc<F>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// Runs the jobs of one lane with one function, on blocking threads.
+pub struct Runner<F> {
+    worker: Worker,
+    lane: Lane,
+    run: Arc<F>,
     /// Jobs that run in this process now.
     running: Mutex<HashSet<JobId>>,
+    /// What other processes run.
+    watch: Mutex<Watch>,
 }
 
 impl<F> Runner<F>
@@ -51,25 +62,18 @@ where
     F: Fn(Claimed) -> Outcome + Send + Sync + 'static,
 {
     /// A runner that runs nothing yet.
-    pub fn new(
-        db: Db,
-        clock: Clock,
-        settings: config::Jobs,
-        lane: Lane,
-        worker: String,
-        wake: Arc<Wake>,
-        run: Arc<F>,
-    ) -> Self {
+    pub fn new(worker: Worker, lane: Lane, run: Arc<F>) -> Self {
         Self {
-            db,
-            clock,
-            settings,
-            lane,
             worker,
-            wake,
+            lane,
             run,
             running: Mutex::default(),
+            watch: Mutex::default(),
         }
+    }
+
+    fn watch(&self) -> MutexGuard<'_, Watch> {
+        self.watch.lock().expect("no panic while it is locked")
     }
 
     fn running(&self) -> MutexGuard<'_, HashSet<JobId>> {
@@ -78,11 +82,12 @@ where
             .expect("no panic while the set is locked")
     }
 
-    /// Works until asked to stop, then until every job it holds has been given back.
-    pub async fn work(self, stop: CancellationToken) {
+    /// Works until asked to stop, then until every job it holds has ended or, once that is asked for
+    /// too, been given back.
+    pub async fn work(self, stop: CancellationToken, give_back: CancellationToken) {
         let places = match self.lane {
-            Lane::Backup => self.settings.backups,
-            Lane::Quick => self.settings.quick,
+            Lane::Backup => self.worker.settings.backups,
+            Lane::Quick => self.worker.settings.quick,
         };
         let places = Arc::new(Semaphore::new(places));
         let tracker = TaskTracker::new();
@@ -93,11 +98,11 @@ where
                 place = places.clone().acquire_owned() => place.expect("the semaphore is never closed"),
             };
             match runner.claim().await {
-                Ok(Some(job)) => {
-                    let (runner, stop) = (runner.clone(), stop.clone());
+                Ok(Some((job, since))) => {
+                    let (runner, stop) = (runner.clone(), give_back.clone());
                     tracker.spawn(async move {
                         let id = job.id.clone();
-                        runner.run_one(job, stop).await;
+                        runner.run_one(job, since, stop).await;
                         runner.running().remove(&id);
                         drop(place);
                     });
@@ -119,16 +124,16 @@ where
     async fn wait(&self, stop: &CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.wake.notify(self.lane).notified() => {}
-            () = tokio::time::sleep(self.settings.poll) => {}
+            () = self.worker.wake.notify(self.lane).notified() => {}
+            () = tokio::time::sleep(self.worker.settings.poll) => {}
         }
     }
 
     /// Forgets jobs that ended long ago, now and then.
     async fn prune(&self) {
-        let now = self.clock.now();
+        let now = self.worker.clock.now();
         let seconds = now.0 / 1_000_000;
-        let poll_seconds = self.settings.poll.as_secs().max(1) as i64;
+        let poll_seconds = self.worker.settings.poll.as_secs().max(1) as i64;
         if self.lane != Lane::Quick || seconds % PRUNE_SECONDS >= poll_seconds {
             return;
         }
@@ -136,7 +141,9 @@ where
         if let Err(error) = self
             .write(move |c| {
                 db::messages::prune(c, now)?;
-                db::jobs::prune(c, before)
+                db::workers::prune(c, before)?;
+                db::jobs::prune(c, before)?;
+                db::sessions::prune(c)
             })
             .await
         {
@@ -144,31 +151,52 @@ where
         }
     }
 
-    async fn claim(&self) -> Result<Option<Job>, DbError> {
-        let (lane, worker) = (self.lane, self.worker.clone());
-        let (clock, lease) = (self.clock.clone(), self.settings.lease);
+    /// A job, and when it was certainly not yet ours: its lease counts from there.
+    async fn claim(&self) -> Result<Option<(Job, Instant)>, DbError> {
+        let (lane, worker) = (self.lane, self.worker.name.clone());
+        let (clock, lease) = (self.worker.clock.clone(), self.worker.settings.lease);
         let running = self.running().iter().cloned().collect();
+        let elsewhere = self
+            .read(move |c| db::jobs::running_elsewhere(c, lane, running))
+            .await?;
+        let abandoned = self
+            .watch()
+            .look(elsewhere, std::time::Instant::now(), lease);
+        for (job, _) in &abandoned {
+            tracing::warn!(job.id = %job, "its worker has given no sign of life for a lease");
+        }
+        let started = Instant::now();
         let claimed = self
             .write(move |c| {
                 // Not before the writer is ours: waiting for it may take a while.
                 let now = clock.now();
-                db::jobs::claim(c, lane, &worker, now, now.after(lease), running)
+                if lane == Lane::Backup && db::workers::is_resting(c, &worker, now)? {
+                    return Ok(None);
+                }
+                db::jobs::claim(c, lane, &worker, now, now.after(lease), &abandoned)
             })
             .await?;
         if let Some(job) = &claimed {
             self.running().insert(job.id.clone());
         }
-        Ok(claimed)
+        Ok(claimed.map(|job| (job, started)))
     }
 
-    async fn run_one(&self, job: Job, stop: CancellationToken) {
+    async fn run_one(&self, job: Job, since: Instant, stop: CancellationToken) {
         let lease = Lease {
             job_id: job.id.clone(),
             attempt: job.attempt,
         };
         let progress = Arc::new(Progress::default());
+        let length = self.worker.settings.lease;
+        progress.allow_until((since + length).into_std());
         let (kind, subject) = (job.kind.clone(), job.subject.clone());
-        tracing::info!(job.id = %job.id, job.attempt, kind, subject, "job started");
+        let request_id = job.request_id.clone().unwrap_or_default();
+        let span = tracing::info_span!("job", id = %job.id, kind, request_id);
+        tracing::info!(job.id = %job.id, job.attempt, kind, subject, request_id, "job started");
+        let waited = self.worker.clock.now().0.saturating_sub(job.run_at.0);
+        let waited = Duration::from_micros(u64::try_from(waited).unwrap_or(0));
+        self.worker.metrics.job_claimed(&kind, waited);
         let started = Instant::now();
         let claimed = Claimed {
             job,
@@ -176,11 +204,10 @@ where
             progress: progress.clone(),
         };
         let run = self.run.clone();
-        let mut running = tokio::task::spawn_blocking(move || run(claimed));
-        let mut renewals = tokio::time::interval(self.settings.lease / 3);
+        let mut running = tokio::task::spawn_blocking(move || span.in_scope(|| run(claimed)));
+        let mut renewals = tokio::time::interval(self.worker.settings.lease / 3);
         renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
         renewals.reset();
-        let mut deadline = Instant::now() + self.settings.lease;
         let outcome = loop {
             tokio::select! {
                 result = &mut running => {
@@ -190,26 +217,33 @@ where
                     });
                 }
                 () = stop.cancelled(), if !progress.is_stopped() => progress.stop(),
-                _ = renewals.tick() => match self.renew(&lease, &progress).await {
-                    Ok(Renewal::Held) => deadline = Instant::now() + self.settings.lease,
-                    Ok(Renewal::CancelRequested) => {
-                        deadline = Instant::now() + self.settings.lease;
-                        progress.stop();
-                    }
-                    Ok(Renewal::Lost) => {
-                        tracing::warn!(job.id = %lease.job_id, "the lease was lost");
-                        progress.stop();
-                    }
-                    Err(error) => {
-                        tracing::warn!(job.id = %lease.job_id, error = %chain(&error), "the lease was not renewed");
-                        if Instant::now() >= deadline {
+                _ = renewals.tick() => {
+                    let asked = Instant::now();
+                    match self.renew(&lease, &progress).await {
+                        Ok(Renewal::Held) => progress.allow_until((asked + length).into_std()),
+                        Ok(Renewal::CancelRequested) => progress.stop(),
+                        Ok(Renewal::Lost) => {
+                            tracing::warn!(job.id = %lease.job_id, "the lease was lost");
+                            self.worker.metrics.lease_lost();
                             progress.stop();
+                        }
+                        // The work ends by itself when its time is over.
+                        Err(error) => {
+                            tracing::warn!(job.id = %lease.job_id, error = %chain(&error), "the lease was not renewed");
                         }
                     }
                 },
             }
         };
         let duration_ms = started.elapsed().as_millis() as u64;
+        self.worker
+            .metrics
+            .job_ended(&kind, outcome.as_str(), started.elapsed());
+        self.worker.metrics.moved(
+            Progress::value(&progress.read),
+            Progress::value(&progress.stored),
+            Progress::value(&progress.deduplicated),
+        );
         log_outcome(&lease, &kind, &subject, duration_ms, &outcome);
         if let Err(error) = self.settle(&lease, outcome).await {
             // The lease runs out by itself; then the job is claimed again.
@@ -219,7 +253,7 @@ where
 
     async fn renew(&self, lease: &Lease, progress: &Progress) -> Result<Renewal, DbError> {
         let lease = lease.clone();
-        let (clock, length) = (self.clock.clone(), self.settings.lease);
+        let (clock, length) = (self.worker.clock.clone(), self.worker.settings.lease);
         let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
         let done = (
             signed(Progress::value(&progress.done)),
@@ -234,7 +268,7 @@ where
 
     async fn settle(&self, lease: &Lease, outcome: Outcome) -> Result<bool, DbError> {
         let lease = lease.clone();
-        let now = self.clock.now();
+        let now = self.worker.clock.now();
         self.write(move |c| match outcome {
             Outcome::Settled | Outcome::Cancelled => Ok(true),
             Outcome::Done => db::jobs::settle(c, &lease, JobState::Completed, None, now),
@@ -249,11 +283,21 @@ where
         .await
     }
 
+    async fn read<T: Send + 'static>(
+        &self,
+        queries: impl FnOnce(&mut db::DbConnection) -> crate::db::QueryResult<T> + Send + 'static,
+    ) -> Result<T, DbError> {
+        let db = self.worker.db.clone();
+        tokio::task::spawn_blocking(move || db.read(|c| queries(c).map_err(DbError::from)))
+            .await
+            .expect("queries do not panic")
+    }
+
     async fn write<T: Send + 'static>(
         &self,
         queries: impl FnOnce(&mut db::DbConnection) -> crate::db::QueryResult<T> + Send + 'static,
     ) -> Result<T, DbError> {
-        let db = self.db.clone();
+        let db = self.worker.db.clone();
         tokio::task::spawn_blocking(move || db.write(|c| queries(c).map_err(DbError::from)))
             .await
             .expect("queries do not panic")

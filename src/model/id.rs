@@ -68,6 +68,16 @@ id!(
     JobId,
 );
 
+/// The id of a project that the configuration names: the same in every database, so that what is
+/// rebuilt from a storage finds its owner.
+pub fn configured_project(name: &str) -> ProjectId {
+    let id = Uuid::new_v5(
+        &Uuid::NAMESPACE_URL,
+        format!("embervault:project:{name}").as_bytes(),
+    );
+    ProjectId::new(id.simple().to_string())
+}
+
 /// A new id in Keystone's form: 32 hexadecimal digits.
 pub fn keystone_id() -> String {
     Uuid::new_v4().simple().to_string()

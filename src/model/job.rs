@@ -1,7 +1,7 @@
 //! Durable work items.
 
 use crate::model::column::{Json, text_enum};
-use crate::model::id::{BackupId, JobId, ProjectId, SnapshotId, UserId, VolumeId};
+use crate::model::id::{BackupId, JobId, ProjectId, SnapshotId, UserId, VaultId, VolumeId};
 use crate::model::record::BackupRecord;
 use crate::model::schema::jobs;
 use crate::model::time::Timestamp;
@@ -77,6 +77,14 @@ pub enum JobArgs {
     DeleteSnapshot {
         snapshot_id: SnapshotId,
     },
+    /// Reclaims what nobody needs.
+    CollectVault {
+        vault_id: VaultId,
+    },
+    /// Looks whether what is stored is what was written.
+    VerifyVault {
+        vault_id: VaultId,
+    },
 }
 
 /// What a backup is made of.
@@ -117,6 +125,8 @@ impl JobArgs {
             JobArgs::ExtendVolume { .. } => "extend_volume",
             JobArgs::CreateSnapshot { .. } => "create_snapshot",
             JobArgs::DeleteSnapshot { .. } => "delete_snapshot",
+            JobArgs::CollectVault { .. } => "collect_vault",
+            JobArgs::VerifyVault { .. } => "verify_vault",
         }
     }
 
@@ -134,6 +144,9 @@ impl JobArgs {
             JobArgs::CreateSnapshot { snapshot_id } | JobArgs::DeleteSnapshot { snapshot_id } => {
                 snapshot_id.as_str()
             }
+            JobArgs::CollectVault { vault_id } | JobArgs::VerifyVault { vault_id } => {
+                vault_id.as_str()
+            }
         }
     }
 
@@ -148,7 +161,9 @@ impl JobArgs {
             | JobArgs::DeleteVolume { .. }
             | JobArgs::ExtendVolume { .. }
             | JobArgs::CreateSnapshot { .. }
-            | JobArgs::DeleteSnapshot { .. } => Lane::Quick,
+            | JobArgs::DeleteSnapshot { .. }
+            | JobArgs::CollectVault { .. }
+            | JobArgs::VerifyVault { .. } => Lane::Quick,
         }
     }
 }
@@ -182,14 +197,19 @@ pub struct Job {
     pub request_id: Option<String>,
     /// Somebody wants it to end without its result.
     pub cancel_requested: bool,
+    /// Projects take turns.
+    pub project_id: Option<ProjectId>,
+    /// Signs of life of the worker, over all runs.
+    pub beats: i64,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
 
 impl Job {
-    /// The same job, on behalf of a request.
-    pub fn asked_by(mut self, request_id: &str) -> Self {
+    /// The same job, on behalf of a request of a project.
+    pub fn asked_by(mut self, request_id: &str, project: &ProjectId) -> Self {
         self.request_id = Some(request_id.to_owned());
+        self.project_id = Some(project.clone());
         self
     }
 
@@ -214,6 +234,8 @@ impl Job {
             checkpoint: None,
             request_id: None,
             cancel_requested: false,
+            project_id: None,
+            beats: 0,
             created_at: now,
             updated_at: now,
         }
@@ -267,6 +289,19 @@ pub enum Outcome {
     Cancelled,
     /// Final failure; the subject was told.
     Failed { reason: String },
+}
+
+impl Outcome {
+    /// The outcome in one word.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Outcome::Settled | Outcome::Done => "done",
+            Outcome::Retry { .. } => "retry",
+            Outcome::Released => "released",
+            Outcome::Cancelled => "cancelled",
+            Outcome::Failed { .. } => "failed",
+        }
+    }
 }
 
 #[cfg(test)]

@@ -39,6 +39,8 @@ pub struct Pack {
     pub session: Option<JobId>,
     pub stored_bytes: i64,
     pub chunk_count: i64,
+    /// 0 where nobody has counted.
+    pub frame_count: i64,
 }
 
 /// One row of the advisory deduplication index.

@@ -2,6 +2,7 @@
 //! results, progress and logs all read it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 /// Counters in bytes, and a flag. Shared by the threads of one job.
 #[derive(Debug, Default)]
@@ -19,6 +20,24 @@ pub struct Progress {
     /// Packs added to the store.
     pub objects: AtomicU64,
     stop: AtomicBool,
+    lease: Lease,
+}
+
+/// Until when the work may go on, by a clock that cannot be set.
+#[derive(Debug)]
+struct Lease {
+    counted_from: Instant,
+    /// Milliseconds; without one it may go on for ever.
+    until: AtomicU64,
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self {
+            counted_from: Instant::now(),
+            until: AtomicU64::new(u64::MAX),
+        }
+    }
 }
 
 impl Progress {
@@ -37,8 +56,21 @@ impl Progress {
         self.stop.store(true, Ordering::SeqCst);
     }
 
-    /// Whether somebody asked it to stop.
+    /// The work may go on until then; a process that was halted meanwhile must not touch anything
+    /// when it wakes up.
+    pub fn allow_until(&self, until: Instant) {
+        let until = until.saturating_duration_since(self.lease.counted_from);
+        let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
+        self.lease.until.store(until, Ordering::SeqCst);
+    }
+
+    /// Whether somebody asked it to stop, or nobody allowed it to go on.
     pub fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
+        self.stop.load(Ordering::SeqCst) || self.is_overdue()
+    }
+
+    fn is_overdue(&self) -> bool {
+        let until = self.lease.until.load(Ordering::SeqCst);
+        until != u64::MAX && self.lease.counted_from.elapsed().as_millis() > until.into()
     }
 }

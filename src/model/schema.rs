@@ -6,14 +6,15 @@ diesel::table! {
 diesel::table! {
     vaults (number) {
         number -> BigInt, id -> Text, project_id -> Text, storage_id -> Text, next_pack -> BigInt, created_at -> BigInt,
-        generation -> BigInt,
+        generation -> BigInt, record -> Nullable<Text>, collected_at -> Nullable<BigInt>, verified_at -> Nullable<BigInt>, verifying_since -> Nullable<BigInt>,
     }
 }
 diesel::table! {
     packs (vault, number) {
         vault -> BigInt, number -> BigInt, rewrite -> Integer, kind -> Text, state -> Text,
         session -> Nullable<Text>, stored_bytes -> BigInt, chunk_count -> BigInt,
-        condemned_in -> Nullable<BigInt>,
+        condemned_in -> Nullable<BigInt>, frame_count -> BigInt, rewrites -> Integer,
+        damage -> Nullable<Text>, verified_at -> Nullable<BigInt>,
     }
 }
 diesel::table! {
@@ -21,6 +22,13 @@ diesel::table! {
 }
 diesel::table! {
     chunks (vault, id) {
+        vault -> BigInt, id -> Binary, pack -> BigInt, ordinal -> Integer, length -> Integer,
+        frame_offset -> Integer, frame_length -> Integer, frame_check -> BigInt,
+    }
+}
+diesel::table! {
+    // Diesel wants a key; the rows have none.
+    lost_chunks (vault, pack, ordinal, frame_offset) {
         vault -> BigInt, id -> Binary, pack -> BigInt, ordinal -> Integer, length -> Integer,
         frame_offset -> Integer, frame_length -> Integer, frame_check -> BigInt,
     }
@@ -43,9 +51,13 @@ diesel::table! {
         attempt -> Integer, run_at -> BigInt, leased_until -> Nullable<BigInt>, worker -> Nullable<Text>,
         reason -> Nullable<Text>, progress_done -> BigInt, progress_total -> BigInt,
         failures -> Integer, orphaned -> Integer, checkpoint -> Nullable<Text>,
-        request_id -> Nullable<Text>, cancel_requested -> Bool, created_at -> BigInt, updated_at -> BigInt,
+        request_id -> Nullable<Text>, cancel_requested -> Bool, project_id -> Nullable<Text>,
+        beats -> BigInt, created_at -> BigInt, updated_at -> BigInt,
     }
 }
+diesel::table! { removed_roots (root) { root -> Text, } }
+diesel::table! { sessions (job) { job -> Text, attempt -> Integer, } }
+diesel::table! { workers (name) { name -> Text, started_at -> BigInt, seen_at -> BigInt, } }
 diesel::table! {
     volumes (id) {
         id -> Text, project_id -> Text, user_id -> Text, name -> Nullable<Text>, description -> Nullable<Text>,
@@ -117,6 +129,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     backups,
     packs,
     session_packs,
+    sessions,
     jobs,
     volumes,
     snapshots,

@@ -123,7 +123,7 @@ impl Services {
             },
             now,
         )
-        .asked_by(&ctx.request_id);
+        .asked_by(&ctx.request_id, &ctx.project_id);
         job.run_at = now.after(PREPARATION);
         self.db.write(|c| -> Result<(), Error> {
             db::lock_project(c, &ctx.project_id)?;
@@ -375,7 +375,7 @@ impl Services {
             },
             now,
         )
-        .asked_by(&ctx.request_id);
+        .asked_by(&ctx.request_id, &ctx.project_id);
         job.run_at = now.after(PREPARATION);
         self.db.write(|c| {
             if !db::backups::transition(c, id, BackupEvent::RestoreRequested, now)? {

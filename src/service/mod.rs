@@ -8,6 +8,7 @@ pub mod backups;
 pub mod group_snapshots;
 pub mod group_types;
 pub mod groups;
+pub mod jobs;
 pub mod messages;
 pub mod programs;
 pub mod qos;
@@ -62,7 +63,7 @@ impl Services {
         args: JobArgs,
         change: impl FnOnce(&mut DbConnection) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let job = Job::new(args, self.clock.now()).asked_by(&ctx.request_id);
+        let job = Job::new(args, self.clock.now()).asked_by(&ctx.request_id, &ctx.project_id);
         let value = self.db.write(|c| {
             let value = change(c)?;
             insert_job(c, &job)?;
@@ -81,7 +82,7 @@ impl Services {
         change: impl FnOnce(&mut DbConnection) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let now = self.clock.now();
-        let job = Job::new(args, now).asked_by(&ctx.request_id);
+        let job = Job::new(args, now).asked_by(&ctx.request_id, &ctx.project_id);
         let lane = self.db.write(|c| {
             change(c)?;
             match crate::db::jobs::request_cancel(c, &job.subject, now)? {

@@ -1,5 +1,5 @@
-//! The programs a Cinder consists of, as administrators see and disable them. One process plays all
-//! of them: while it answers, all are up.
+//! The programs a Cinder consists of, as administrators see and disable them: each worker is a
+//! `cinder-backup`; who answers plays the others.
 
 use crate::db::services::ServiceRow;
 use crate::db::{self, DbConnection, DbError};
@@ -8,6 +8,7 @@ use crate::identity::policy::Rule;
 use crate::model::error::Error;
 use crate::model::id::ProjectId;
 use crate::model::service::{BACKUP_SERVICE, SERVICES};
+use crate::model::time::Timestamp;
 use crate::service::Services;
 
 /// Name of the backend of standalone volumes.
@@ -18,6 +19,9 @@ pub const BACKEND: &str = "standalone";
 pub struct Program {
     pub row: ServiceRow,
     pub host: String,
+    pub is_up: bool,
+    /// When it was last known to be up.
+    pub seen_at: Timestamp,
 }
 
 /// A project, its volumes, their GiB, its snapshots, their GiB.
@@ -41,7 +45,13 @@ impl Services {
         }
     }
 
-    fn program(&self, c: &mut DbConnection, name: &str) -> Result<Program, DbError> {
+    /// What an administrator said of a program, which is kept under a name of its own.
+    fn wish_row(
+        &self,
+        c: &mut DbConnection,
+        kept: &str,
+        name: &str,
+    ) -> Result<ServiceRow, DbError> {
         let untouched = ServiceRow {
             name: name.to_owned(),
             disabled: false,
@@ -49,19 +59,40 @@ impl Services {
             frozen: false,
             updated_at: self.clock.now(),
         };
-        Ok(Program {
-            row: db::services::find(c, name)?.unwrap_or(untouched),
-            host: self.host_of(name),
-        })
+        let found = db::services::find(c, kept)?;
+        Ok(found.map_or(untouched, |row| ServiceRow {
+            name: name.to_owned(),
+            ..row
+        }))
+    }
+
+    fn programs(&self, c: &mut DbConnection) -> Result<Vec<Program>, DbError> {
+        let now = self.clock.now();
+        let mut programs = Vec::new();
+        for name in SERVICES.into_iter().filter(|name| *name != BACKUP_SERVICE) {
+            programs.push(Program {
+                row: self.wish_row(c, name, name)?,
+                host: self.host_of(name),
+                is_up: true,
+                seen_at: now,
+            });
+        }
+        for worker in db::workers::all(c)? {
+            let kept = db::workers::service_name(&worker.name);
+            programs.push(Program {
+                row: self.wish_row(c, &kept, BACKUP_SERVICE)?,
+                is_up: db::workers::is_up(&worker, now),
+                host: worker.name,
+                seen_at: worker.seen_at,
+            });
+        }
+        Ok(programs)
     }
 
     /// All programs, if the rule allows to see them.
     pub fn list_programs(&self, ctx: &RequestContext, rule: Rule) -> Result<Vec<Program>, Error> {
         ctx.authorize(rule, &ctx.project_id)?;
-        self.db.read(|c| {
-            let programs = SERVICES.iter().map(|name| self.program(c, name));
-            Ok(programs.collect::<Result<_, _>>()?)
-        })
+        self.db.read(|c| Ok(self.programs(c)?))
     }
 
     /// Enables, disables, freezes or thaws a program. Without a binary it is the one on that host.
@@ -73,23 +104,21 @@ impl Services {
         wish: Wish,
     ) -> Result<Program, Error> {
         ctx.authorize(Rule::ServiceUpdate, &ctx.project_id)?;
-        let found = SERVICES
-            .iter()
-            .find(|name| binary.unwrap_or("cinder-volume") == **name && self.host_of(name) == host);
-        let name = found.ok_or_else(|| {
-            let message = format!(
-                "Service {} could not be found on host {host}.",
-                binary.unwrap_or("cinder-volume")
-            );
-            // Cinder answers so, the one and the other.
-            match wish {
-                Wish::Freeze | Wish::Thaw => Error::Invalid(message),
-                Wish::Enable | Wish::Disable { .. } => Error::NotFound(message),
-            }
-        })?;
+        let binary = binary.unwrap_or("cinder-volume");
         self.db.write(|c| {
             db::lock(c, "services")?;
-            let mut program = self.program(c, name)?;
+            let found = self
+                .programs(c)?
+                .into_iter()
+                .find(|program| program.row.name == binary && program.host == host);
+            let Some(mut program) = found else {
+                let message = format!("Service {binary} could not be found on host {host}.");
+                // Cinder answers so, the one and the other.
+                return Err(match wish {
+                    Wish::Freeze | Wish::Thaw => Error::Invalid(message),
+                    Wish::Enable | Wish::Disable { .. } => Error::NotFound(message),
+                });
+            };
             match wish {
                 Wish::Enable => {
                     program.row.disabled = false;
@@ -103,7 +132,15 @@ impl Services {
                 Wish::Thaw => program.row.frozen = false,
             }
             program.row.updated_at = self.clock.now();
-            db::services::put(c, &program.row)?;
+            let kept = match program.row.name == BACKUP_SERVICE {
+                true => db::workers::service_name(&program.host),
+                false => program.row.name.clone(),
+            };
+            let row = ServiceRow {
+                name: kept,
+                ..program.row.clone()
+            };
+            db::services::put(c, &row)?;
             Ok(program)
         })
     }
@@ -136,6 +173,6 @@ impl Services {
 
     pub(crate) fn is_backup_disabled(&self) -> Result<bool, Error> {
         self.db
-            .read(|c| db::services::is_disabled(c, BACKUP_SERVICE).map_err(Error::from))
+            .read(|c| db::workers::are_disabled(c).map_err(Error::from))
     }
 }

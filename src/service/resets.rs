@@ -25,7 +25,7 @@ impl Services {
         let args = JobArgs::ResetBackup {
             backup_id: id.clone(),
         };
-        let check = Job::new(args, now).asked_by(&ctx.request_id);
+        let check = Job::new(args, now).asked_by(&ctx.request_id, &ctx.project_id);
         let lane = self.db.write(|c| {
             let backup = db::backups::find(c, id)?.ok_or_else(|| Error::not_found("Backup", id))?;
             let live = db::jobs::live_for(c, id.as_str())?;

@@ -93,7 +93,7 @@ impl Services {
             let (value, wanted) = change(c)?;
             let mut jobs = Vec::new();
             for args in wanted {
-                let job = Job::new(args, now).asked_by(&ctx.request_id);
+                let job = Job::new(args, now).asked_by(&ctx.request_id, &ctx.project_id);
                 db::jobs::insert(c, &job).map_err(|error| match db::is_duplicate(&error) {
                     true => Error::Conflict(BUSY.to_owned()),
                     false => Error::from(error),

@@ -254,7 +254,7 @@ impl Services {
             target,
         };
         let now = self.clock.now();
-        let job = Job::new(args, now).asked_by(&ctx.request_id);
+        let job = Job::new(args, now).asked_by(&ctx.request_id, &ctx.project_id);
         volume.previous_status = Some(VolumeStatus::Creating);
         volume.reserved_by = Some(Lease::unclaimed(&job.id).holder());
         self.db.write(|c| {

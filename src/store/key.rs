@@ -21,6 +21,10 @@ pub enum Key {
     },
     /// `v/<vault>/b/<backup>`: the root, the commit point of a backup.
     Root { vault: VaultId, backup: BackupId },
+    /// `check/<name>`: an object that proves that the storage works, and goes again.
+    Check(String),
+    /// An object found in a list.
+    Stray(String),
 }
 
 impl fmt::Display for Key {
@@ -42,6 +46,8 @@ impl fmt::Display for Key {
                 write!(f, "v/{vault}/{folder}/{shard:02x}/{number:08x}.{rewrite}")
             }
             Key::Root { vault, backup } => write!(f, "v/{vault}/b/{backup}"),
+            Key::Stray(name) => f.write_str(name),
+            Key::Check(name) => write!(f, "check/{name}"),
         }
     }
 }
@@ -60,6 +66,13 @@ pub fn parse_pack(vault: &VaultId, name: &str) -> Option<(PackKind, u32, u32)> {
         u32::from_str_radix(number, 16).ok()?,
         rewrite.parse().ok()?,
     ))
+}
+
+/// The vault that an object belongs to, if it is one's.
+pub fn vault_name(name: &str) -> Option<VaultId> {
+    let (vault, _) = name.strip_prefix("v/")?.split_once('/')?;
+    let is_id = uuid::Uuid::parse_str(vault).is_ok_and(|id| id.to_string() == vault);
+    is_id.then(|| VaultId::new(vault))
 }
 
 /// The backup of a vault whose root has this name, if it is one.

@@ -3,10 +3,15 @@
 //! Calls block; they may come from any thread that is not running async code. An object is either
 //! there whole or not at all.
 
+mod call;
+pub mod check;
 mod directory;
 pub mod key;
 mod open;
+mod swift;
 
+use crate::store::call::{Called, Caller, Load};
+use crate::store::directory::TEMPORARY;
 use crate::store::key::Key;
 use bytes::Bytes;
 use opendal::{ErrorKind, Operator};
@@ -15,8 +20,11 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
+pub use call::Outcome;
 pub use open::OpenError;
 
 /// What is done to an object.
@@ -25,8 +33,23 @@ pub enum Verb {
     Put,
     Get,
     GetRange,
+    Head,
     Delete,
     List,
+}
+
+impl Verb {
+    /// The verb in one word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verb::Put => "put",
+            Verb::Get => "get",
+            Verb::GetRange => "get_range",
+            Verb::Head => "head",
+            Verb::Delete => "delete",
+            Verb::List => "list",
+        }
+    }
 }
 
 /// Why a call failed, by what the caller could do about it.
@@ -40,6 +63,8 @@ pub enum StoreErrorKind {
     Truncated,
     /// The storage has no space left.
     Full,
+    /// The storage does not let us.
+    Denied,
     /// Anything else; retries have been made where they could help.
     Other,
 }
@@ -60,6 +85,7 @@ impl fmt::Display for StoreError {
             StoreErrorKind::Exists => "object exists already",
             StoreErrorKind::Truncated => "object is truncated",
             StoreErrorKind::Full => "no space left on the backup storage",
+            StoreErrorKind::Denied => "the backup storage refused our credentials",
             StoreErrorKind::Other => "backup storage failed",
         };
         write!(f, "{}: {what}", self.object)
@@ -76,14 +102,36 @@ impl std::error::Error for StoreError {
 /// count calls or plan faults.
 pub type Hook = Arc<dyn Fn(Verb, &str) -> Result<(), StoreErrorKind> + Send + Sync>;
 
+/// Is told of every try of a call, how it ended and how long it took.
+pub type Observer = Arc<dyn Fn(Verb, Outcome, Duration) + Send + Sync>;
+
+/// How a new object comes to be there whole or not at all.
+#[derive(Debug, Clone)]
+enum Creation {
+    /// The storage sees to it.
+    Put,
+    /// Stored under a temporary name and renamed.
+    Rename,
+    /// A file below this directory.
+    File(PathBuf),
+}
+
 /// One storage. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
     operator: Operator,
+    caller: Caller,
     handle: Handle,
-    /// Where the objects lie, if they are files.
-    directory: Option<PathBuf>,
+    creation: Creation,
     hook: Option<Hook>,
+    observer: Option<Observer>,
+}
+
+/// What a storage can do beyond what is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Abilities {
+    /// Refuses to replace an object when asked to, by its own account.
+    pub conditional_create: bool,
 }
 
 impl Store {
@@ -93,33 +141,115 @@ impl Store {
         self
     }
 
+    /// The same storage; somebody is told of every call.
+    pub fn with_observer(mut self, observer: Observer) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// The same storage; calls end when the token is cancelled.
+    pub fn stopped_by(mut self, stop: CancellationToken) -> Self {
+        self.caller = self.caller.stopped_by(stop);
+        self
+    }
+
+    /// What the storage can do beyond what is needed.
+    pub fn abilities(&self) -> Abilities {
+        let is_file = matches!(self.creation, Creation::File(_));
+        Abilities {
+            conditional_create: is_file || self.is_conditional(),
+        }
+    }
+
+    fn is_conditional(&self) -> bool {
+        let capability = self.operator.info().capability();
+        matches!(self.creation, Creation::Put) && capability.write_with_if_not_exists
+    }
+
     /// Stores a new object, whole or not at all. An object of that name is not replaced where the
     /// storage can tell; directories always can.
     pub fn put_new(&self, key: &Key, bytes: impl Into<Bytes>) -> Result<(), StoreError> {
-        let bytes = bytes.into();
-        let path = key.to_string();
-        self.before(Verb::Put, &path)?;
-        if let Some(root) = &self.directory {
-            return directory::put_new(root, &path, &bytes)
-                .map_err(|error| not_stored(&path, error));
-        }
-        let conditional = self.operator.info().capability().write_with_if_not_exists;
-        let write = self
-            .operator
-            .write_with(&path, bytes)
-            .if_not_exists(conditional);
-        self.handle
-            .block_on(async { write.await })
-            .map(|_| ())
+        let (path, bytes) = (key.to_string(), bytes.into());
+        let load = Load::Up(bytes.len() as u64);
+        let called = self.call(Verb::Put, &path, load, || self.create(&path, bytes.clone()))?;
+        match called
+            .result
             .map_err(|error| failed(Verb::Put, &path, error))
+        {
+            // An earlier try may have stored it although it seemed to fail.
+            Err(error) if error.kind == StoreErrorKind::Exists && called.was_repeated => {
+                match self.get(key)? == bytes {
+                    true => Ok(()),
+                    false => Err(error),
+                }
+            }
+            result => result,
+        }
+    }
+
+    /// Stores an object in the place of the one of that name, whole or not at all.
+    pub fn replace(&self, key: &Key, bytes: impl Into<Bytes>) -> Result<(), StoreError> {
+        let (path, bytes) = (key.to_string(), bytes.into());
+        let load = Load::Up(bytes.len() as u64);
+        let write = || async {
+            match &self.creation {
+                Creation::Put => self.operator.write(&path, bytes.clone()).await.map(drop),
+                Creation::Rename | Creation::File(_) => {
+                    let temporary = temporary_name();
+                    self.operator.write(&temporary, bytes.clone()).await?;
+                    self.operator.rename(&temporary, &path).await
+                }
+            }
+        };
+        let called = self.call(Verb::Put, &path, load, write)?;
+        called
+            .result
+            .map_err(|error| failed(Verb::Put, &path, error))
+    }
+
+    async fn create(&self, path: &str, bytes: Bytes) -> Result<(), opendal::Error> {
+        match &self.creation {
+            Creation::Put => self
+                .operator
+                .write_with(path, bytes)
+                .if_not_exists(self.is_conditional())
+                .await
+                .map(drop),
+            Creation::Rename => self.create_by_rename(path, bytes).await,
+            Creation::File(root) => {
+                let (root, path) = (root.clone(), path.to_owned());
+                tokio::task::spawn_blocking(move || directory::put_new(&root, &path, &bytes))
+                    .await
+                    .map_err(|error| io::Error::other(error.to_string()))
+                    .flatten()
+                    .map_err(not_stored)
+            }
+        }
+    }
+
+    async fn create_by_rename(&self, path: &str, bytes: Bytes) -> Result<(), opendal::Error> {
+        if self.operator.exists(path).await? {
+            return Err(opendal::Error::new(ErrorKind::AlreadyExists, "it exists"));
+        }
+        let temporary = temporary_name();
+        let stored = match self.operator.write(&temporary, bytes).await {
+            Ok(_) => self.operator.rename(&temporary, path).await,
+            Err(error) => Err(error),
+        };
+        if stored.is_err() {
+            // Half an object under a temporary name would only take space.
+            self.operator.delete(&temporary).await.ok();
+        }
+        stored
     }
 
     /// A whole object.
     pub fn get(&self, key: &Key) -> Result<Vec<u8>, StoreError> {
         let path = key.to_string();
-        self.before(Verb::Get, &path)?;
-        self.handle
-            .block_on(self.operator.read(&path))
+        let read = || async { self.operator.read(&path).await };
+        let called = self.call(Verb::Get, &path, Load::Nothing, read)?;
+        called
+            .result
             .map(|buffer| buffer.to_vec())
             .map_err(|error| failed(Verb::Get, &path, error))
     }
@@ -127,12 +257,11 @@ impl Store {
     /// A range of an object, exactly as long as asked for.
     pub fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Vec<u8>, StoreError> {
         let path = key.to_string();
-        self.before(Verb::GetRange, &path)?;
         let length = range.end - range.start;
-        let read = self.operator.read_with(&path).range(range);
-        let bytes = self
-            .handle
-            .block_on(async { read.await })
+        let read = || async { self.operator.read_with(&path).range(range.clone()).await };
+        let called = self.call(Verb::GetRange, &path, Load::Down(length), read)?;
+        let bytes = called
+            .result
             .map_err(|error| failed(Verb::GetRange, &path, error))?
             .to_vec();
         if bytes.len() as u64 != length {
@@ -146,22 +275,37 @@ impl Store {
         Ok(bytes)
     }
 
+    /// Length of an object in bytes; `None` if it is not there.
+    pub fn length(&self, key: &Key) -> Result<Option<u64>, StoreError> {
+        let path = key.to_string();
+        let stat = || async { self.operator.stat(&path).await };
+        let called = self.call(Verb::Head, &path, Load::Nothing, stat)?;
+        match called.result {
+            Ok(found) => Ok(Some(found.content_length())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(Verb::Head, &path, error)),
+        }
+    }
+
     /// Removes an object; one that is not there is no error.
     pub fn delete(&self, key: &Key) -> Result<(), StoreError> {
         let path = key.to_string();
-        self.before(Verb::Delete, &path)?;
-        self.handle
-            .block_on(self.operator.delete(&path))
+        let delete = || async { self.operator.delete(&path).await };
+        let called = self.call(Verb::Delete, &path, Load::Nothing, delete)?;
+        called
+            .result
             .map_err(|error| failed(Verb::Delete, &path, error))
     }
 
-    /// Names and sizes of all objects whose name starts with a folder, which ends in `/`.
+    /// Names and sizes of all objects whose name starts with a folder, which ends in `/`. A folder
+    /// that is not there holds nothing.
     pub fn list(&self, folder: &str) -> Result<Vec<(String, u64)>, StoreError> {
-        self.before(Verb::List, folder)?;
-        let listed = self
-            .handle
-            .block_on(async { self.operator.list_with(folder).recursive(true).await })
-            .map_err(|error| failed(Verb::List, folder, error))?;
+        let list = || async { self.operator.list_with(folder).recursive(true).await };
+        let called = self.call(Verb::List, folder, Load::Nothing, list)?;
+        let listed = match called.result {
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            listed => listed.map_err(|error| failed(Verb::List, folder, error))?,
+        };
         Ok(listed
             .into_iter()
             .filter(|entry| entry.metadata().is_file())
@@ -169,17 +313,36 @@ impl Store {
             .collect())
     }
 
-    fn before(&self, verb: Verb, path: &str) -> Result<(), StoreError> {
-        let Some(hook) = &self.hook else {
-            return Ok(());
+    /// Waits for a call from a thread that is not running async code.
+    fn call<T, F>(
+        &self,
+        verb: Verb,
+        path: &str,
+        load: Load,
+        make: impl Fn() -> F,
+    ) -> Result<Called<T>, StoreError>
+    where
+        F: Future<Output = Result<T, opendal::Error>>,
+    {
+        if let Some(hook) = &self.hook {
+            hook(verb, path).map_err(|kind| StoreError {
+                kind,
+                verb,
+                object: path.to_owned(),
+                source: None,
+            })?;
+        }
+        let tell = |outcome, duration| {
+            if let Some(observer) = &self.observer {
+                observer(verb, outcome, duration);
+            }
         };
-        hook(verb, path).map_err(|kind| StoreError {
-            kind,
-            verb,
-            object: path.to_owned(),
-            source: None,
-        })
+        Ok(self.handle.block_on(self.caller.call(load, make, tell)))
     }
+}
+
+fn temporary_name() -> String {
+    format!("{TEMPORARY}/{}", uuid::Uuid::new_v4())
 }
 
 fn failed(verb: Verb, object: &str, error: opendal::Error) -> StoreError {
@@ -187,6 +350,9 @@ fn failed(verb: Verb, object: &str, error: opendal::Error) -> StoreError {
         ErrorKind::NotFound => StoreErrorKind::Missing,
         ErrorKind::AlreadyExists | ErrorKind::ConditionNotMatch => StoreErrorKind::Exists,
         ErrorKind::RangeNotSatisfied => StoreErrorKind::Truncated,
+        ErrorKind::PermissionDenied => StoreErrorKind::Denied,
+        _ if is_short(&error) => StoreErrorKind::Truncated,
+        _ if is_full(&error) => StoreErrorKind::Full,
         _ => StoreErrorKind::Other,
     };
     StoreError {
@@ -197,16 +363,30 @@ fn failed(verb: Verb, object: &str, error: opendal::Error) -> StoreError {
     }
 }
 
-fn not_stored(object: &str, error: io::Error) -> StoreError {
+/// Whether the object ended before the range did, which OpenDAL has no kind for either. An answer that
+/// was cut off on its way is a passing fault with another text.
+fn is_short(error: &opendal::Error) -> bool {
+    !error.is_temporary() && error.message().starts_with("reader got too little data")
+}
+
+/// Whether there is no space left, which OpenDAL has no kind for.
+fn is_full(error: &opendal::Error) -> bool {
+    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    let text = error.to_string();
+    io.is_some_and(|io| {
+        matches!(
+            io.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    }) || ["QuotaExceeded", "507 Insufficient", "status: 507"]
+        .iter()
+        .any(|sign| text.contains(sign))
+}
+
+fn not_stored(error: io::Error) -> opendal::Error {
     let kind = match error.kind() {
-        io::ErrorKind::AlreadyExists => StoreErrorKind::Exists,
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreErrorKind::Full,
-        _ => StoreErrorKind::Other,
+        io::ErrorKind::AlreadyExists => ErrorKind::AlreadyExists,
+        _ => ErrorKind::Unexpected,
     };
-    StoreError {
-        kind,
-        verb: Verb::Put,
-        object: object.to_owned(),
-        source: Some(error.into()),
-    }
+    opendal::Error::new(kind, "the file could not be written").set_source(error)
 }

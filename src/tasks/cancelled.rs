@@ -53,7 +53,9 @@ impl Tasks {
             | JobArgs::DeleteVolume { .. }
             | JobArgs::ExtendVolume { .. }
             | JobArgs::CreateSnapshot { .. }
-            | JobArgs::DeleteSnapshot { .. } => {}
+            | JobArgs::DeleteSnapshot { .. }
+            | JobArgs::CollectVault { .. }
+            | JobArgs::VerifyVault { .. } => {}
         }
         Ok(())
     }
@@ -74,6 +76,7 @@ impl Tasks {
             JobArgs::CreateSnapshot { snapshot_id } | JobArgs::DeleteSnapshot { snapshot_id } => {
                 return self.remove_snapshot(claimed, snapshot_id, JobState::Cancelled);
             }
+            JobArgs::CollectVault { .. } | JobArgs::VerifyVault { .. } => None,
         };
         match backup {
             Some(backup) if backup.status == BackupStatus::Deleting => {

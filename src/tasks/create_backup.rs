@@ -8,7 +8,6 @@ use crate::model::backup::{Backup, BackupEvent, BackupStatus};
 use crate::model::error::chain;
 use crate::model::id::{BackupId, JobId};
 use crate::model::message::{Action, Detail};
-use crate::model::service::BACKUP_SERVICE;
 use crate::tasks::{TaskError, Tasks, finished};
 
 impl Tasks {
@@ -28,6 +27,8 @@ impl Tasks {
         let root = match vault.find_root(id)? {
             Some(root) => root,
             None => {
+                // An old database would number new packs as those are that it does not know.
+                engine::collect::check_roots(&vault)?;
                 self.catalog.begin_backup(lease, volume, snapshot, force)?;
                 self.copy(claimed, &vault, &backup)?
             }
@@ -41,7 +42,7 @@ impl Tasks {
         let now = self.clock.now();
         let is_disabled = self
             .db
-            .read(|c| db::services::is_disabled(c, BACKUP_SERVICE).map_err(DbError::from))?;
+            .read(|c| db::workers::are_disabled(c).map_err(DbError::from))?;
         let found = self.find_backup(id)?;
         let zone = found.and_then(|backup| backup.availability_zone);
         let is_elsewhere = zone.is_some_and(|zone| zone != self.catalog.availability_zone);
@@ -80,7 +81,7 @@ impl Tasks {
         let progress = &claimed.progress;
         Ok(engine::backup::run(
             vault,
-            job,
+            &claimed.lease,
             description,
             parent.as_ref(),
             &source,

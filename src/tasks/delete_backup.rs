@@ -1,6 +1,7 @@
 //! The job of deleting a backup. Its space follows when packs are collected.
 
 use crate::db::{self, DbError};
+use crate::engine;
 use crate::jobs::Claimed;
 use crate::model::backup::{Backup, BackupEvent, BackupStatus};
 use crate::model::id::BackupId;
@@ -28,6 +29,7 @@ impl Tasks {
         if let (true, Some(backup)) = (is_last, &backup)
             && let Some(vault) = self.vault_of(backup)?
         {
+            engine::collect::check_roots(&vault)?;
             vault.remove_root(backup.root_name())?;
         }
         let (lease, now) = (&claimed.lease, self.clock.now());
@@ -39,6 +41,9 @@ impl Tasks {
                     return Err(TaskError::Overtaken);
                 }
                 db::backups::remove(c, id).map_err(DbError::from)?;
+                if is_last {
+                    db::collection::remove_root(c, backup.root_name()).map_err(DbError::from)?;
+                }
             }
             db::packs::end_session(c, &lease.job_id).map_err(DbError::from)?;
             match db::jobs::settle(c, lease, end, None, now).map_err(DbError::from)? {

@@ -2,14 +2,13 @@
 //! data first.
 
 use crate::db::{self, DbError};
-use crate::engine::{self, vault::Vault};
+use crate::engine::{self, rebuild, vault::Vault};
 use crate::jobs::Claimed;
 use crate::model::backup::{Backup, BackupEvent, BackupStatus};
 use crate::model::column::Json;
 use crate::model::id::{BackupId, SnapshotId, VolumeId};
 use crate::model::record::{BackupRecord, Locator};
 use crate::model::time::Timestamp;
-use crate::model::vault::VaultRow;
 use crate::tasks::{TaskError, Tasks, finished};
 
 impl Tasks {
@@ -84,36 +83,10 @@ impl Tasks {
             return self.open_vault(&row);
         }
         let store = &self.storage(&locator.storage)?.store;
-        if !engine::storage::has_vault(store, &locator.vault)? {
-            return Err(TaskError::Subject(
-                "the record's vault is not in its storage",
-            ));
-        }
-        let mut row = VaultRow {
-            number: 0,
-            id: locator.vault.clone(),
-            project_id: crate::model::id::ProjectId::new(""),
-            storage_id: locator.storage.clone(),
-            next_pack: 1,
-            created_at: self.clock.now(),
-        };
-        // Proves that the key is ours, and tells whose vault it is.
-        let root = self.open_vault(&row)?.root(&locator.root)?;
-        row.project_id = root.backup.project_id;
-        let packs = engine::storage::packs(store, &locator.vault, 0)?;
-        row.next_pack = packs.iter().map(|pack| pack.number).max().unwrap_or(0) + 1;
-        let row = self.db.write(|c| -> Result<_, DbError> {
-            if let Some(row) = db::vaults::find_by_id(c, &locator.vault)? {
-                return Ok(row);
-            }
-            let row = db::vaults::adopt(c, &row)?;
-            for mut pack in packs {
-                pack.vault = row.number;
-                db::packs::adopt(c, &pack)?;
-            }
-            Ok(row)
-        })?;
-        self.open_vault(&row)
+        let found = rebuild::vault(store, &locator.vault)?.ok_or(TaskError::Subject(
+            "the record's vault is not in its storage",
+        ))?;
+        self.adopt_vault(&locator.storage, &locator.vault, &found, &locator.root)
     }
 
     pub(super) fn import_failed(

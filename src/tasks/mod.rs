@@ -7,8 +7,12 @@ mod cancelled;
 mod create_backup;
 mod delete_backup;
 mod import_backup;
+pub mod maintenance;
+pub mod orphans;
+pub mod rebuild;
 mod restore_backup;
 mod snapshots;
+pub mod usage;
 mod volumes;
 
 use crate::clock::Clock;
@@ -22,7 +26,7 @@ use crate::engine::vault::{Options, Parameters, Vault};
 use crate::jobs::Claimed;
 use crate::model::backup::{Backup, FAIL_REASON_CHARS_MAX};
 use crate::model::error::chain;
-use crate::model::id::{BackupId, JobId, StorageId};
+use crate::model::id::{BackupId, JobId, StorageId, VaultId};
 use crate::model::job::{JobArgs, JobState, Lease, Outcome};
 use crate::model::message::{Action, Detail, Message};
 use crate::model::vault::VaultRow;
@@ -43,6 +47,9 @@ pub struct OpenStorage {
     pub store: Store,
 }
 
+/// What became of each vault.
+pub type OfVaults<T> = Vec<(VaultId, Result<T, TaskError>)>;
+
 /// Everything a job can need.
 pub struct Tasks {
     pub db: Db,
@@ -53,11 +60,13 @@ pub struct Tasks {
     pub parameters: Parameters,
     pub options: Options,
     pub attempts_max: i32,
+    /// Bytes that one verification reads.
+    pub verify_bytes: u64,
 }
 
 /// Why a task did not do its work.
 #[derive(Debug, thiserror::Error)]
-enum TaskError {
+pub enum TaskError {
     #[error(transparent)]
     Engine(#[from] engine::Error),
     #[error(transparent)]
@@ -135,6 +144,8 @@ impl Tasks {
             JobArgs::DeleteSnapshot { snapshot_id } => {
                 self.remove_snapshot(claimed, snapshot_id, JobState::Completed)
             }
+            JobArgs::CollectVault { vault_id } => self.collect_vault(claimed, vault_id),
+            JobArgs::VerifyVault { vault_id } => self.verify_vault(claimed, vault_id),
         }
     }
 
@@ -145,6 +156,10 @@ impl Tasks {
             TaskError::Fenced
             | TaskError::Overtaken
             | TaskError::Engine(engine::Error::Cancelled | engine::Error::Fenced) => {
+                return Outcome::Released;
+            }
+            // Whatever failed while it was told to stop failed for that.
+            error if error.is_temporary() && claimed.progress.is_stopped() => {
                 return Outcome::Released;
             }
             error if error.is_temporary() && claimed.job.failures < RETRIES_MAX => {
@@ -196,6 +211,9 @@ impl Tasks {
             }
             JobArgs::CreateSnapshot { snapshot_id } | JobArgs::DeleteSnapshot { snapshot_id } => {
                 self.snapshot_failed(claimed, snapshot_id, reason)
+            }
+            JobArgs::CollectVault { .. } | JobArgs::VerifyVault { .. } => {
+                self.maintenance_failed(claimed, reason)
             }
         }
     }
@@ -309,6 +327,17 @@ impl Tasks {
         self.storages.get(id).ok_or(TaskError::Subject(
             "the backup's storage is not configured any more",
         ))
+    }
+
+    /// All vaults of the configured storages, for commands that work beside the service.
+    pub fn vaults(&self) -> Result<OfVaults<Vault>, DbError> {
+        let rows = self
+            .db
+            .read(|c| db::vaults::all(c).map_err(DbError::from))?;
+        Ok(rows
+            .into_iter()
+            .map(|row| (row.id.clone(), self.open_vault(&row)))
+            .collect())
     }
 
     fn open_vault(&self, row: &VaultRow) -> Result<Vault, TaskError> {

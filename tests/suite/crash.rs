@@ -146,8 +146,10 @@ fn nothing_is_lost_or_stuck_or_uploaded_twice_when_killed() {
 #[test]
 fn sigterm_ends_cleanly_and_the_next_start_resumes() {
     let mut bed = Bed::new(Database::Sqlite);
-    bed.set("ENGINE__THREADS", "1");
-    bed.set("ENGINE__COMPRESSION", "zstd:12");
+    // Slow enough to be stopped in the middle.
+    let url = format!("fs:{}", bed.storage().display());
+    bed.set("STORAGE__LOCAL__URL", &url);
+    bed.set("STORAGE__LOCAL__UPLOAD_LIMIT", "8 MiB");
     // Given back, not timed out: the next start must not have to wait for the lease.
     bed.set("JOBS__LEASE", "10m");
     let service = bed.start();

@@ -2,7 +2,7 @@
 
 use crate::support::{BOTH, Database, Postgres};
 use embervault::db::{self, Db, DbError};
-use embervault::model::id::{ProjectId, StorageId, VolumeId};
+use embervault::model::id::{JobId, ProjectId, StorageId, VolumeId};
 use embervault::model::job::{Job, JobArgs, JobState, Lane, Lease};
 use embervault::model::time::Timestamp;
 use embervault::model::vault::StorageRow;
@@ -58,7 +58,7 @@ fn each_job_is_claimed_exactly_once() {
                                 &name,
                                 Timestamp(200),
                                 Timestamp(1000),
-                                Vec::new(),
+                                &[],
                             )
                             .map_err(DbError::from)
                         };
@@ -84,26 +84,15 @@ fn a_lease_that_ran_out_is_claimed_again_and_the_old_owner_changes_nothing() {
         bed.db
             .write(|c| db::jobs::insert(c, &wanted).map_err(DbError::from))
             .unwrap();
-        let claim = |now, until| {
-            bed.db
-                .write(|c| {
-                    db::jobs::claim(
-                        c,
-                        Lane::Quick,
-                        "w",
-                        Timestamp(now),
-                        Timestamp(until),
-                        Vec::new(),
-                    )
-                    .map_err(DbError::from)
-                })
-                .unwrap()
-        };
-        assert!(claim(99, 1000).is_none(), "it is not due yet");
-        let first = claim(100, 1000).unwrap();
-        assert!(claim(1000, 2000).is_none(), "its lease still holds");
-        let second = claim(1001, 2000).unwrap();
+        let claim = |now, abandoned: &[(JobId, i64)]| claim(&bed.db, Timestamp(now), abandoned);
+        assert!(claim(99, &[]).is_none(), "it is not due yet");
+        let first = claim(100, &[]).unwrap();
+        assert!(claim(1000, &[]).is_none(), "nobody has seen it stand still");
+        let at = |beats| [(wanted.id.clone(), beats)];
+        assert!(claim(1000, &at(0)).is_none(), "it has beaten since");
+        let second = claim(1001, &at(first.beats)).unwrap();
         assert_eq!((first.attempt, second.attempt), (1, 2));
+        assert!(claim(1001, &at(first.beats)).is_none(), "claimed twice");
         let settle = |attempt| {
             let job_id = wanted.id.clone();
             let lease = Lease { job_id, attempt };
@@ -117,7 +106,82 @@ fn a_lease_that_ran_out_is_claimed_again_and_the_old_owner_changes_nothing() {
         assert!(!settle(1), "a stale owner settled the job");
         assert!(settle(2));
         assert!(!settle(2), "it was settled twice");
-        assert!(claim(9999, 10_000).is_none());
+        assert!(claim(9999, &[]).is_none());
+    }
+}
+
+fn claim(db: &db::Db, now: Timestamp, abandoned: &[(JobId, i64)]) -> Option<Job> {
+    let until = Timestamp(now.0 + 1000);
+    db.write(|c| db::jobs::claim(c, Lane::Quick, "w", now, until, abandoned).map_err(DbError::from))
+        .unwrap()
+}
+
+#[test]
+fn projects_take_turns_and_a_clock_that_was_set_back_holds_nothing_up() {
+    for database in BOTH {
+        let bed = bed(database);
+        let add = |project: &str, run_at| {
+            let job = Job {
+                project_id: Some(ProjectId::new(project)),
+                run_at: Timestamp(run_at),
+                ..job()
+            };
+            bed.db
+                .write(|c| db::jobs::insert(c, &job).map_err(DbError::from))
+                .unwrap();
+        };
+        for turn in 0..3 {
+            add("greedy", turn);
+        }
+        add("modest", 50);
+        let project = || claim(&bed.db, Timestamp(100), &[]).map(|job| job.project_id.unwrap());
+        let order: Vec<_> = std::iter::from_fn(project).collect();
+        let named: Vec<&str> = order.iter().map(|project| project.as_str()).collect();
+        assert_eq!(named, ["greedy", "modest", "greedy", "greedy"]);
+        let (hour, day) = (3_600_000_000, 86_400_000_000);
+        add("late", day);
+        assert!(claim(&bed.db, Timestamp(day - hour / 60), &[]).is_none());
+        assert!(claim(&bed.db, Timestamp(day - hour), &[]).is_some());
+    }
+}
+
+#[test]
+fn a_session_is_the_latest_run_s_and_ends_for_good() {
+    for database in BOTH {
+        let bed = bed(database);
+        let job_id = JobId::random();
+        let lease = |attempt| Lease {
+            job_id: job_id.clone(),
+            attempt,
+        };
+        let begin = |attempt| {
+            let begin = |c: &mut db::DbConnection| db::sessions::begin(c, &lease(attempt));
+            bed.db.write(|c| begin(c).map_err(DbError::from)).unwrap()
+        };
+        let hold = |attempt| {
+            let hold = |c: &mut db::DbConnection| db::sessions::hold(c, &lease(attempt));
+            bed.db.write(|c| hold(c).map_err(DbError::from)).unwrap()
+        };
+        assert!(begin(1) && hold(1));
+        assert!(begin(3) && !hold(1) && hold(3));
+        assert!(!begin(2), "a run that was overtaken begins");
+        bed.db
+            .write(|c| db::packs::end_session(c, &job_id).map_err(DbError::from))
+            .unwrap();
+        assert!(!hold(3) && !begin(4));
+        // A job that ended before its session began.
+        let other = Lease::unclaimed(&JobId::random());
+        bed.db
+            .write(|c| db::packs::end_session(c, &other.job_id).map_err(DbError::from))
+            .unwrap();
+        let late = bed
+            .db
+            .write(|c| db::sessions::begin(c, &other).map_err(DbError::from));
+        assert!(!late.unwrap());
+        let pruned = bed
+            .db
+            .write(|c| db::sessions::prune(c).map_err(DbError::from));
+        assert_eq!(pruned.unwrap(), 2);
     }
 }
 
@@ -127,7 +191,7 @@ fn a_subject_has_one_live_job() {
         let bed = bed(database);
         let one = job();
         let two = Job {
-            id: embervault::model::id::JobId::random(),
+            id: JobId::random(),
             ..one.clone()
         };
         let insert = |job: &Job| {
@@ -191,7 +255,7 @@ fn threads_that_ask_for_a_vault_get_the_same_and_pack_numbers_never_repeat() {
             for _ in 0..6 {
                 scope.spawn(|| {
                     for _ in 0..20 {
-                        let session = embervault::model::id::JobId::random();
+                        let session = JobId::random();
                         let pack = bed
                             .db
                             .write(|c| {

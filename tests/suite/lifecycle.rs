@@ -58,7 +58,11 @@ fn the_first_start_makes_everything_private_and_the_second_finds_it() {
 #[test]
 fn a_wrong_missing_or_foreign_key_or_storage_is_refused_with_the_reason() {
     let bed = Bed::new(Database::Sqlite);
-    assert!(bed.start().terminate());
+    let service = bed.start();
+    let demo = bed.client(&service, "demo");
+    let backup = demo.back_up(&demo.create_volume(1), json!({}));
+    demo.wait("backups", &backup, "available");
+    assert!(service.terminate());
     let key = bed.data().join("keys/master.key");
     let right = std::fs::read_to_string(&key).unwrap();
     std::fs::remove_file(&key).unwrap();
@@ -70,10 +74,16 @@ fn a_wrong_missing_or_foreign_key_or_storage_is_refused_with_the_reason() {
     assert!(refused(&bed).contains("must be 64 hexadecimal digits"));
     std::fs::write(&key, &right).unwrap();
     std::fs::rename(bed.storage(), bed.dir.path().join("moved")).unwrap();
-    assert!(refused(&bed).contains("it is not the storage this database knows"));
+    assert!(refused(&bed).contains("it is empty, but this database knows vaults in it"));
     std::fs::remove_dir_all(bed.storage()).unwrap();
     std::fs::rename(bed.dir.path().join("moved"), bed.storage()).unwrap();
-    std::fs::write(bed.storage().join("format.json"), "{}").unwrap();
+    let format = bed.storage().join("format.json");
+    let other = std::fs::read_to_string(&format).unwrap();
+    let id = serde_json::from_str::<serde_json::Value>(&other).unwrap();
+    let other = other.replace(id["storage"].as_str().unwrap(), "another");
+    std::fs::write(&format, other).unwrap();
+    assert!(refused(&bed).contains("it is not the storage this database knows"));
+    std::fs::write(&format, "{}").unwrap();
     assert!(refused(&bed).contains("format.json is corrupt"));
 }
 

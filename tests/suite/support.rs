@@ -138,6 +138,7 @@ impl Bed {
         };
         bed.set("JOBS__LEASE", "1s");
         bed.set("JOBS__POLL", "100ms");
+        bed.set("JOBS__DRAIN", "0s");
         bed.set("ENGINE__PARANOID", "true");
         bed.set("ENGINE__PACK_BYTES", "4 MiB");
         if let Some(postgres) = &bed.postgres {

@@ -9,7 +9,8 @@ use crate::engine::keys::MasterKey;
 use crate::engine::manifest::{Description, Root};
 use crate::engine::vault::{Options, Parameters, Vault};
 use crate::engine::{backup, restore, storage};
-use crate::model::id::{BackupId, JobId, ProjectId, UserId, VolumeId};
+use crate::model::id::{BackupId, JobId, ProjectId, StorageId, UserId, VolumeId};
+use crate::model::job::Lease;
 use crate::model::progress::Progress;
 use crate::model::vault::StorageRow;
 use crate::store::Store;
@@ -110,28 +111,25 @@ fn open(
         None => MasterKey::create(&key)?,
     };
     let url = format!("fs:{}", dir.join("storage").display());
-    let store = Store::open(&url, handle.clone())?;
+    let store = Store::open(&crate::config::Storage::at(url), handle.clone())?;
     let now = Clock::System.now();
-    let id = storage::identify(&store, now)?;
     let row = db.write(|c| -> Result<_, DbError> {
         if db::vaults::find_storage(c, "bench")?.is_none() {
             let row = StorageRow {
-                id: id.clone(),
+                id: StorageId::random(),
                 name: "bench".to_owned(),
                 master_key_check: master.check(),
                 created_at: now,
             };
             db::vaults::insert_storage(c, &row)?;
         }
-        Ok(db::vaults::find_or_insert(
-            c,
-            &ProjectId::new("bench"),
-            &id,
-            now,
-        )?)
+        let storage = db::vaults::find_storage(c, "bench")?.expect("it was just inserted");
+        let project = ProjectId::new("bench");
+        Ok(db::vaults::find_or_insert(c, &project, &storage.id, now)?)
     })?;
+    storage::create(&store, &row.storage_id, now)?;
     let parameters = Parameters::from_settings(&config.engine);
-    let options = Options::from_settings(&config.engine, &config.jobs);
+    let options = Options::from_settings(config);
     let vault = Vault::open(db.clone(), store, &master, &row, &parameters, options)?;
     Ok((db, vault))
 }
@@ -182,7 +180,7 @@ fn back_up(
     let description = describe(&id);
     let root = backup::run(
         vault,
-        &session,
+        &Lease::unclaimed(&session),
         description,
         parent.as_ref(),
         &source,

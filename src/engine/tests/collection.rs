@@ -87,3 +87,129 @@ fn nothing_is_reclaimed_while_the_store_holds_backups_the_database_does_not_know
     }
     assert!(bed.restore(&root.backup.id).unwrap() == bed.content());
 }
+
+/// Backs up noise, then other noise over most of it, and deletes the first: much of its packs is dead.
+fn half_dead(bed: &Bed) -> Root {
+    bed.write(&noise(1, 400_000), 0);
+    let (full, _) = bed.backup(None);
+    bed.write(&noise(2, 280_000), 0);
+    let (child, _) = bed.backup(Some(&full));
+    bed.forget(&full.backup.id);
+    bed.vault().remove_root(&full.backup.id).unwrap();
+    child
+}
+
+fn stored(bed: &Bed) -> u64 {
+    let packs = [bed.objects("/p/"), bed.objects("/m/")].concat();
+    packs
+        .iter()
+        .map(|path| std::fs::metadata(path).unwrap().len())
+        .sum()
+}
+
+#[test]
+fn a_pack_of_which_much_is_dead_is_written_again_without_it() {
+    let bed = Bed::new();
+    let child = half_dead(&bed);
+    let before = stored(&bed);
+    let planned = collect::plan(&bed.vault()).unwrap();
+    let ran = collect::run(&bed.vault()).unwrap();
+    let numbers = |plan: &collect::Plan| -> Vec<(i64, u64)> {
+        let sparse = plan.compacted.iter();
+        sparse
+            .map(|sparse| (sparse.pack.number, sparse.dead_bytes))
+            .collect()
+    };
+    assert!(!ran.compacted.is_empty() && numbers(&planned) == numbers(&ran));
+    let dead: u64 = ran.compacted.iter().map(|sparse| sparse.dead_bytes).sum();
+    assert!(stored(&bed) < before - dead + 4096 * ran.compacted.len() as u64);
+    assert!(bed.restore(&child.backup.id).unwrap() == bed.content());
+    // Nothing is left to do, and what was dropped is stored again when it comes again.
+    let again = collect::run(&bed.vault()).unwrap();
+    assert!(again.compacted.is_empty() && again.strays.is_empty() && again.unknown.is_empty());
+    bed.write(&noise(1, 400_000), 0);
+    let (last, _) = bed.backup(Some(&child));
+    assert!(bed.restore(&last.backup.id).unwrap() == bed.content());
+}
+
+#[test]
+fn a_compaction_cut_off_anywhere_harms_nothing_and_leaves_nothing() {
+    for limit in 0.. {
+        let bed = Bed::new();
+        let child = half_dead(&bed);
+        let (hook, calls) = super::faults::crash_at(limit);
+        let cut = collect::run(
+            &bed.vault_on(bed.store().with_hook(hook))
+                .unwrap_or_else(|_| bed.vault()),
+        );
+        assert!(
+            bed.restore(&child.backup.id).unwrap() == bed.content(),
+            "crash {limit}"
+        );
+        collect::run(&bed.vault()).unwrap();
+        let last = collect::run(&bed.vault()).unwrap();
+        assert!(
+            last.strays.is_empty() && last.unknown.is_empty(),
+            "crash {limit}: {last:?}"
+        );
+        assert!(last.compacted.is_empty(), "crash {limit}: {last:?}");
+        assert!(
+            bed.restore(&child.backup.id).unwrap() == bed.content(),
+            "crash {limit}"
+        );
+        if cut.is_ok() && calls.load(Ordering::SeqCst) < limit {
+            assert!(limit > 8);
+            return;
+        }
+    }
+}
+
+#[test]
+fn nothing_that_somebody_may_rely_upon_is_compacted_away() {
+    // A session that came to rely on a pack before the switch; a collection that was overtaken.
+    let bed = Bed::new();
+    half_dead(&bed);
+    let vault = bed.vault();
+    let session = JobId::random();
+    let all: Vec<i64> = (1..40).collect();
+    bed.db
+        .write(|c| db::packs::reference(c, vault.number, &session, &all).map_err(DbError::from))
+        .unwrap();
+    assert!(collect::run(&vault).unwrap().compacted.is_empty());
+    bed.end(&session);
+    let overtaken = compact::Census::take(&vault).unwrap();
+    let settled = bed
+        .db
+        .read(|c| db::collection::settled(c, vault.number).map_err(DbError::from));
+    let sparse = overtaken.sparse(&vault, &settled.unwrap(), 0.25).unwrap();
+    assert!(!sparse.is_empty());
+    let before = stored(&bed);
+    assert!(
+        overtaken
+            .compact(&vault, &sparse[0].pack, 0)
+            .unwrap()
+            .is_none()
+    );
+    assert_eq!(stored(&bed), before);
+}
+
+#[test]
+fn a_backup_reads_on_while_its_packs_are_compacted_under_it() {
+    let bed = Bed::new();
+    let child = half_dead(&bed);
+    let vault = bed.vault();
+    let root = vault.root(&child.backup.id).unwrap();
+    let reader = crate::engine::reader::FrameReader::new(&vault);
+    let mut live = crate::engine::live::Live::default();
+    // Fills the reader with the trailers of all meta packs as they are now.
+    live.add(&reader, &root).unwrap();
+    assert!(!collect::run(&vault).unwrap().compacted.is_empty());
+    let mut again = crate::engine::live::Live::default();
+    again.add(&reader, &root).unwrap();
+    let numbers = 1..40;
+    assert!(
+        numbers
+            .into_iter()
+            .all(|pack| live.of(pack) == again.of(pack))
+    );
+}

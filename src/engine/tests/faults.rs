@@ -3,7 +3,7 @@
 use super::*;
 
 /// Fails every call from the n-th on: what a process that is killed there would have done.
-fn crash_at(limit: usize) -> (Hook, Arc<AtomicUsize>) {
+pub(super) fn crash_at(limit: usize) -> (Hook, Arc<AtomicUsize>) {
     let calls = Arc::new(AtomicUsize::new(0));
     let seen = calls.clone();
     let hook: Hook = Arc::new(
@@ -123,7 +123,14 @@ fn a_stop_at_any_store_operation_leaves_no_root_without_its_packs() {
         });
         let vault = bed.vault_on(bed.store().with_hook(hook)).unwrap();
         let source = bed.source();
-        let result = backup::run(&vault, &session, describe(&id), None, &source, &progress);
+        let result = backup::run(
+            &vault,
+            &Lease::unclaimed(&session),
+            describe(&id),
+            None,
+            &source,
+            &progress,
+        );
         match bed.restore(&id) {
             Ok(content) => assert_eq!(content, bed.content(), "stop {limit}"),
             Err(error) => assert!(
@@ -162,7 +169,7 @@ fn a_damaged_parent_costs_its_child_time_and_nothing_else() {
     assert!(restored.is_ok_and(|bytes| bytes == bed.content()));
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Damage {
     Truncate,
     Delete,
@@ -199,6 +206,11 @@ fn damage_of_any_kind_in_any_object_is_detected_and_named() {
                 }
             }
             let opened = bed.vault_on(bed.store());
+            if (part, damage) == ("vault.json", Damage::Delete) {
+                // The database has a copy, and puts it back.
+                assert!(bed.restore(&root.backup.id).unwrap() == bed.content());
+                continue;
+            }
             let failed = match opened {
                 Ok(_) => bed.restore(&root.backup.id).map(|_| ()),
                 Err(error) => Err(error),

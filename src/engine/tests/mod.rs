@@ -3,6 +3,7 @@
 mod collection;
 mod faults;
 mod history;
+mod model;
 mod tracking;
 
 use super::*;
@@ -14,6 +15,7 @@ use crate::engine::manifest::{Description, Extent, Root, SpanEntry};
 use crate::engine::vault::{Options, Parameters, Vault};
 use crate::model::backup::{Backup, BackupStatus};
 use crate::model::id::{BackupId, JobId, ProjectId, StorageId, UserId, VolumeId};
+use crate::model::job::Lease;
 use crate::model::progress::Progress;
 use crate::model::time::Timestamp;
 use crate::model::vault::StorageRow;
@@ -70,6 +72,7 @@ impl Bed {
             paranoid: true,
             restore_compares: false,
             assemblies: 1,
+            dead_share: 0.25,
         };
         Self {
             dir,
@@ -82,7 +85,11 @@ impl Bed {
 
     fn store(&self) -> Store {
         let url = format!("fs:{}", self.dir.path().join("store").display());
-        Store::open(&url, self.runtime.handle().clone()).unwrap()
+        Store::open(
+            &crate::config::Storage::at(url),
+            self.runtime.handle().clone(),
+        )
+        .unwrap()
     }
 
     fn vault_on(&self, store: Store) -> Result<Vault> {
@@ -136,7 +143,14 @@ impl Bed {
         if let Some(root) = vault.find_root(id)? {
             return Ok((root, progress));
         }
-        let root = backup::run(vault, session, describe(id), parent, &source, &progress)?;
+        let root = backup::run(
+            vault,
+            &Lease::unclaimed(session),
+            describe(id),
+            parent,
+            &source,
+            &progress,
+        )?;
         Ok((root, progress))
     }
 
@@ -166,7 +180,15 @@ impl Bed {
         let (session, progress) = (JobId::random(), Progress::default());
         let description = describe(&BackupId::random());
         let vault = self.vault();
-        let root = backup::run(&vault, &session, description, parent, &source, &progress).unwrap();
+        let root = backup::run(
+            &vault,
+            &Lease::unclaimed(&session),
+            description,
+            parent,
+            &source,
+            &progress,
+        )
+        .unwrap();
         self.announce(&root.backup.id);
         self.record(&root);
         self.end(&session);

@@ -74,7 +74,7 @@ fn what_the_source_tells_is_all_that_is_read() {
     let progress = Progress::default();
     backup::run(
         &vault,
-        &session,
+        &Lease::unclaimed(&session),
         describe(&id),
         Some(&full),
         &source,

@@ -1,0 +1,63 @@
+//! `GET /metrics`, on an address of its own.
+
+use crate::clock::Clock;
+use crate::db::{self, Db, DbError};
+use crate::metrics::{JobTally, Metrics};
+use crate::model::error::chain;
+use actix_web::dev::Server;
+use actix_web::{App, HttpResponse, HttpServer, web};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Serves the metrics of this process.
+pub fn serve_metrics(
+    metrics: Arc<Metrics>,
+    db: Db,
+    clock: Clock,
+    listener: TcpListener,
+) -> std::io::Result<Server> {
+    let server = HttpServer::new(move || {
+        let (metrics, db, clock) = (metrics.clone(), db.clone(), clock.clone());
+        let answer = move || {
+            let (metrics, db, clock) = (metrics.clone(), db.clone(), clock.clone());
+            async move {
+                match web::block(move || render(&metrics, &db, &clock)).await {
+                    Ok(text) => HttpResponse::Ok().content_type(TEXT).body(text),
+                    Err(_) => HttpResponse::InternalServerError().finish(),
+                }
+            }
+        };
+        App::new().route("/metrics", web::get().to(answer))
+    });
+    Ok(server
+        .workers(1)
+        .disable_signals()
+        .shutdown_timeout(1)
+        .listen(listener)?
+        .run())
+}
+
+/// While the database does not answer, what this process counts is told all the same.
+fn render(metrics: &Metrics, db: &Db, clock: &Clock) -> String {
+    let tallies = db.read(|c| db::jobs::tally(c).map_err(DbError::from));
+    let now = clock.now();
+    let tallies: Vec<JobTally> = match tallies {
+        Ok(tallies) => tallies
+            .into_iter()
+            .map(|(kind, state, count, oldest)| JobTally {
+                kind,
+                state: state.as_str().to_owned(),
+                count,
+                age: Duration::from_micros(u64::try_from(now.0 - oldest.0).unwrap_or(0)),
+            })
+            .collect(),
+        Err(error) => {
+            tracing::warn!(error = %chain(&error), "jobs could not be counted");
+            Vec::new()
+        }
+    };
+    metrics.render(&tallies)
+}

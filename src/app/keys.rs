@@ -1,0 +1,82 @@
+//! Changing the master key, and destroying the keys of a project.
+
+use crate::app::{Role, StartError, locks, storages};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::db::{self, Db, DbError};
+use crate::engine::keys::MasterKey;
+use crate::engine::vault;
+use crate::model::id::VaultId;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+/// Wraps the keys of all vaults with a new master key. Cut off at any point, it goes on where it was
+/// when it is run again. Gives how many vaults there are, and where the old key is kept.
+pub fn rotate(config: &Config, handle: &Handle) -> Result<(usize, PathBuf), StartError> {
+    // Who runs with the old key could not open a vault any more.
+    let (_lock, _) = locks::data_dir(config.data_dir(), Role::Serve)?;
+    let path = config.master_key_file();
+    let (next, kept) = (path.with_extension("next"), path.with_extension("previous"));
+    let db = Db::open(&config.database_url())?;
+    let old = storages::open_master_key(config, &db)?;
+    let new = match MasterKey::load(&next)? {
+        Some(key) => key,
+        None => MasterKey::create(&next)?,
+    };
+    let stores = storages::open_for_rotation(config, &db, handle, &old, &new)?;
+    let rows = db.read(|c| db::vaults::all(c).map_err(DbError::from))?;
+    for row in &rows {
+        let (name, store) = stores.get(&row.storage_id).ok_or_else(|| {
+            let vault = row.id.clone();
+            StartError::NoStorage { vault }
+        })?;
+        vault::rewrap(&db, store, row, &old, &new).map_err(|source| StartError::Storage {
+            name: name.clone(),
+            source,
+        })?;
+    }
+    for storage in stores.keys() {
+        let check = new.check();
+        db.write(|c| db::vaults::set_master_key_check(c, storage, &check).map_err(DbError::from))?;
+    }
+    std::fs::remove_file(&kept).ok();
+    MasterKey::promote(&next, &path, &kept)?;
+    Ok((rows.len(), kept))
+}
+
+/// Destroys the keys of all vaults of a project, and removes what they stored. Gives each vault with
+/// the number of its objects.
+pub fn shred(
+    config: &Config,
+    handle: &Handle,
+    project: &str,
+) -> Result<Vec<(VaultId, usize)>, StartError> {
+    let db = Db::open(&config.database_url())?;
+    let master = storages::open_master_key(config, &db)?;
+    let stop = CancellationToken::new();
+    let (open, _) = storages::open(
+        config,
+        &db,
+        &Clock::System,
+        &master,
+        handle,
+        &stop,
+        &Arc::default(),
+    )?;
+    let rows = db.read(|c| db::vaults::of_project(c, project).map_err(DbError::from))?;
+    let mut shredded = Vec::new();
+    for row in rows {
+        let storage = open.get(&row.storage_id).ok_or_else(|| {
+            let vault = row.id.clone();
+            StartError::NoStorage { vault }
+        })?;
+        let count = vault::shred(&db, &storage.store, &row).map_err(|source| {
+            let name = storage.name.clone();
+            StartError::Storage { name, source }
+        })?;
+        shredded.push((row.id, count));
+    }
+    Ok(shredded)
+}

@@ -1,0 +1,70 @@
+//! Who may run on a data directory, and under which name.
+
+use crate::app::{Role, StartError};
+use crate::config;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+/// Takes the data directory, made if need be: for itself alone as `serve`, else beside other API and
+/// worker processes.
+pub(super) fn data_dir(path: &Path, role: Role) -> Result<(File, PathBuf), StartError> {
+    std::fs::create_dir_all(path).map_err(fail(path))?;
+    let path = path.canonicalize().map_err(fail(path))?;
+    let file_path = path.join("lock");
+    let file = File::create(&file_path).map_err(fail(&file_path))?;
+    let locked = match role {
+        Role::Serve => file.try_lock(),
+        Role::Api | Role::Worker => file.try_lock_shared(),
+    };
+    match locked {
+        Ok(()) => Ok((file, path)),
+        Err(TryLockError::WouldBlock) => Err(StartError::Running(path)),
+        Err(TryLockError::Error(source)) => Err(fail(&file_path)(source)),
+    }
+}
+
+/// Waits until no other process of the data directory is starting.
+pub(super) fn starting(data_dir: &Path) -> Result<File, StartError> {
+    let path = data_dir.join("starting.lock");
+    let file = File::create(&path).map_err(fail(&path))?;
+    file.lock().map_err(fail(&path))?;
+    Ok(file)
+}
+
+/// The configured name or the machine's; of several workers in one data directory the second is
+/// `NAME-2`. A name is free again when its process ends, however it ends.
+pub(super) fn worker_name(
+    data_dir: &Path,
+    settings: &config::Jobs,
+) -> Result<(File, String), StartError> {
+    let base = settings.worker.clone().unwrap_or_else(host_name);
+    let folder = data_dir.join("workers");
+    std::fs::create_dir_all(&folder).map_err(fail(&folder))?;
+    for number in 1.. {
+        let name = match number {
+            1 => base.clone(),
+            number => format!("{base}-{number}"),
+        };
+        let path = folder.join(format!("{number}.lock"));
+        let file = File::create(&path).map_err(fail(&path))?;
+        match file.try_lock() {
+            Ok(()) => return Ok((file, name)),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(source)) => return Err(fail(&path)(source)),
+        }
+    }
+    unreachable!("the numbers do not end")
+}
+
+/// Name of this machine.
+pub(super) fn host_name() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}
+
+fn fail(path: &Path) -> impl FnOnce(std::io::Error) -> StartError + use<> {
+    let path = path.to_owned();
+    move |source| StartError::File { path, source }
+}

@@ -1,0 +1,51 @@
+//! `embervault storage`: what operators ask of backup storages.
+
+use crate::cli::{serve, table};
+use crate::config::Config;
+use crate::store::Store;
+use crate::store::check::{self, Step, Verdict};
+use anyhow::{Context, bail};
+
+/// Proves one storage.
+pub(super) fn check(config: &Config, name: &str, json: bool) -> anyhow::Result<()> {
+    let storages = config.storages();
+    let Some(settings) = storages.get(name) else {
+        let names: Vec<&str> = storages.keys().map(String::as_str).collect();
+        bail!(
+            "no storage is named {name:?}; there are: {}",
+            names.join(", ")
+        );
+    };
+    let runtime = serve::runtime()?;
+    let store = Store::open(settings, runtime.handle().clone())
+        .with_context(|| format!("storage {name:?} cannot be opened"))?;
+    let steps = check::run(&store);
+    match json {
+        true => println!("{}", serde_json::to_string_pretty(&steps)?),
+        false => print(&steps),
+    }
+    match steps.iter().any(|step| step.verdict == Verdict::Failed) {
+        true => bail!("storage {name:?} cannot hold backups as it is"),
+        false => Ok(()),
+    }
+}
+
+fn print(steps: &[Step]) {
+    let rows: Vec<Vec<String>> = steps
+        .iter()
+        .map(|step| {
+            let verdict = match step.verdict {
+                Verdict::Passed => "passed",
+                Verdict::Absent => "absent",
+                Verdict::Failed => "FAILED",
+            };
+            vec![
+                step.name.to_owned(),
+                verdict.to_owned(),
+                format!("{} ms", step.milliseconds),
+                step.detail.clone(),
+            ]
+        })
+        .collect();
+    table::print(&["step", "result", "time", "detail"], &rows);
+}

@@ -1,0 +1,204 @@
+//! Backup storages: one section each, `[storage.<name>]`.
+
+use crate::config::Secret;
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One backup storage.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Storage {
+    /// `fs:DIRECTORY`, `s3://BUCKET`, `swift://CONTAINER`, `sftp://HOST:PORT/DIRECTORY`,
+    /// `webdav+https://HOST/FOLDER`, `gcs://BUCKET` or `azblob://CONTAINER`; a folder may follow
+    /// bucket and container.
+    pub url: String,
+    /// New backups go here; needed when several storages are configured.
+    #[serde(default)]
+    pub default: bool,
+    /// Further certificate authorities to trust, a PEM file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// Longest time of one try of a call.
+    #[serde(default = "timeout", with = "humantime_serde")]
+    pub timeout: Duration,
+    /// How long a call that fails for a passing reason is tried again.
+    #[serde(default = "retry_for", with = "humantime_serde")]
+    pub retry_for: Duration,
+    /// Calls at once, of this process.
+    #[serde(default = "calls")]
+    pub calls: usize,
+    /// Bytes a second to the storage, of this process; 0 is unlimited.
+    #[serde(default)]
+    pub upload_limit: ByteSize,
+    /// Bytes a second from the storage, of this process; 0 is unlimited.
+    #[serde(default)]
+    pub download_limit: ByteSize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swift: Option<Swift>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sftp: Option<Sftp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webdav: Option<Webdav>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gcs: Option<Gcs>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azblob: Option<Azblob>,
+}
+
+fn timeout() -> Duration {
+    Duration::from_secs(60)
+}
+
+fn retry_for() -> Duration {
+    Duration::from_secs(120)
+}
+
+fn calls() -> usize {
+    32
+}
+
+/// S3 and what speaks it: AWS, Ceph's gateway, MinIO, Garage.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct S3 {
+    /// `https://HOST[:PORT]`; AWS without it.
+    pub endpoint: Option<String>,
+    /// `us-east-1` without it, which most other servers take.
+    pub region: Option<String>,
+    /// Without keys those of the environment, of the AWS profile or of the machine's role are used.
+    pub access_key_id: Option<String>,
+    pub secret_access_key: Option<Secret>,
+    /// The bucket is part of the host name.
+    pub virtual_host_style: bool,
+    /// Send a CRC32C with each object, which the server compares with what it got.
+    pub checksums: bool,
+}
+
+impl Default for S3 {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            region: None,
+            access_key_id: None,
+            secret_access_key: None,
+            virtual_host_style: false,
+            checksums: true,
+        }
+    }
+}
+
+/// OpenStack Swift, or Ceph's gateway under Swift's API.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Swift {
+    /// Keystone (`https://HOST/v3`) or Swift's own log-in (`https://HOST/auth/v1.0`).
+    pub auth_url: String,
+    /// With Swift's own log-in `ACCOUNT:USER`.
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+    /// Name of the project; Keystone only.
+    pub project: Option<String>,
+    /// Domain of user and project; `Default` without it.
+    pub domain: Option<String>,
+    /// In place of user, password and project.
+    pub application_credential_id: Option<String>,
+    pub application_credential_secret: Option<Secret>,
+    /// Of the `object-store` endpoint; the first without it.
+    pub region: Option<String>,
+}
+
+/// A directory of another machine, through its SSH server and the program `ssh` of this one.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sftp {
+    pub user: Option<String>,
+    /// Private key without passphrase; without it what `ssh` finds.
+    pub key_file: Option<PathBuf>,
+    /// Trust and remember a host that is not among the known ones. One that has changed its key is
+    /// refused always.
+    pub accept_new_host: bool,
+}
+
+/// WebDAV.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Webdav {
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+    /// A bearer token in place of both.
+    pub token: Option<Secret>,
+}
+
+/// Google Cloud Storage.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gcs {
+    /// Google's without it.
+    pub endpoint: Option<String>,
+    /// A service account's JSON file; else `GOOGLE_APPLICATION_CREDENTIALS` or the machine's account.
+    pub credential_file: Option<PathBuf>,
+    /// Sign nothing; for emulators.
+    pub anonymous: bool,
+}
+
+/// Azure Blob Storage.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Azblob {
+    /// `https://ACCOUNT.blob.core.windows.net`.
+    pub endpoint: Option<String>,
+    pub account_name: Option<String>,
+    pub account_key: Option<Secret>,
+}
+
+impl Storage {
+    /// A storage of which only the URL is said.
+    pub fn at(url: String) -> Self {
+        Self {
+            url,
+            default: false,
+            ca_file: None,
+            timeout: timeout(),
+            retry_for: retry_for(),
+            calls: calls(),
+            upload_limit: ByteSize(0),
+            download_limit: ByteSize(0),
+            s3: None,
+            swift: None,
+            sftp: None,
+            webdav: None,
+            gcs: None,
+            azblob: None,
+        }
+    }
+
+    /// What is wrong with it, if anything.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let scheme = self.url.split([':', '+']).next().unwrap_or_default();
+        let sections = [
+            ("s3", self.s3.is_some()),
+            ("swift", self.swift.is_some()),
+            ("sftp", self.sftp.is_some()),
+            ("webdav", self.webdav.is_some()),
+            ("gcs", self.gcs.is_some()),
+            ("azblob", self.azblob.is_some()),
+        ];
+        if let Some((foreign, _)) = sections
+            .iter()
+            .find(|(name, is_given)| *is_given && *name != scheme)
+        {
+            return Err(format!(
+                "options of {foreign} do not belong to a storage at {:?}",
+                self.url
+            ));
+        }
+        if self.timeout.is_zero() || self.calls == 0 {
+            return Err("timeout and calls must not be zero".to_owned());
+        }
+        Ok(())
+    }
+}

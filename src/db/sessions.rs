@@ -1,0 +1,65 @@
+//! Rows of `sessions`: which run of a job may write packs. A run that was overtaken, or whose job has
+//! ended, is fenced: it can neither begin nor go on.
+
+use crate::db::DbConnection;
+use crate::model::id::JobId;
+use crate::model::job::Lease;
+use crate::model::schema::{jobs, sessions};
+use diesel::prelude::*;
+
+/// Above every attempt: the job has ended.
+const ENDED: i32 = i32::MAX;
+
+/// Begins or takes over the session of a job. `false`: a later run has it, or it has ended.
+pub fn begin(connection: &mut DbConnection, lease: &Lease) -> QueryResult<bool> {
+    let row = sessions::table.find(&lease.job_id);
+    let begun = diesel::update(row)
+        .filter(sessions::attempt.le(lease.attempt))
+        .set(sessions::attempt.eq(lease.attempt))
+        .execute(connection)?;
+    if begun == 1 {
+        return Ok(true);
+    }
+    let is_known = diesel::select(diesel::dsl::exists(row)).get_result(connection)?;
+    if is_known {
+        return Ok(false);
+    }
+    insert(connection, &lease.job_id, lease.attempt)?;
+    Ok(true)
+}
+
+/// Whether the session is still this run's. The row is locked until the transaction ends, so that
+/// nobody takes over in the middle of it.
+pub fn hold(connection: &mut DbConnection, lease: &Lease) -> QueryResult<bool> {
+    diesel::update(sessions::table.find(&lease.job_id))
+        .filter(sessions::attempt.eq(lease.attempt))
+        .set(sessions::attempt.eq(lease.attempt))
+        .execute(connection)
+        .map(|count| count == 1)
+}
+
+/// Ends the session of a job for good, also of one that has not begun.
+pub fn end(connection: &mut DbConnection, job: &JobId) -> QueryResult<()> {
+    let ended = diesel::update(sessions::table.find(job))
+        .set(sessions::attempt.eq(ENDED))
+        .execute(connection)?;
+    match ended {
+        0 => insert(connection, job, ENDED),
+        _ => Ok(()),
+    }
+}
+
+/// Forgets ended sessions of jobs that are forgotten.
+pub fn prune(connection: &mut DbConnection) -> QueryResult<usize> {
+    let known = jobs::table.select(jobs::id);
+    diesel::delete(sessions::table)
+        .filter(sessions::attempt.eq(ENDED).and(sessions::job.ne_all(known)))
+        .execute(connection)
+}
+
+fn insert(connection: &mut DbConnection, job: &JobId, attempt: i32) -> QueryResult<()> {
+    diesel::insert_into(sessions::table)
+        .values((sessions::job.eq(job), sessions::attempt.eq(attempt)))
+        .execute(connection)
+        .map(|_| ())
+}

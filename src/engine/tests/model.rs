@@ -1,0 +1,602 @@
+//! The protocol between backups and collections, without bytes: every order in which transactions
+//! of sessions, collectors and a deleter can come is gone through, and after each step it is checked
+//! that nothing is missing that somebody may rely upon. A step is what one transaction, one statement
+//! of a longer transaction, or one call of the storage does, as on PostgreSQL with READ COMMITTED.
+//!
+//! Each rule of the protocol is also left out once: then the search must find what goes wrong.
+
+use std::collections::{BTreeSet, HashSet};
+
+/// Packs that are there at first, each with two frames, of which the first backup needs one.
+const OLD_PACKS: usize = 2;
+/// A place for a pack of each session.
+const PACKS: usize = OLD_PACKS + 2;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum PackState {
+    Absent,
+    Writing,
+    Live,
+    Condemned,
+    Deleting,
+    Gone,
+}
+
+/// A frame of a pack.
+type Frame = (u8, u8);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Pack {
+    state: PackState,
+    condemned_in: u8,
+    rewrite: u8,
+    rewrites: u8,
+    writer: Option<u8>,
+}
+
+/// An object: pack, rewrite, and a bit for each frame in it.
+type Object = (u8, u8, u8);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct State {
+    packs: Vec<Pack>,
+    objects: BTreeSet<Object>,
+    /// Frames that the index leads to.
+    index: BTreeSet<Frame>,
+    /// Packs that each session references.
+    references: Vec<BTreeSet<u8>>,
+    /// Frames that the available backups need: one backup each.
+    backups: BTreeSet<(u8, Frame)>,
+    generation: u8,
+    collecting: Option<u8>,
+    actors: Vec<Actor>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Actor {
+    Session(Session),
+    Collector(Collector),
+    /// Deletes the first backup, once.
+    Deleter {
+        done: bool,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Session {
+    Looking,
+    /// The index led to this frame.
+    Saw(Frame),
+    /// Relies on this frame.
+    Holds(Frame),
+    Missed,
+    Writing,
+    Stored,
+    Ended,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Collector {
+    Waiting,
+    /// Generation, and the packs that sessions hold.
+    SawSessions(u8, BTreeSet<u8>),
+    /// Also those that backups need.
+    SawSets(u8, BTreeSet<u8>),
+    Planned {
+        generation: u8,
+        pardon: BTreeSet<u8>,
+        condemn: BTreeSet<u8>,
+        give_up: BTreeSet<u8>,
+    },
+    Deleting(u8, BTreeSet<u8>),
+    Listing(u8),
+    Strays(u8, BTreeSet<Object>),
+    Removing(u8, BTreeSet<Object>),
+    Census(u8),
+    /// The backups that were known, and what of the pack is in use.
+    Compacting {
+        generation: u8,
+        known: BTreeSet<(u8, Frame)>,
+        pack: u8,
+    },
+    Stored {
+        generation: u8,
+        known: BTreeSet<(u8, Frame)>,
+        object: Object,
+        old: u8,
+    },
+    Switched {
+        object: Object,
+    },
+    Ended,
+}
+
+/// A rule that is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flaw {
+    None,
+    CollectorsAtOnce,
+    NoReferenceAtHit,
+    NoSecondLook,
+    SwitchDespiteReference,
+    SwitchDespiteNewBackup,
+    SwitchWhenOvertaken,
+    StraysWhenOvertaken,
+}
+
+impl State {
+    fn new(sessions: usize, collectors: usize) -> Self {
+        let old = Pack {
+            state: PackState::Live,
+            condemned_in: 0,
+            rewrite: 0,
+            rewrites: 0,
+            writer: None,
+        };
+        let mut packs = vec![old.clone(); OLD_PACKS];
+        // The second is garbage that an earlier collection has condemned.
+        packs[1].state = PackState::Condemned;
+        packs.resize(
+            PACKS,
+            Pack {
+                state: PackState::Absent,
+                ..old
+            },
+        );
+        let mut actors = vec![Actor::Deleter { done: false }];
+        actors.extend((0..sessions).map(|_| Actor::Session(Session::Looking)));
+        actors.extend((0..collectors).map(|_| Actor::Collector(Collector::Waiting)));
+        Self {
+            packs,
+            objects: [(0, 0, 0b11), (1, 0, 0b11)].into(),
+            index: [(0, 0), (0, 1), (1, 1)].into(),
+            references: vec![BTreeSet::new(); sessions],
+            backups: [(0, (0, 0))].into(),
+            generation: 1,
+            collecting: None,
+            actors,
+        }
+    }
+
+    fn is_alive(&self, pack: u8) -> bool {
+        matches!(
+            self.packs[pack as usize].state,
+            PackState::Live | PackState::Condemned
+        )
+    }
+
+    fn reference(&mut self, session: usize, pack: u8) -> bool {
+        let alive = self.is_alive(pack);
+        if alive {
+            self.packs[pack as usize].state = PackState::Live;
+            self.references[session].insert(pack);
+        }
+        alive
+    }
+
+    /// What somebody relies upon must be in the object that the pack's row leads to.
+    fn violation(&self) -> Option<String> {
+        let held = self.actors.iter().filter_map(|actor| match actor {
+            Actor::Session(Session::Holds(frame)) => Some(*frame),
+            _ => None,
+        });
+        for (pack, ordinal) in self.backups.iter().map(|(_, frame)| *frame).chain(held) {
+            let row = &self.packs[pack as usize];
+            let is_there = self.objects.iter().any(|(p, rewrite, frames)| {
+                *p == pack && *rewrite == row.rewrite && frames >> ordinal & 1 == 1
+            });
+            if !is_there || !self.is_alive(pack) {
+                return Some(format!(
+                    "frame {ordinal} of pack {pack} is needed and not there: {self:?}"
+                ));
+            }
+        }
+        None
+    }
+
+    /// Everything that can happen next.
+    fn next(&self, flaw: Flaw) -> Vec<State> {
+        let mut next = Vec::new();
+        for (at, actor) in self.actors.iter().enumerate() {
+            match actor {
+                Actor::Deleter { done: false } => {
+                    let mut state = self.clone();
+                    state.backups.retain(|(backup, _)| *backup != 0);
+                    state.actors[at] = Actor::Deleter { done: true };
+                    next.push(state);
+                }
+                Actor::Deleter { .. } => {}
+                Actor::Session(session) => self.session(at, session, flaw, &mut next),
+                Actor::Collector(collector) => self.collector(at, collector, flaw, &mut next),
+            }
+        }
+        next
+    }
+
+    fn session(&self, at: usize, session: &Session, flaw: Flaw, next: &mut Vec<State>) {
+        let number = at - 1;
+        let own = (OLD_PACKS + number) as u8;
+        let mut go = |change: &dyn Fn(&mut State) -> Session| {
+            let mut state = self.clone();
+            let session = change(&mut state);
+            state.actors[at] = Actor::Session(session);
+            next.push(state);
+        };
+        match session {
+            Session::Looking => {
+                for frame in &self.index {
+                    go(&|_| Session::Saw(*frame));
+                }
+                go(&|_| Session::Missed);
+            }
+            Session::Saw(frame) => go(&|state| {
+                if flaw == Flaw::NoReferenceAtHit {
+                    return Session::Holds(*frame);
+                }
+                let alive = state.reference(number, frame.0);
+                let is_known = flaw == Flaw::NoSecondLook || state.index.contains(frame);
+                match alive && is_known {
+                    true => Session::Holds(*frame),
+                    false => Session::Missed,
+                }
+            }),
+            Session::Missed => go(&|state| {
+                state.packs[own as usize].state = PackState::Writing;
+                state.packs[own as usize].writer = Some(number as u8);
+                Session::Writing
+            }),
+            Session::Writing => go(&|state| {
+                state.objects.insert((own, 0, 0b01));
+                Session::Stored
+            }),
+            Session::Stored => go(&|state| {
+                let row = &mut state.packs[own as usize];
+                // A collector that took the session for dead may have condemned it.
+                if row.state != PackState::Writing {
+                    return Session::Ended;
+                }
+                row.state = PackState::Live;
+                state.index.insert((own, 0));
+                Session::Holds((own, 0))
+            }),
+            Session::Holds(frame) => {
+                go(&|state| {
+                    let held = state.reference(number, frame.0);
+                    if held {
+                        state.backups.insert((at as u8, *frame));
+                    }
+                    state.end_session(number);
+                    Session::Ended
+                });
+                // Given up.
+                go(&|state| {
+                    state.end_session(number);
+                    Session::Ended
+                });
+            }
+            Session::Ended => {}
+        }
+    }
+
+    fn end_session(&mut self, session: usize) {
+        self.references[session].clear();
+        for pack in &mut self.packs {
+            if pack.writer == Some(session as u8) {
+                pack.writer = None;
+            }
+        }
+    }
+
+    fn held_by_sessions(&self) -> BTreeSet<u8> {
+        let written = (0..)
+            .zip(&self.packs)
+            .filter(|(_, pack)| pack.writer.is_some());
+        let referenced = self.references.iter().flatten().copied();
+        written
+            .map(|(number, _)| number)
+            .chain(referenced)
+            .collect()
+    }
+
+    fn collector(&self, at: usize, collector: &Collector, flaw: Flaw, next: &mut Vec<State>) {
+        let mut go = |change: &dyn Fn(&mut State) -> Collector| {
+            let mut state = self.clone();
+            let collector = change(&mut state);
+            state.actors[at] = Actor::Collector(collector);
+            next.push(state);
+        };
+        match collector {
+            Collector::Waiting => {
+                let is_free = self.collecting.is_none() || flaw == Flaw::CollectorsAtOnce;
+                if is_free {
+                    go(&|state| {
+                        state.collecting = Some(at as u8);
+                        state.generation += 1;
+                        Collector::SawSessions(state.generation, state.held_by_sessions())
+                    });
+                }
+            }
+            Collector::SawSessions(generation, seen) => go(&|state| {
+                let mut needed = seen.clone();
+                needed.extend(state.sets());
+                Collector::SawSets(*generation, needed)
+            }),
+            Collector::SawSets(generation, needed) => go(&|state| {
+                let of = |wanted: &dyn Fn(&Pack) -> bool| -> BTreeSet<u8> {
+                    let packs = (0..).zip(&state.packs);
+                    packs
+                        .filter(|(_, pack)| wanted(pack))
+                        .map(|(number, _)| number)
+                        .collect()
+                };
+                let condemned = of(&|pack| pack.state == PackState::Condemned);
+                let earlier = of(&|pack| pack.condemned_in < *generation);
+                let live = of(&|pack| {
+                    pack.state == PackState::Live
+                        || (pack.state == PackState::Writing && pack.writer.is_none())
+                });
+                Collector::Planned {
+                    generation: *generation,
+                    pardon: &condemned & needed,
+                    give_up: &(&condemned - needed) & &earlier,
+                    condemn: &live - needed,
+                }
+            }),
+            Collector::Planned {
+                generation,
+                pardon,
+                condemn,
+                give_up,
+            } => go(&|state| {
+                for pack in pardon {
+                    let row = &mut state.packs[*pack as usize];
+                    if row.state == PackState::Condemned {
+                        row.state = PackState::Live;
+                    }
+                }
+                let mut given_up = BTreeSet::new();
+                for pack in give_up {
+                    let row = &mut state.packs[*pack as usize];
+                    if row.state == PackState::Condemned {
+                        row.state = PackState::Deleting;
+                        given_up.insert(*pack);
+                    }
+                }
+                for pack in condemn {
+                    let row = &mut state.packs[*pack as usize];
+                    if row.state == PackState::Live
+                        || (row.state == PackState::Writing && row.writer.is_none())
+                    {
+                        row.state = PackState::Condemned;
+                        row.condemned_in = *generation;
+                    }
+                }
+                if state.collecting == Some(at as u8) {
+                    state.collecting = None;
+                }
+                Collector::Deleting(*generation, given_up)
+            }),
+            Collector::Deleting(generation, packs) => go(&|state| {
+                for pack in packs {
+                    state.index.retain(|(of, _)| of != pack);
+                    let rewrite = state.packs[*pack as usize].rewrite;
+                    state
+                        .objects
+                        .retain(|(of, number, _)| (of, *number) != (pack, rewrite));
+                    state.packs[*pack as usize].state = PackState::Gone;
+                }
+                Collector::Listing(*generation)
+            }),
+            Collector::Listing(generation) => go(&|state| {
+                let strays = state.objects.iter().filter(|(pack, rewrite, _)| {
+                    let row = &state.packs[*pack as usize];
+                    row.state == PackState::Gone || row.rewrite != *rewrite
+                });
+                Collector::Strays(*generation, strays.copied().collect())
+            }),
+            Collector::Strays(generation, strays) => go(&|state| match state.generation
+                == *generation
+                || flaw == Flaw::StraysWhenOvertaken
+            {
+                true => Collector::Removing(*generation, strays.clone()),
+                false => Collector::Census(*generation),
+            }),
+            // However late this comes after the look whether the collection is still the latest.
+            Collector::Removing(generation, strays) => go(&|state| {
+                state.objects.retain(|object| !strays.contains(object));
+                Collector::Census(*generation)
+            }),
+            Collector::Census(generation) => {
+                for pack in 0..PACKS as u8 {
+                    let row = &self.packs[pack as usize];
+                    let is_settled = row.state == PackState::Live && row.writer.is_none();
+                    if is_settled && !self.references.iter().any(|held| held.contains(&pack)) {
+                        go(&|state| Collector::Compacting {
+                            generation: *generation,
+                            known: state.backups.clone(),
+                            pack,
+                        });
+                    }
+                }
+                go(&|_| Collector::Ended);
+            }
+            Collector::Compacting {
+                generation,
+                known,
+                pack,
+            } => go(&|state| {
+                if state.generation != *generation && flaw != Flaw::SwitchWhenOvertaken {
+                    return Collector::Ended;
+                }
+                let row = &mut state.packs[*pack as usize];
+                row.rewrites += 1;
+                let (old, rewrite) = (row.rewrite, row.rewrites);
+                let in_use = known.iter().filter(|(_, frame)| frame.0 == *pack);
+                let frames = in_use.fold(0, |bits, (_, frame)| bits | 1 << frame.1);
+                let object = (*pack, rewrite, frames);
+                state.objects.insert(object);
+                Collector::Stored {
+                    generation: *generation,
+                    known: known.clone(),
+                    object,
+                    old,
+                }
+            }),
+            Collector::Stored {
+                generation,
+                known,
+                object,
+                old,
+            } => go(&|state| {
+                let (pack, rewrite, frames) = *object;
+                let row = &state.packs[pack as usize];
+                let is_latest =
+                    state.generation == *generation || flaw == Flaw::SwitchWhenOvertaken;
+                let is_referenced = state.references.iter().any(|held| held.contains(&pack))
+                    && flaw != Flaw::SwitchDespiteReference;
+                let is_needed = state
+                    .backups
+                    .iter()
+                    .any(|backup| !known.contains(backup) && backup.1.0 == pack)
+                    && flaw != Flaw::SwitchDespiteNewBackup;
+                let is_same =
+                    row.state == PackState::Live && row.rewrite == *old && row.writer.is_none();
+                if !is_same || !is_latest || is_referenced || is_needed {
+                    state.objects.remove(object);
+                    return Collector::Ended;
+                }
+                state.packs[pack as usize].rewrite = rewrite;
+                state
+                    .index
+                    .retain(|(of, ordinal)| *of != pack || frames >> ordinal & 1 == 1);
+                Collector::Switched {
+                    object: (pack, *old, 0),
+                }
+            }),
+            Collector::Switched { object } => go(&|state| {
+                state
+                    .objects
+                    .retain(|(pack, rewrite, _)| (*pack, *rewrite) != (object.0, object.1));
+                Collector::Ended
+            }),
+            Collector::Ended => {}
+        }
+    }
+
+    fn sets(&self) -> BTreeSet<u8> {
+        self.backups.iter().map(|(_, frame)| frame.0).collect()
+    }
+}
+
+/// What a search went through.
+#[derive(Debug)]
+struct Search {
+    states: usize,
+    steps: usize,
+    ends: usize,
+}
+
+/// Goes through all orders; an order that breaks something ends the search.
+fn explore(sessions: usize, collectors: usize, flaw: Flaw) -> Result<Search, String> {
+    let start = State::new(sessions, collectors);
+    let mut seen = HashSet::from([fingerprint(&start)]);
+    let mut open = vec![start];
+    let mut search = Search {
+        states: 1,
+        steps: 0,
+        ends: 0,
+    };
+    while let Some(state) = open.pop() {
+        let next = state.next(flaw);
+        if next.is_empty() {
+            search.ends += 1;
+            leaks(&state)?;
+        }
+        for state in next {
+            search.steps += 1;
+            if seen.insert(fingerprint(&state)) {
+                search.states += 1;
+                state.violation().map_or(Ok(()), Err)?;
+                open.push(state);
+            }
+        }
+    }
+    Ok(search)
+}
+
+/// 128 bits tell states apart; whole ones would fill the memory.
+fn fingerprint(state: &State) -> [u8; 16] {
+    struct Bytes(blake3::Hasher);
+    impl std::hash::Hasher for Bytes {
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+        fn finish(&self) -> u64 {
+            0
+        }
+    }
+    let mut hasher = Bytes(blake3::Hasher::new());
+    std::hash::Hash::hash(state, &mut hasher);
+    hasher.0.finalize().as_bytes()[..16].try_into().unwrap()
+}
+
+/// Two undisturbed collections later nothing is stored but what backups need.
+fn leaks(end: &State) -> Result<(), String> {
+    let mut state = end.clone();
+    for _ in 0..2 {
+        state.actors = vec![Actor::Collector(Collector::Waiting)];
+        state.collecting = None;
+        // The last of what can happen next: of a census, nothing is compacted.
+        while let Some(next) = state.next(Flaw::None).pop() {
+            state = next;
+        }
+    }
+    let needed: BTreeSet<(u8, u8)> = state
+        .sets()
+        .into_iter()
+        .map(|pack| (pack, state.packs[pack as usize].rewrite))
+        .collect();
+    let stored: BTreeSet<(u8, u8)> = state
+        .objects
+        .iter()
+        .map(|(pack, rewrite, _)| (*pack, *rewrite))
+        .collect();
+    match stored == needed {
+        true => Ok(()),
+        false => Err(format!(
+            "stored {stored:?}, needed {needed:?} after {end:?}"
+        )),
+    }
+}
+
+#[test]
+fn no_order_of_transactions_loses_or_leaks_anything() {
+    let mut sizes = vec![(1, 1), (2, 1), (1, 2)];
+    if std::env::var_os("EMBERVAULT_SOAK").is_some() {
+        sizes.push((2, 2));
+    }
+    for (sessions, collectors) in sizes {
+        let search = explore(sessions, collectors, Flaw::None).unwrap();
+        println!("{sessions} sessions, {collectors} collectors: {search:?}");
+        assert!(search.states > 500 && search.ends > 1);
+    }
+}
+
+#[test]
+fn every_rule_of_the_protocol_is_needed() {
+    for (flaw, sessions, collectors) in [
+        (Flaw::CollectorsAtOnce, 1, 2),
+        (Flaw::NoReferenceAtHit, 1, 1),
+        (Flaw::NoSecondLook, 1, 1),
+        (Flaw::SwitchDespiteReference, 1, 1),
+        (Flaw::SwitchDespiteNewBackup, 1, 1),
+        (Flaw::SwitchWhenOvertaken, 1, 2),
+        (Flaw::StraysWhenOvertaken, 1, 2),
+    ] {
+        let found = explore(sessions, collectors, flaw);
+        assert!(
+            found.is_err(),
+            "nothing goes wrong with {flaw:?}: {found:?}"
+        );
+    }
+}

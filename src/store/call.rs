@@ -1,0 +1,298 @@
+//! How a storage is called: so many calls at once, so many bytes a second, each try within a time,
+//! and again with growing, scattered pauses while the fault may pass and the deadline allows.
+
+use crate::config;
+use backon::{BackoffBuilder, ExponentialBuilder};
+use opendal::{Error, ErrorKind};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// The limits of one storage, shared by all who call it.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    timeout: Duration,
+    retry_for: Duration,
+    places: Arc<Semaphore>,
+    up: Option<Arc<Meter>>,
+    down: Option<Arc<Meter>>,
+    /// When the process ends, nobody waits for a storage that does not answer.
+    stop: CancellationToken,
+}
+
+/// What a call moves.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Load {
+    Nothing,
+    Up(u64),
+    Down(u64),
+}
+
+/// How a try ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Ok,
+    /// What was asked for is not there, or is there already: an answer, not a fault.
+    Refused,
+    /// A fault that may pass.
+    Passing,
+    /// A fault that will not.
+    Lasting,
+    Timeout,
+}
+
+impl Outcome {
+    /// The outcome in one word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Ok => "ok",
+            Outcome::Refused => "refused",
+            Outcome::Passing => "passing",
+            Outcome::Lasting => "lasting",
+            Outcome::Timeout => "timeout",
+        }
+    }
+}
+
+/// What became of a call, and whether an earlier try may have done the work unnoticed.
+pub(super) struct Called<T> {
+    pub(super) result: Result<T, Error>,
+    pub(super) was_repeated: bool,
+}
+
+impl Caller {
+    pub(super) fn new(settings: &config::Storage, stop: CancellationToken) -> Self {
+        Self {
+            timeout: settings.timeout,
+            retry_for: settings.retry_for,
+            places: Arc::new(Semaphore::new(settings.calls)),
+            up: Meter::new(settings.upload_limit.as_u64()),
+            down: Meter::new(settings.download_limit.as_u64()),
+            stop,
+        }
+    }
+
+    /// The same limits, until this token is cancelled.
+    pub(super) fn stopped_by(self, stop: CancellationToken) -> Self {
+        Self { stop, ..self }
+    }
+
+    /// Makes a call until it succeeds, fails for good, or the time is up. Each try is told of.
+    pub(super) async fn call<T, F>(
+        &self,
+        load: Load,
+        make: impl Fn() -> F,
+        tell: impl Fn(Outcome, Duration),
+    ) -> Called<T>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let deadline = Instant::now() + self.retry_for;
+        let mut pauses = ExponentialBuilder::default()
+            .with_jitter()
+            .with_min_delay(PAUSE_MIN)
+            .with_max_delay(PAUSE_MAX)
+            .without_max_times()
+            .build();
+        let mut was_repeated = false;
+        loop {
+            let result = tokio::select! {
+                () = self.stop.cancelled() => Err(stopped()),
+                result = self.once(load, &make, &tell) => result,
+            };
+            let again =
+                result.as_ref().is_err_and(Error::is_temporary) && !self.stop.is_cancelled();
+            let pause = pauses.next().unwrap_or(PAUSE_MAX);
+            if !again || Instant::now() + pause > deadline {
+                return Called {
+                    result,
+                    was_repeated,
+                };
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+            was_repeated = true;
+        }
+    }
+
+    async fn once<T, F>(
+        &self,
+        load: Load,
+        make: &impl Fn() -> F,
+        tell: &impl Fn(Outcome, Duration),
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let _place = self.places.acquire().await.expect("it is never closed");
+        match (load, &self.up, &self.down) {
+            (Load::Up(bytes), Some(meter), _) | (Load::Down(bytes), _, Some(meter)) => {
+                tokio::time::sleep(meter.charge(bytes)).await;
+            }
+            _ => {}
+        }
+        let started = Instant::now();
+        let result = tokio::time::timeout(self.timeout, make()).await;
+        let (result, outcome) = match result {
+            Ok(result) => {
+                let outcome = outcome(&result);
+                (result, outcome)
+            }
+            Err(_) => (Err(timed_out(self.timeout)), Outcome::Timeout),
+        };
+        tell(outcome, started.elapsed());
+        result
+    }
+}
+
+fn outcome<T>(result: &Result<T, Error>) -> Outcome {
+    match result {
+        Ok(_) => Outcome::Ok,
+        Err(error) if error.is_temporary() => Outcome::Passing,
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound
+            | ErrorKind::AlreadyExists
+            | ErrorKind::ConditionNotMatch
+            | ErrorKind::RangeNotSatisfied => Outcome::Refused,
+            _ => Outcome::Lasting,
+        },
+    }
+}
+
+fn timed_out(timeout: Duration) -> Error {
+    let text = format!("no answer within {} s", timeout.as_secs_f32());
+    Error::new(ErrorKind::Unexpected, text).set_temporary()
+}
+
+fn stopped() -> Error {
+    Error::new(ErrorKind::Unexpected, "the service is stopping").set_temporary()
+}
+
+/// Spreads bytes over time: who comes waits until what was moved before is paid for.
+#[derive(Debug)]
+struct Meter {
+    bytes_per_second: u64,
+    paid_until: Mutex<Option<Instant>>,
+}
+
+impl Meter {
+    fn new(bytes_per_second: u64) -> Option<Arc<Self>> {
+        (bytes_per_second > 0).then(|| {
+            Arc::new(Self {
+                bytes_per_second,
+                paid_until: Mutex::new(None),
+            })
+        })
+    }
+
+    /// How long to wait before so many bytes may go.
+    fn charge(&self, bytes: u64) -> Duration {
+        let now = Instant::now();
+        let mut paid_until = self.paid_until.lock().expect("nothing panics under it");
+        let from = paid_until.map_or(now, |until| until.max(now));
+        let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+        *paid_until = Some(from + cost);
+        from - now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn caller(change: impl FnOnce(&mut config::Storage)) -> Caller {
+        let mut settings = config::Storage::at("fs:x".to_owned());
+        change(&mut settings);
+        Caller::new(&settings, CancellationToken::new())
+    }
+
+    fn passing() -> Error {
+        Error::new(ErrorKind::Unexpected, "busy").set_temporary()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_passing_fault_is_tried_again_until_the_deadline_and_a_lasting_one_is_not() {
+        let caller = caller(|settings| settings.retry_for = Duration::from_secs(30));
+        let tries = AtomicUsize::new(0);
+        let called = caller
+            .call(
+                Load::Nothing,
+                || async {
+                    match tries.fetch_add(1, Ordering::SeqCst) {
+                        0..3 => Err(passing()),
+                        _ => Ok(7),
+                    }
+                },
+                |_, _| {},
+            )
+            .await;
+        assert!(called.was_repeated && called.result.is_ok_and(|n| n == 7));
+        let started = Instant::now();
+        let called: Called<()> = caller
+            .call(Load::Nothing, || async { Err(passing()) }, |_, _| {})
+            .await;
+        assert!(called.result.is_err());
+        let seconds = started.elapsed().as_secs();
+        assert!((10..=30).contains(&seconds), "{seconds} s");
+        let tries = AtomicUsize::new(0);
+        let lasting = || async {
+            tries.fetch_add(1, Ordering::SeqCst);
+            Err(Error::new(ErrorKind::PermissionDenied, "no"))
+        };
+        let called: Called<()> = caller.call(Load::Nothing, lasting, |_, _| {}).await;
+        assert!(called.result.is_err() && tries.into_inner() == 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_stalls_is_given_up_and_told_of() {
+        let caller = caller(|settings| {
+            settings.timeout = Duration::from_secs(2);
+            settings.retry_for = Duration::from_secs(1);
+        });
+        let told = AtomicUsize::new(0);
+        let called: Called<()> = caller
+            .call(Load::Nothing, std::future::pending, |outcome, _| {
+                assert_eq!(outcome, Outcome::Timeout);
+                told.fetch_add(1, Ordering::SeqCst);
+            })
+            .await;
+        assert!(called.result.is_err_and(|error| error.is_temporary()));
+        assert_eq!(told.into_inner(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_are_spread_over_time() {
+        let caller = caller(|settings| settings.upload_limit = bytesize::ByteSize(1000));
+        let started = Instant::now();
+        for _ in 0..11 {
+            let called = caller.call(Load::Up(100), || async { Ok(()) }, |_, _| {});
+            called.await.result.unwrap();
+        }
+        assert_eq!(started.elapsed().as_millis(), 1000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stops_does_not_wait_for_a_storage() {
+        let stop = CancellationToken::new();
+        let caller = Caller::new(&config::Storage::at("fs:x".to_owned()), stop.clone());
+        let started = Instant::now();
+        let call = caller.call(
+            Load::Nothing,
+            std::future::pending::<Result<(), _>>,
+            |_, _| {},
+        );
+        let (called, ()) = tokio::join!(call, async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            stop.cancel();
+        });
+        assert!(called.result.is_err() && started.elapsed().as_secs() == 1);
+    }
+}

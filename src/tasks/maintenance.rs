@@ -1,0 +1,159 @@
+//! Work on vaults that nobody asks for: collection and verification, one vault at a time.
+
+use crate::config::Maintenance;
+use crate::db::{self, DbConnection, DbError};
+use crate::engine::vault::Vault;
+use crate::engine::verify::Depth;
+use crate::engine::{collect, verify};
+use crate::jobs::Claimed;
+use crate::model::id::VaultId;
+use crate::model::job::{Job, JobArgs};
+use crate::model::time::Timestamp;
+use crate::tasks::{TaskError, Tasks};
+use std::time::Duration;
+
+impl Tasks {
+    /// Adds the job that is due the longest, unless one is under way. Gives the time until the next
+    /// look.
+    pub fn schedule(&self, settings: &Maintenance) -> Result<(), DbError> {
+        let now = self.clock.now();
+        let job = self.db.read(|c| -> Result<_, DbError> {
+            if db::jobs::is_maintained(c)? {
+                return Ok(None);
+            }
+            for (vault, collected_at, verified_at) in db::vaults::maintained(c)? {
+                if is_due(settings.collect_every, collected_at, now) {
+                    return Ok(Some(JobArgs::CollectVault { vault_id: vault }));
+                }
+                if is_due(settings.verify_every, verified_at, now) {
+                    return Ok(Some(JobArgs::VerifyVault { vault_id: vault }));
+                }
+            }
+            Ok(None)
+        })?;
+        let Some(args) = job else { return Ok(()) };
+        let added = self
+            .db
+            .write(|c| db::jobs::insert(c, &Job::new(args, now)).map_err(DbError::from));
+        match added {
+            // Another worker has just done the same.
+            Err(DbError::Query(error)) if db::is_duplicate(&error) => Ok(()),
+            added => added,
+        }
+    }
+
+    pub(super) fn collect_vault(&self, claimed: &Claimed, id: &VaultId) -> Result<(), TaskError> {
+        let vault = self.vault(id)?;
+        let plan = collect::run(&vault)?;
+        tracing::info!(
+            vault.id = %id,
+            generation = plan.generation,
+            condemned = plan.condemned.len(),
+            deleted = plan.deleted.len(),
+            deleted_bytes = collect::bytes(&plan.deleted),
+            compacted = plan.compacted.len(),
+            strays = plan.strays.len(),
+            unknown = plan.unknown.len(),
+            "vault collected"
+        );
+        if let Some(hindrance) = &plan.hindrance {
+            tracing::error!(vault.id = %id, hindrance, "nothing was compacted");
+        }
+        self.settle(&claimed.lease, |_| Ok(()))
+    }
+
+    pub(super) fn verify_vault(&self, claimed: &Claimed, id: &VaultId) -> Result<(), TaskError> {
+        let vault = self.vault(id)?;
+        let depth = match self.verify_bytes {
+            0 => Depth::Quick,
+            bytes => Depth::Sample { bytes },
+        };
+        let report = verify::run(&vault, depth, self.clock.now(), &claimed.progress)?;
+        for (object, detail) in &report.damaged {
+            tracing::error!(vault.id = %id, object, detail, "damage found; run `embervault vault repair`");
+        }
+        tracing::info!(
+            vault.id = %id,
+            packs = report.packs,
+            read_bytes = report.read_bytes,
+            damaged = report.damaged.len(),
+            backups_damaged = report.backups.len(),
+            "vault verified"
+        );
+        self.settle_maintenance(claimed, |c, number, now| {
+            db::condition::set_verified(c, number, now)
+        })
+    }
+
+    /// When the full verification of a vault began that is to be gone through now: one that was cut off
+    /// goes on, so that what it has read is not read again.
+    pub fn full_verification_began(&self, vault: &Vault) -> Result<Timestamp, DbError> {
+        let now = self.clock.now();
+        self.db
+            .write(|c| db::condition::begin_full(c, vault.number, now).map_err(DbError::from))
+    }
+
+    /// Notes that a full verification has gone through all.
+    pub fn full_verification_ended(&self, vault: &Vault) -> Result<(), DbError> {
+        self.db
+            .write(|c| db::condition::end_full(c, vault.number).map_err(DbError::from))
+    }
+
+    /// A vault that could not be worked on is left alone until its next turn.
+    pub(super) fn maintenance_failed(
+        &self,
+        claimed: &Claimed,
+        reason: &str,
+    ) -> Result<(), TaskError> {
+        let (vault, now) = (claimed.job.subject.as_str(), self.clock.now());
+        let is_collection = matches!(&*claimed.job.args, JobArgs::CollectVault { .. });
+        self.discard(claimed, reason, |c| {
+            let Some(row) = db::vaults::find_by_id(c, &VaultId::new(vault))? else {
+                return Ok(());
+            };
+            match is_collection {
+                true => db::collection::set_collected(c, row.number, now),
+                false => db::condition::set_verified(c, row.number, now),
+            }
+        })
+    }
+
+    fn settle_maintenance(
+        &self,
+        claimed: &Claimed,
+        note: impl FnOnce(&mut DbConnection, i64, Timestamp) -> db::QueryResult<()>,
+    ) -> Result<(), TaskError> {
+        let (id, now) = (VaultId::new(&*claimed.job.subject), self.clock.now());
+        self.settle(&claimed.lease, |c| {
+            if let Some(row) = db::vaults::find_by_id(c, &id).map_err(DbError::from)? {
+                note(c, row.number, now).map_err(DbError::from)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn vault(&self, id: &VaultId) -> Result<Vault, TaskError> {
+        let row = self
+            .db
+            .read(|c| db::vaults::find_by_id(c, id).map_err(DbError::from))?
+            .ok_or(TaskError::Subject("the vault is gone"))?;
+        self.open_vault(&row)
+    }
+}
+
+/// Whether something that was last done then is to be done again. A time to come was noted before the
+/// clock was set back.
+fn is_due(every: Duration, last: Option<Timestamp>, now: Timestamp) -> bool {
+    !every.is_zero() && last.is_none_or(|last| last.after(every) <= now || last > now)
+}
+
+/// Time between two looks whether something is due.
+pub fn pause(settings: &Maintenance) -> Duration {
+    let (shortest, longest) = (Duration::from_millis(250), Duration::from_secs(60));
+    [settings.collect_every, settings.verify_every]
+        .into_iter()
+        .filter(|every| !every.is_zero())
+        .map(|every| (every / 4).clamp(shortest, longest))
+        .min()
+        .unwrap_or(longest)
+}

@@ -1,0 +1,181 @@
+//! Bringing the database up to what a storage holds: after it was lost, or replaced by an old copy.
+
+use crate::db::{self, DbError};
+use crate::engine;
+use crate::engine::manifest::Root;
+use crate::engine::rebuild::{self, Found};
+use crate::engine::vault::Vault;
+use crate::model::backup::{Backup, BackupStatus};
+use crate::model::column::Json;
+use crate::model::id::{BackupId, StorageId, VaultId};
+use crate::tasks::{OfVaults, TaskError, Tasks, finished};
+use std::collections::BTreeSet;
+
+/// What became of one vault.
+#[derive(Debug, Default)]
+pub struct Rebuilt {
+    /// Packs and backups that are new to the database.
+    pub packs: usize,
+    pub backups: usize,
+    /// Backups that the database knew already.
+    pub known: usize,
+    /// What cannot be used, with the reason.
+    pub refused: Vec<String>,
+}
+
+impl Tasks {
+    /// Takes in all that a storage holds and the database does not know. Repeatable; what the database
+    /// knows beyond it is told to be failed.
+    pub fn rebuild(&self, storage: &StorageId) -> Result<OfVaults<Rebuilt>, TaskError> {
+        let store = &self.storage(storage)?.store;
+        let mut done = Vec::new();
+        for (id, found) in rebuild::vaults(store)? {
+            let rebuilt = self.rebuild_vault(storage, &id, &found);
+            done.push((id, rebuilt));
+        }
+        Ok(done)
+    }
+
+    fn rebuild_vault(
+        &self,
+        storage: &StorageId,
+        id: &VaultId,
+        found: &Found,
+    ) -> Result<Rebuilt, TaskError> {
+        let known = self
+            .db
+            .read(|c| db::vaults::find_by_id(c, id).map_err(DbError::from))?;
+        let vault = match (known, found.roots.first()) {
+            (Some(row), _) => self.open_vault(&row)?,
+            (None, Some(root)) => self.adopt_vault(storage, id, found, root)?,
+            // Nobody can tell whose it was, and nobody misses it.
+            (None, None) => return Ok(Rebuilt::default()),
+        };
+        let (packs, refused) = rebuild::packs(&vault, found)?;
+        let mut rebuilt = Rebuilt {
+            packs,
+            refused,
+            ..Rebuilt::default()
+        };
+        for root in &found.roots {
+            self.rebuild_backup(storage, &vault, root, found, &mut rebuilt)?;
+        }
+        self.tell_lost(&vault, found)?;
+        Ok(rebuilt)
+    }
+
+    /// Takes a vault over from its storage. One of its roots proves that the key is ours, and tells
+    /// whose vault it is.
+    pub(super) fn adopt_vault(
+        &self,
+        storage: &StorageId,
+        id: &VaultId,
+        found: &Found,
+        root: &BackupId,
+    ) -> Result<Vault, TaskError> {
+        let mut row = rebuild::row(id, storage, found, self.clock.now());
+        row.project_id = self.open_vault(&row)?.root(root)?.backup.project_id;
+        let row = self.db.write(|c| -> Result<_, DbError> {
+            db::lock(c, "vaults")?;
+            match db::vaults::find_by_id(c, id)? {
+                Some(row) => Ok(row),
+                None => Ok(db::vaults::adopt(c, &row)?),
+            }
+        })?;
+        let vault = self.open_vault(&row)?;
+        rebuild::packs(&vault, found)?;
+        Ok(vault)
+    }
+
+    fn rebuild_backup(
+        &self,
+        storage: &StorageId,
+        vault: &Vault,
+        id: &BackupId,
+        found: &Found,
+        rebuilt: &mut Rebuilt,
+    ) -> Result<(), TaskError> {
+        let is_known = self.find_backup(id)?.is_some();
+        if is_known {
+            rebuilt.known += 1;
+            return Ok(());
+        }
+        let root = match vault.root(id) {
+            Ok(root) => root,
+            Err(error @ (engine::Error::Corrupt { .. } | engine::Error::Missing { .. })) => {
+                rebuilt.refused.push(error.to_string());
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut backup = of_root(storage, vault, &root);
+        let missing = rebuild::missing(&root, found)?;
+        if !missing.is_empty() {
+            let reason = format!(
+                "{} of the packs it needs are not in the storage",
+                missing.len()
+            );
+            rebuilt.refused.push(format!("backup {id}: {reason}"));
+            backup.status = BackupStatus::Error;
+            backup.fail_reason = Some(reason);
+        }
+        self.db
+            .write(|c| db::backups::insert(c, &backup).map_err(DbError::from))?;
+        rebuilt.backups += usize::from(missing.is_empty());
+        Ok(())
+    }
+
+    /// Backups that were deleted after the database was copied are known and not there.
+    fn tell_lost(&self, vault: &Vault, found: &Found) -> Result<(), TaskError> {
+        let there: BTreeSet<&BackupId> = found.roots.iter().collect();
+        let known = self
+            .db
+            .read(|c| db::collection::needed(c, &vault.id).map_err(DbError::from))?;
+        for backup in known {
+            let is_lost = backup.status == BackupStatus::Available && !there.contains(&backup.root);
+            // Once more, as it may just have been made.
+            if is_lost && !vault.has_root(&backup.root)? {
+                self.db.write(|c| {
+                    db::backups::set_lost(c, &backup.id, "Its data is not in the storage.")
+                        .map_err(DbError::from)
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The row of a backup of which the root is all that is left.
+fn of_root(storage: &StorageId, vault: &Vault, root: &Root) -> Backup {
+    let saved = &root.backup;
+    let sums = finished(root);
+    Backup {
+        id: saved.id.clone(),
+        project_id: saved.project_id.clone(),
+        user_id: saved.user_id.clone(),
+        storage_id: storage.clone(),
+        vault_id: Some(vault.id.clone()),
+        volume_id: saved.volume_id.clone(),
+        snapshot_id: saved.snapshot_id.clone(),
+        parent_id: saved.parent_id.clone(),
+        name: saved.name.clone(),
+        description: saved.description.clone(),
+        status: BackupStatus::Available,
+        size_gib: saved.size_gib,
+        object_count: sums.object_count,
+        fail_reason: None,
+        availability_zone: saved.availability_zone.clone(),
+        container: saved.container.clone(),
+        metadata: Json::new(saved.metadata.clone()),
+        data_timestamp: saved.data_timestamp,
+        restore_volume_id: None,
+        root_id: None,
+        pack_set: Some(sums.pack_set),
+        logical_bytes: sums.logical_bytes,
+        read_bytes: sums.read_bytes,
+        stored_bytes: sums.stored_bytes,
+        deduplicated_bytes: sums.deduplicated_bytes,
+        created_at: saved.created_at,
+        updated_at: None,
+    }
+}
