@@ -1,0 +1,367 @@
+"""The bad day: damage, a lost or old database, a lost key, and rows that somebody has removed."""
+
+import random
+import shutil
+import sqlite3
+import subprocess
+import time
+
+import pytest
+
+from bed import LEASE, MIB, Bed, Client, noise, until
+
+
+def full_and_child(bed, demo):
+    """Two backups of one volume, and what they must come back as."""
+    volume = demo.create_volume()
+    bed.write(volume, 0, noise(1, 6 * MIB))
+    full = demo.back_up(volume)
+    demo.wait("backups", full, "available")
+    first = bed.digest(volume)
+    bed.write(volume, 2 * MIB, noise(2, MIB))
+    child = demo.back_up(volume, incremental=True)
+    demo.wait("backups", child, "available")
+    return volume, {full: first, child: bed.digest(volume)}
+
+
+def spoil(path, how):
+    content = path.read_bytes()
+    match how:
+        case "missing":
+            path.unlink()
+        case "truncated":
+            path.write_bytes(content[: len(content) // 2])
+        case "flipped":
+            content = bytearray(content)
+            content[len(content) // 3] ^= 4
+            path.write_bytes(content)
+        case "garbage":
+            path.write_bytes(noise(9, len(content)))
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated", "missing", "garbage"])
+def test_a_damaged_data_pack_is_found_told_of_and_repaired_from_the_volume(tmp_path, how):
+    with Bed(tmp_path) as bed:
+        demo = Client(bed, bed.start())
+        volume, digests = full_and_child(bed, demo)
+        assert bed.json("vault", "verify", "--full")[0]["damaged"] == []
+        victim = bed.objects("/p/")[0]
+        spoil(victim, how)
+        report = bed.json("vault", "verify", "--full", status=1)[0]
+        assert [row["object"] for row in report["damaged"]] == [str(victim.relative_to(bed.store_dir))]
+        damaged = report["backups"]
+        assert damaged
+        for backup in damaged:
+            row = demo.show("backups", backup)
+            assert row["status"] == "available" and row["fail_reason"].startswith("The backup is damaged")
+        # It is never restored wrong: either it comes back as it was, or it says why not.
+        target = demo.restore(damaged[0])
+        until("the restore ends", lambda: demo.show("volumes", target)["status"] in ("available", "error_restoring"))
+        if demo.show("volumes", target)["status"] == "available":
+            assert bed.digest(target) == digests[damaged[0]]
+        # What is backed up now does not rely on it.
+        later = demo.back_up(volume, incremental=True)
+        demo.wait("backups", later, "available")
+        demo.check(later, bed.digest(volume))
+        repaired = bed.json("vault", "repair", status=None)
+        assert sum(row["restored"] for row in repaired) > 0
+        lost = sum(row["lost"] for row in repaired)
+        if lost == 0:
+            assert bed.json("vault", "verify", "--full")[0]["damaged"] == []
+            for backup, digest in digests.items():
+                demo.check(backup, digest)
+                assert demo.show("backups", backup)["fail_reason"] is None
+        # The child's content is still there in full, so that the child at least must be whole again.
+        demo.check(list(digests)[1], digests[list(digests)[1]])
+
+
+@pytest.mark.parametrize("part", ["/p/", "/m/", "/b/", "vault.json", "format.json"])
+@pytest.mark.parametrize("how", ["flipped", "truncated", "missing", "garbage"])
+def test_damage_of_any_object_is_told_and_nothing_wrong_comes_back(tmp_path, part, how):
+    with Bed(tmp_path) as bed:
+        demo = Client(bed, bed.start())
+        volume, digests = full_and_child(bed, demo)
+        for victim in bed.objects(part):
+            spoil(victim, how)
+        told = bed.run("vault", "verify", "--full", status=None)
+        # The database has copies of the record of a vault and of which storage it is.
+        heals = part in ("vault.json", "format.json") and how == "missing"
+        # One flipped bit in JSON may lie where nothing is said.
+        if not heals and not (part.endswith("json") and how == "flipped"):
+            assert told.returncode == 1 and part.strip("/") in told.stdout + told.stderr, told
+        for backup, digest in digests.items():
+            target = demo.restore(backup)
+            until("the restore ends", lambda: demo.show("volumes", target)["status"] in ("available", "error_restoring"))
+            if demo.show("volumes", target)["status"] == "available":
+                assert bed.digest(target) == digest
+            demo.wait("backups", backup, "available")
+        # And the service goes on: the volume can be backed up again, or it is said why not.
+        again = demo.back_up(volume)
+        until("it ends", lambda: demo.show("backups", again)["status"] in ("available", "error"))
+        row = demo.show("backups", again)
+        if row["status"] == "available":
+            demo.check(again, bed.digest(volume))
+        else:
+            assert row["fail_reason"]
+
+
+def test_an_old_database_writes_and_reclaims_nothing_until_it_is_reconciled(tmp_path):
+    with Bed(tmp_path) as bed:
+        process = bed.start()
+        demo = Client(bed, process)
+        volume, digests = full_and_child(bed, demo)
+        process.stop()
+        old = tmp_path / "old.db"
+        shutil.copy(tmp_path / "embervault.db", old)
+        process = bed.start()
+        demo = Client(bed, process)
+        bed.write(volume, 0, noise(5, 2 * MIB))
+        newer = demo.back_up(volume, incremental=True)
+        demo.wait("backups", newer, "available")
+        digests[newer] = bed.digest(volume)
+        gone = list(digests)[0]
+        demo.delete("backups", gone)
+        del digests[gone]
+        process.stop()
+        for leftover in tmp_path.glob("embervault.db*"):
+            leftover.unlink()
+        shutil.copy(old, tmp_path / "embervault.db")
+
+        demo = Client(bed, bed.start())
+        stored = bed.objects("v/")
+        assert "run `embervault vault rebuild`" in bed.run("vault", "gc", status=1).stderr
+        refused = demo.back_up(volume)
+        until("it is refused", lambda: demo.show("backups", refused)["status"] == "error")
+        assert "database does not know" in demo.show("backups", refused)["fail_reason"]
+        child = list(digests)[0]
+        demo.delete("backups", child, gone=False)
+        until("it is refused", lambda: demo.show("backups", child)["status"] == "error_deleting")
+        assert bed.objects("v/") == stored
+        Client(bed, demo.process, "admin").ask("POST", f"/backups/{child}/action", {"os-reset_status": {"status": "available"}})
+        demo.wait("backups", child, "available")
+
+        bed.run("vault", "rebuild", "--storage", "main")
+        for backup, digest in digests.items():
+            demo.check(backup, digest)
+        # What was deleted since is known again, and not there.
+        row = demo.show("backups", gone)
+        assert (row["status"], row["fail_reason"]) == ("error", "Its data is not in the storage.")
+        again = demo.back_up(volume)
+        demo.wait("backups", again, "available")
+        for row in demo.ask("GET", "/backups")["backups"]:
+            demo.delete("backups", row["id"])
+        bed.collect(2)
+        assert bed.objects("/p/") + bed.objects("/m/") + bed.objects("/b/") == []
+
+
+def test_the_master_key_changes_and_everything_comes_back(tmp_path):
+    with Bed(tmp_path) as bed:
+        process = bed.start()
+        _, digests = full_and_child(bed, Client(bed, process))
+        assert "another embervault is running" in bed.run("key", "rotate", status=1).stderr
+        process.stop()
+        key = bed.data / "keys" / "master.key"
+        before = key.read_text()
+        wrapped = bed.objects("vault.json")[0].read_text()
+        bed.run("key", "rotate")
+        assert key.read_text() != before and key.stat().st_mode & 0o777 == 0o600
+        assert bed.objects("vault.json")[0].read_text() != wrapped
+        demo = Client(bed, bed.start())
+        for backup, digest in digests.items():
+            demo.check(backup, digest)
+        bed.stop()
+        # The old key opens nothing any more.
+        key.write_text(before)
+        done = subprocess.run([*bed.prefix, __import__("bed").PROGRAM, "serve", "--config", bed.config],
+                              capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and "it is not the one that storage" in done.stderr
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_a_rotation_that_was_cut_off_goes_on(tmp_path, step):
+    """Cut off after the new key was made, between two vaults, before and after the storages are told."""
+    with Bed(tmp_path) as bed:
+        process = bed.start()
+        demo = Client(bed, process)
+        _, digests = full_and_child(bed, demo)
+        process.stop()
+        database, store = tmp_path / "embervault.db", bed.objects("vault.json")[0]
+        key, next_key = bed.data / "keys" / "master.key", bed.data / "keys" / "master.next"
+        old_database, old_record, old_key = database.read_bytes(), store.read_text(), key.read_text()
+        bed.run("key", "rotate")
+        # As it was at some moment on the way.
+        next_key.write_text(key.read_text())
+        next_key.chmod(0o600)
+        key.write_text(old_key)
+        if step < 3:
+            for leftover in tmp_path.glob("embervault.db-*"):
+                leftover.unlink()
+            if step < 2:
+                database.write_bytes(old_database)
+            else:
+                with sqlite3.connect(database) as connection:
+                    connection.execute("UPDATE storages SET master_key_check = (SELECT master_key_check FROM storages)")
+        if step < 1:
+            store.write_text(old_record)
+        bed.run("key", "rotate")
+        demo = Client(bed, bed.start())
+        for backup, digest in digests.items():
+            demo.check(backup, digest)
+
+
+def test_a_shredded_project_can_be_read_by_nobody(tmp_path):
+    with Bed(tmp_path) as bed:
+        process = bed.start()
+        demo = Client(bed, process)
+        _, digests = full_and_child(bed, demo)
+        copy = tmp_path / "copy"
+        shutil.copytree(bed.store_dir, copy)
+        refused = bed.run("vault", "shred", demo.project, status=1)
+        assert "--yes" in refused.stderr and len(bed.objects("/p/")) > 0
+        bed.run("vault", "shred", demo.project, "--yes")
+        assert bed.objects("v/") == []
+        assert demo.ask("GET", "/backups")["backups"] == []
+        # A copy of the packs, put back, with the right master key: nothing leads into it.
+        for record in copy.rglob("vault.json"):
+            record.unlink()
+        shutil.copytree(copy, bed.store_dir, dirs_exist_ok=True)
+        assert len(bed.objects("/p/")) > 0
+        bed.run("vault", "rebuild", "--storage", "main")
+        assert demo.ask("GET", "/backups")["backups"] == []
+        # The project goes on with a key of its own.
+        shutil.rmtree(bed.store_dir / "v")
+        volume = demo.create_volume()
+        bed.write(volume, 0, noise(8, MIB))
+        backup = demo.back_up(volume)
+        demo.wait("backups", backup, "available")
+        demo.check(backup, bed.digest(volume))
+
+
+@pytest.mark.parametrize("table", ["jobs", "sessions", "packs", "session_packs", "backups", "chunks"])
+def test_a_row_of_a_running_backup_that_is_deleted_leaves_nothing_stuck(tmp_path, table):
+    storage = {"url": f"fs:{tmp_path / 'store'}", "upload_limit": "2 MiB"}
+    with Bed(tmp_path, storage) as bed:
+        demo = Client(bed, bed.start())
+        volume, digests = full_and_child(bed, demo)
+        bed.write(volume, 0, noise(11, 12 * MIB))
+        digest = bed.digest(volume)
+        backup = demo.back_up(volume, incremental=True)
+        until("it writes", lambda: bed.query("SELECT 1 FROM packs WHERE session IS NOT NULL"))
+        with sqlite3.connect(tmp_path / "embervault.db", timeout=60) as connection:
+            where = {
+                "jobs": f"subject = '{backup}'", "backups": f"id = '{backup}'", "packs": "session IS NOT NULL",
+                "chunks": "pack IN (SELECT number FROM packs WHERE session IS NOT NULL)",
+            }.get(table, "1")
+            connection.execute(f"DELETE FROM {table} WHERE {where}")
+
+        def settled():
+            rows = bed.query("SELECT status FROM backups") + bed.query("SELECT status FROM volumes")
+            return all(status in ("available", "error", "error_restoring") for status, in rows)
+
+        until("nothing is under way", settled, 60)
+        time.sleep(2 * LEASE)
+        status, _, answer = demo.request("GET", f"/v3/{demo.project}/backups/{backup}")
+        if status == 200 and answer["backup"]["status"] == "available":
+            demo.check(backup, digest)
+        for known, wanted in digests.items():
+            demo.check(known, wanted)
+        assert demo.show("volumes", volume)["status"] == "available"
+        for row in demo.ask("GET", "/backups")["backups"]:
+            demo.delete("backups", row["id"])
+        until("nothing is held", lambda: not bed.query("SELECT 1 FROM packs WHERE session IS NOT NULL"))
+        bed.collect(3)
+        assert bed.objects("/p/") + bed.objects("/m/") + bed.objects("/b/") == []
+
+
+@pytest.mark.parametrize("where", ["store", "database", "target"])
+def test_a_full_disk_is_told_and_everything_goes_on_when_there_is_room(tmp_path, where):
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", small], check=True)
+    try:
+        storage = {"url": f"fs:{small / 'store'}"} if where == "store" else None
+        database = f"sqlite:{small / 'embervault.db'}" if where == "database" else None
+        settings = {"volumes": {"dir": str(tmp_path / "volumes")}}
+        with Bed(tmp_path / "bed", storage, database, **settings) as bed:
+            bed.volume_path = lambda volume: tmp_path / "volumes" / f"volume-{volume}.raw"
+            demo = Client(bed, bed.start())
+            volume, digests = full_and_child(bed, demo)
+            filler = small / "filler"
+
+            def fill():
+                with open(filler, "wb") as file:
+                    try:
+                        while True:
+                            file.write(b"\0" * 65536)
+                            file.flush()
+                    except OSError:
+                        pass
+
+            bed.write(volume, 0, noise(12, 12 * MIB))
+            digest = bed.digest(volume)
+            if where == "target":
+                # The volumes lie on a disk that is nearly full.
+                target = demo.create_volume()
+                path = bed.volume_path(target)
+                path.unlink()
+                subprocess.run(["truncate", "-s", "1G", small / "target.raw"], check=True)
+                path.symlink_to(small / "target.raw")
+                fill()
+                demo.restore(list(digests)[0], target)
+                until("it fails", lambda: demo.show("volumes", target)["status"] == "error_restoring")
+                filler.unlink()
+                demo.wait("backups", list(digests)[0], "available")
+            else:
+                fill()
+                status, _, answer = demo.request("POST", f"/v3/{demo.project}/backups",
+                                                 {"backup": {"volume_id": volume, "incremental": True}})
+                if status == 202:
+                    backup = answer["backup"]["id"]
+                    time.sleep(3)
+                filler.unlink()
+                if status == 202:
+                    until("it ends", lambda: demo.show("backups", backup)["status"] in ("available", "error"))
+                    row = demo.show("backups", backup)
+                    if row["status"] == "available":
+                        demo.check(backup, digest)
+                    else:
+                        assert "no space left" in row["fail_reason"].lower() or "full" in row["fail_reason"].lower(), row
+            again = demo.back_up(volume, incremental=True)
+            demo.wait("backups", again, "available")
+            demo.check(again, digest)
+            for backup, wanted in digests.items():
+                demo.check(backup, wanted)
+    finally:
+        subprocess.run(["umount", "-l", small], check=False)
+
+
+def test_a_thousand_small_backups_are_rebuilt(park, tmp_path):
+    count = 1000
+    with Bed(tmp_path, park.storage("ceph-s3"), jobs={"backups": 4}) as bed:
+        demo = Client(bed, bed.start())
+        volumes = [demo.create_volume() for _ in range(4)]
+        chance = random.Random(4)
+        made = []
+        for n in range(count // 4):
+            round_of = []
+            for volume in volumes:
+                bed.write(volume, n * 4096, chance.randbytes(4096))
+                round_of.append(demo.back_up(volume, incremental=n > 0))
+            for backup in round_of:
+                demo.wait("backups", backup, "available")
+            made += round_of
+        digests = dict(zip(made[-4:], map(bed.digest, volumes)))
+        bed.stop()
+        bed.database = f"sqlite:{tmp_path / 'rebuilt.db'}"
+        bed.write_config()
+        started = time.monotonic()
+        bed.run("vault", "rebuild", "--storage", "main")
+        print(f"{count} backups rebuilt in {time.monotonic() - started:.1f} s")
+        demo = Client(bed, bed.start())
+        found, marker = [], ""
+        while rows := demo.ask("GET", f"/backups?limit=400{marker}")["backups"]:
+            found += [row["id"] for row in rows]
+            marker = f"&marker={found[-1]}"
+        assert sorted(found) == sorted(made)
+        for backup, digest in digests.items():
+            demo.check(backup, digest)
