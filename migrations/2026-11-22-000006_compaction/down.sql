@@ -1,3 +1,4 @@
+DROP TABLE unknown_objects;
 DROP TABLE removed_roots;
 DROP TABLE lost_chunks;
 ALTER TABLE vaults DROP COLUMN verifying_since;

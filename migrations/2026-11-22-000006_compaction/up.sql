@@ -31,3 +31,11 @@ CREATE INDEX lost_chunks_pack ON lost_chunks (vault, pack);
 CREATE TABLE removed_roots (
     root TEXT PRIMARY KEY NOT NULL
 );
+
+-- Objects of packs that the database does not know, since a generation. What no backup needs goes with a
+-- later one.
+CREATE TABLE unknown_objects (
+    object TEXT PRIMARY KEY NOT NULL,
+    vault BIGINT NOT NULL,
+    generation BIGINT NOT NULL
+);

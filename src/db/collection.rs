@@ -5,7 +5,9 @@ use crate::db::DbConnection;
 use crate::model::backup::BackupStatus;
 use crate::model::id::{BackupId, VaultId};
 use crate::model::pack::{Pack, PackState};
-use crate::model::schema::{backups, chunks, packs, removed_roots, session_packs, vaults};
+use crate::model::schema::{
+    backups, chunks, packs, removed_roots, session_packs, unknown_objects, vaults,
+};
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
 
@@ -350,4 +352,36 @@ pub fn set_collected(connection: &mut DbConnection, vault: i64, now: Timestamp) 
         .set(vaults::collected_at.eq(now))
         .execute(connection)
         .map(|_| ())
+}
+
+/// Takes note of objects of packs that the database does not know; gives those that were unknown in an
+/// earlier generation already. Others of the vault are forgotten.
+pub fn note_unknown(
+    connection: &mut DbConnection,
+    vault: i64,
+    generation: i64,
+    objects: &[String],
+) -> QueryResult<Vec<String>> {
+    let noted: Vec<(String, i64)> = unknown_objects::table
+        .filter(unknown_objects::vault.eq(vault))
+        .select((unknown_objects::object, unknown_objects::generation))
+        .load(connection)?;
+    diesel::delete(unknown_objects::table.filter(unknown_objects::vault.eq(vault)))
+        .execute(connection)?;
+    let mut earlier = Vec::new();
+    for object in objects {
+        let since = noted.iter().find(|(known, _)| known == object);
+        let since = since.map_or(generation, |(_, since)| *since);
+        diesel::insert_into(unknown_objects::table)
+            .values((
+                unknown_objects::object.eq(object),
+                unknown_objects::vault.eq(vault),
+                unknown_objects::generation.eq(since),
+            ))
+            .execute(connection)?;
+        if since < generation {
+            earlier.push(object.clone());
+        }
+    }
+    Ok(earlier)
 }

@@ -107,6 +107,9 @@ pub fn run(vault: &Vault) -> Result<Plan> {
         vault.store.delete(&Key::Stray(leftover))?;
     }
     (plan.strays, plan.unknown) = strays(vault)?;
+    plan.strays
+        .extend(unneeded(vault, plan.generation, &plan.unknown)?);
+    plan.unknown.retain(|object| !plan.strays.contains(object));
     // What was listed before a later generation began was stored by an earlier one than that; nobody
     // switches to it any more, and its name is not used again.
     if is_latest(vault, plan.generation)? {
@@ -123,6 +126,26 @@ pub fn run(vault: &Vault) -> Result<Plan> {
         .db
         .write(|c| collection::set_collected(c, number, now).map_err(DbError::from))?;
     Ok(plan)
+}
+
+/// Of packs that the database does not know, those that it did not know at an earlier generation either
+/// and that no backup needs. All roots are known, and what runs has rows: nobody else could need them.
+fn unneeded(vault: &Vault, generation: i64, unknown: &[String]) -> Result<Vec<String>> {
+    let (earlier, sets) = vault.db.write(|c| -> std::result::Result<_, DbError> {
+        let earlier = collection::note_unknown(c, vault.number, generation, unknown)?;
+        Ok((earlier, collection::pack_sets(c, &vault.id)?))
+    })?;
+    let mut needed = RoaringBitmap::new();
+    for set in sets {
+        needed |= decode_pack_set(&set)?;
+    }
+    Ok(earlier
+        .into_iter()
+        .filter(|object| {
+            let pack = parse_pack(&vault.id, object);
+            !pack.is_some_and(|(_, number, _)| needed.contains(number))
+        })
+        .collect())
 }
 
 fn is_latest(vault: &Vault, generation: i64) -> Result<bool> {

@@ -55,6 +55,7 @@ diesel::table! {
         beats -> BigInt, created_at -> BigInt, updated_at -> BigInt,
     }
 }
+diesel::table! { unknown_objects (object) { object -> Text, vault -> BigInt, generation -> BigInt, } }
 diesel::table! { removed_roots (root) { root -> Text, } }
 diesel::table! { sessions (job) { job -> Text, attempt -> Integer, } }
 diesel::table! { workers (name) { name -> Text, started_at -> BigInt, seen_at -> BigInt, } }

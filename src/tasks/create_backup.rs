@@ -34,7 +34,14 @@ impl Tasks {
             }
         };
         self.catalog.end_backup(lease, volume, snapshot, true)?;
-        self.commit(claimed, &vault, &root)
+        let committed = self.commit(claimed, &vault, &root);
+        if committed.is_err() && self.find_backup(id)?.is_none() {
+            // Nobody will ever ask for it, and it would be taken for one the database has lost.
+            self.db
+                .write(|c| db::collection::remove_root(c, id).map_err(DbError::from))?;
+            vault.remove_root(id)?;
+        }
+        committed
     }
 
     /// Notes that the work has begun, and where it goes.

@@ -1,9 +1,9 @@
 """Many processes on one PostgreSQL and one storage: killed, halted, cut off, and with clocks that jump."""
 
 import os
+import pathlib
 import random
 import signal
-import subprocess
 import threading
 import time
 
@@ -129,11 +129,12 @@ def test_a_worker_that_is_halted_beyond_its_lease_harms_nothing(park, tmp_path, 
 
 
 def test_clocks_that_jump_stop_nothing(park, tmp_path):
-    """A day forwards and back, of the workers and of the API, while backups run."""
-    library = next(iter(sorted(__import__("pathlib").Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))))
+    """A day forwards and back, of the workers and of the API, while backups run. In a directory: S3 itself
+    refuses requests that were signed at another time."""
+    library = next(pathlib.Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     clock = tmp_path / "clock"
     clock.write_text("+0")
-    with Bed(tmp_path, slow(park.storage("ceph-s3"), 2), park.database()) as bed:
+    with Bed(tmp_path, slow(park.storage("directory"), 2), park.database()) as bed:
         bed.extra = {
             "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",

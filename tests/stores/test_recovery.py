@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from bed import LEASE, MIB, Bed, Client, noise, until
+from bed import LEASE, MIB, PROGRAM, Bed, Client, noise, until
 
 
 def full_and_child(bed, demo):
@@ -135,10 +135,10 @@ def test_an_old_database_writes_and_reclaims_nothing_until_it_is_reconciled(tmp_
         assert "database does not know" in demo.show("backups", refused)["fail_reason"]
         child = list(digests)[0]
         demo.delete("backups", child, gone=False)
-        until("it is refused", lambda: demo.show("backups", child)["status"] == "error_deleting")
+        until("it is refused", lambda: demo.show("backups", child)["status"] == "error")
         assert bed.objects("v/") == stored
         Client(bed, demo.process, "admin").ask("POST", f"/backups/{child}/action", {"os-reset_status": {"status": "available"}})
-        demo.wait("backups", child, "available")
+        until("it is reset", lambda: demo.show("backups", child)["status"] == "available")
 
         bed.run("vault", "rebuild", "--storage", "main")
         for backup, digest in digests.items():
@@ -172,7 +172,7 @@ def test_the_master_key_changes_and_everything_comes_back(tmp_path):
         bed.stop()
         # The old key opens nothing any more.
         key.write_text(before)
-        done = subprocess.run([*bed.prefix, __import__("bed").PROGRAM, "serve", "--config", bed.config],
+        done = subprocess.run([*bed.prefix, PROGRAM, "serve", "--config", bed.config],
                               capture_output=True, text=True, timeout=60)
         assert done.returncode == 1 and "it is not the one that storage" in done.stderr
 
