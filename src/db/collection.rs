@@ -1,7 +1,7 @@
 //! The collector's view of packs: what is needed, and the moves of what is not. Everything here
 //! runs inside one transaction of the collector.
 
-use crate::db::DbConnection;
+use crate::db::{self, DbConnection};
 use crate::model::backup::BackupStatus;
 use crate::model::id::{BackupId, VaultId};
 use crate::model::pack::{Pack, PackState};
@@ -90,6 +90,15 @@ pub fn needed(connection: &mut DbConnection, vault: &VaultId) -> QueryResult<Vec
             pack_set: pack_set.unwrap_or_default(),
         })
         .collect())
+}
+
+/// Whether a backup that is not being deleted has this root.
+pub fn is_needed(connection: &mut DbConnection, root: &BackupId) -> QueryResult<bool> {
+    let owners = backups::table
+        .filter(backups::id.eq(root).or(backups::root_id.eq(root)))
+        .filter(backups::status.ne(BackupStatus::Deleting))
+        .filter(backups::pack_set.is_not_null());
+    diesel::select(diesel::dsl::exists(owners)).get_result(connection)
 }
 
 /// Names of the roots that the backups of a vault have or will have.
@@ -237,6 +246,8 @@ pub fn settled(connection: &mut DbConnection, vault: i64) -> QueryResult<Vec<Pac
         .select(session_packs::pack);
     packs::table
         .filter(packs::vault.eq(vault).and(packs::state.eq(PackState::Live)))
+        // Damaged ones are the repair's.
+        .filter(packs::damage.is_null())
         .filter(
             packs::session
                 .is_null()
@@ -272,6 +283,9 @@ pub fn switch(
     new: &Pack,
     generation: i64,
 ) -> QueryResult<bool> {
+    // Before anything else: a generation that began between the look at it below and the end of the
+    // transaction would take the new object for a leftover.
+    lock(connection, old.vault)?;
     let switched = diesel::update(packs::table.find((old.vault, old.number)))
         .filter(
             packs::rewrite
@@ -287,6 +301,11 @@ pub fn switch(
         ))
         .execute(connection)?;
     Ok(switched == 1 && is_latest(connection, old.vault, generation)?)
+}
+
+/// Until the transaction ends, no generation of the vault begins, and no pack is switched.
+pub fn lock(connection: &mut DbConnection, vault: i64) -> QueryResult<()> {
+    db::lock(connection, &format!("collection of {vault}"))
 }
 
 fn is_latest(connection: &mut DbConnection, vault: i64, generation: i64) -> QueryResult<bool> {
@@ -335,14 +354,15 @@ pub fn sizes(connection: &mut DbConnection, vault: i64) -> QueryResult<Vec<(i64,
         .load(connection)
 }
 
-/// Where the objects of all packs of a vault are, or were: number, rewrite, state.
-pub fn places(
-    connection: &mut DbConnection,
-    vault: i64,
-) -> QueryResult<Vec<(i64, i32, PackState)>> {
+/// Where the object of a pack is, or was: the pack's number, the object's rewrite, the last rewrite that
+/// was given out, and the pack's state.
+pub type Place = (i64, i32, i32, PackState);
+
+/// The places of all packs of a vault.
+pub fn places(connection: &mut DbConnection, vault: i64) -> QueryResult<Vec<Place>> {
     packs::table
         .filter(packs::vault.eq(vault))
-        .select((packs::number, packs::rewrite, packs::state))
+        .select((packs::number, packs::rewrite, packs::rewrites, packs::state))
         .load(connection)
 }
 

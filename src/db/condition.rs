@@ -7,6 +7,9 @@ use crate::model::schema::{backups, chunks, lost_chunks, packs, vaults};
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
 
+/// What is noted of a pack of which not all could be repaired.
+pub const FRAMES_LOST: &str = "some of its frames are lost";
+
 /// Packs that must be in the store, with when each was last read whole, the longest ago first.
 pub fn packs(
     connection: &mut DbConnection,
@@ -41,13 +44,18 @@ pub fn set(
             .filter(packs::rewrite.eq(pack.rewrite))
             .set(packs::damage.eq(damage))
             .execute(connection)?,
-        (None, read_at) => diesel::update(row)
-            .filter(packs::rewrite.eq(pack.rewrite))
-            .set((
-                packs::verified_at.eq(read_at),
-                packs::damage.eq(None::<String>),
-            ))
-            .execute(connection)?,
+        (None, read_at) => {
+            // What is left of the pack is sound; what is not left stays lost.
+            diesel::update(row)
+                .filter(packs::rewrite.eq(pack.rewrite))
+                .filter(packs::damage.ne(FRAMES_LOST))
+                .set(packs::damage.eq(None::<String>))
+                .execute(connection)?;
+            diesel::update(row)
+                .filter(packs::rewrite.eq(pack.rewrite))
+                .set(packs::verified_at.eq(read_at))
+                .execute(connection)?
+        }
     };
     if updated == 1 && damage.is_some() {
         put_aside(connection, pack)?;

@@ -161,15 +161,13 @@ pub fn remove(connection: &mut DbConnection, row: &VaultRow) -> QueryResult<()> 
 
 /// The vaults of a project, in all storages, those taken over from elsewhere included.
 pub fn of_project(connection: &mut DbConnection, project: &str) -> QueryResult<Vec<VaultRow>> {
-    vaults::table
-        .filter(
-            vaults::project_id
-                .eq(project)
-                .or(vaults::project_id.like(format!("{project} %"))),
-        )
-        .order(vaults::number)
-        .select(VaultRow::as_select())
-        .load(connection)
+    let adopted = format!("{project} ");
+    let mut found = all(connection)?;
+    found.retain(|row| {
+        let owner = row.project_id.as_str();
+        owner == project || owner.starts_with(&adopted)
+    });
+    Ok(found)
 }
 
 /// Notes which master key a storage is used with.

@@ -152,6 +152,14 @@ fn usable_parent<'r, 'a>(
         return Ok(None);
     }
     let vault = session.vault;
+    // Only now, when the references are there: of a parent that was deleted before them, a compaction
+    // may have dropped what its leaves name.
+    let is_there = vault
+        .db
+        .read(|c| db::collection::is_needed(c, &root.backup.id).map_err(DbError::from))?;
+    if !is_there {
+        return Ok(None);
+    }
     let damaged = vault
         .db
         .read(|c| db::condition::damaged(c, vault.number).map_err(DbError::from))?;

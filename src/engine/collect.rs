@@ -7,7 +7,7 @@
 //! giving it up fails, or finds it given up, and is refused. No clock and no delay takes part.
 
 use crate::clock::Clock;
-use crate::db::{self, collection};
+use crate::db::collection;
 use crate::db::{DbConnection, DbError, QueryResult};
 use crate::engine::backup::decode_pack_set;
 use crate::engine::compact::{Census, Sparse};
@@ -75,7 +75,7 @@ pub fn run(vault: &Vault) -> Result<Plan> {
     let mut plan = vault.db.write(|c| -> Result<Plan> {
         // What sessions and backups need is looked up in several statements; between them another
         // collector must not condemn again what was revived meanwhile.
-        db::lock(c, &format!("collection of {}", vault.id)).map_err(DbError::from)?;
+        collection::lock(c, number).map_err(DbError::from)?;
         let generation = collection::next_generation(c, number).map_err(DbError::from)?;
         let mut plan = compute(c, vault, generation)?;
         let numbers = |packs: &[Pack]| packs.iter().map(|pack| pack.number).collect::<Vec<_>>();
@@ -131,11 +131,16 @@ pub fn run(vault: &Vault) -> Result<Plan> {
 /// Of packs that the database does not know, those that it did not know at an earlier generation either
 /// and that no backup needs. All roots are known, and what runs has rows: nobody else could need them.
 fn unneeded(vault: &Vault, generation: i64, unknown: &[String]) -> Result<Vec<String>> {
+    let mut held = Vec::new();
     let (earlier, sets) = vault.db.write(|c| -> std::result::Result<_, DbError> {
         let earlier = collection::note_unknown(c, vault.number, generation, unknown)?;
+        held = collection::held_by_sessions(c, vault.number)?;
         Ok((earlier, collection::pack_sets(c, &vault.id)?))
     })?;
-    let mut needed = RoaringBitmap::new();
+    let mut needed: RoaringBitmap = held
+        .into_iter()
+        .filter_map(|number| u32::try_from(number).ok())
+        .collect();
     for set in sets {
         needed |= decode_pack_set(&set)?;
     }
@@ -196,21 +201,37 @@ fn strays(vault: &Vault) -> Result<(Vec<String>, Vec<String>)> {
     let places = vault
         .db
         .read(|c| collection::places(c, vault.number).map_err(DbError::from))?;
-    let places: HashMap<i64, (i32, PackState)> = places
+    let places: HashMap<i64, _> = places
         .into_iter()
-        .map(|(number, rewrite, state)| (number, (rewrite, state)))
+        .map(|(number, rewrite, rewrites, state)| (number, (rewrite, rewrites, state)))
         .collect();
     let (mut strays, mut unknown) = (Vec::new(), Vec::new());
-    for (object, _) in listed {
-        let Some((_, number, rewrite)) = parse_pack(&vault.id, &object) else {
+    let listed: Vec<(String, Option<(i64, i32)>)> = listed
+        .into_iter()
+        .map(|(object, _)| {
+            let place = parse_pack(&vault.id, &object).and_then(|(_, number, rewrite)| {
+                Some((number.into(), i32::try_from(rewrite).ok()?))
+            });
+            (object, place)
+        })
+        .collect();
+    let there: HashSet<(i64, i32)> = listed.iter().filter_map(|(_, place)| *place).collect();
+    for (object, place) in listed {
+        let Some((number, rewrite)) = place else {
             unknown.push(object);
             continue;
         };
-        match places.get(&i64::from(number)) {
-            None => unknown.push(object),
-            Some((_, PackState::Gone)) => strays.push(object),
-            Some((current, _)) if i64::from(*current) != i64::from(rewrite) => strays.push(object),
-            Some(_) => {}
+        match places.get(&number) {
+            Some((_, _, PackState::Gone)) => strays.push(object),
+            Some((current, _, _)) if *current == rewrite => {}
+            // Only beside the object that the row leads to: an old database leads to one that is no
+            // longer there, and what it has not heard of is the pack.
+            Some((current, rewrites, _))
+                if rewrite <= *rewrites && there.contains(&(number, *current)) =>
+            {
+                strays.push(object);
+            }
+            _ => unknown.push(object),
         }
     }
     Ok((strays, unknown))

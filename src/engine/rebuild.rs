@@ -25,6 +25,8 @@ pub struct Found {
     packs: BTreeMap<u32, Pack>,
     /// The highest rewrite of each.
     rewrites: BTreeMap<u32, i32>,
+    /// All that are there.
+    objects: BTreeSet<(i64, i32)>,
     has_record: bool,
 }
 
@@ -60,6 +62,7 @@ fn below(store: &Store, folder: &str) -> Result<BTreeMap<VaultId, Found>> {
                 chunk_count: 0,
                 frame_count: 0,
             };
+            found.objects.insert((pack.number, rewrite));
             let highest = found.rewrites.entry(number).or_default();
             *highest = rewrite.max(*highest);
             let lowest = found.packs.entry(number).or_insert_with(|| pack.clone());
@@ -97,14 +100,16 @@ pub fn packs(vault: &Vault, found: &Found) -> Result<(usize, Vec<String>)> {
         .db
         .read(|c| db::collection::places(c, vault.number).map_err(DbError::from))?
         .into_iter()
-        .map(|(number, rewrite, state)| (number, (rewrite, state)))
+        .map(|(number, rewrite, _, state)| (number, (rewrite, state)))
         .collect();
+    // A row whose object is there is right, whatever else is there: a collector may be removing it.
     let wanted: Vec<&Pack> = found
         .packs
         .values()
         .filter(|pack| match known.get(&pack.number) {
-            None | Some((_, PackState::Gone)) => true,
-            Some((rewrite, _)) => *rewrite != pack.rewrite,
+            None => true,
+            Some((_, PackState::Gone | PackState::Deleting)) => false,
+            Some((rewrite, _)) => !found.objects.contains(&(pack.number, *rewrite)),
         })
         .collect();
     let unreadable = Mutex::new(Vec::new());
@@ -121,6 +126,7 @@ pub fn packs(vault: &Vault, found: &Found) -> Result<(usize, Vec<String>)> {
             Err(error) => Err(error),
         }
     })?;
+    tell_missing(vault, found)?;
     let next = found
         .packs
         .keys()
@@ -131,6 +137,25 @@ pub fn packs(vault: &Vault, found: &Found) -> Result<(usize, Vec<String>)> {
         .write(|c| db::vaults::raise_next_pack(c, vault.number, next).map_err(DbError::from))?;
     let unreadable = unreadable.into_inner().expect("nothing panics under it");
     Ok((wanted.len() - unreadable.len(), unreadable))
+}
+
+/// Packs that an old database knows and that were removed since: nothing may rely on them any more.
+fn tell_missing(vault: &Vault, found: &Found) -> Result<()> {
+    let known = vault
+        .db
+        .read(|c| db::condition::packs(c, vault.number).map_err(DbError::from))?;
+    for (pack, _) in known {
+        let number = u32::try_from(pack.number).unwrap_or(u32::MAX);
+        let key = pack_name(vault, &pack)?.key();
+        if found.packs.contains_key(&number) || vault.store.length(&key)?.is_some() {
+            continue;
+        }
+        let damage = format!("{key} is missing");
+        vault
+            .db
+            .write(|c| db::condition::set(c, &pack, Some(&damage), None).map_err(DbError::from))?;
+    }
+    Ok(())
 }
 
 fn read(vault: &Vault, name: PackName, pack: &Pack) -> Result<(Pack, Vec<IndexedChunk>)> {

@@ -355,6 +355,12 @@ fn store(
     let sealed = builder.finish();
     let length = sealed.bytes.len();
     vault.store.put_new(&new.key(), sealed.bytes)?;
+    // The old object goes next.
+    if vault.store.length(&new.key())? != Some(length as u64) {
+        return Err(Error::Lost {
+            object: new.key().to_string(),
+        });
+    }
     let chunks = indexed(vault.number, name.number, &sealed.rows);
     let signed = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let written = Pack {
@@ -372,7 +378,7 @@ fn store(
             match is_whole {
                 true => condition::found(c, pack)?,
                 false => {
-                    condition::set(c, &written, Some("some of its frames are lost"), None)?;
+                    condition::set(c, &written, Some(condition::FRAMES_LOST), None)?;
                 }
             }
             db::chunks::insert(c, &chunks)

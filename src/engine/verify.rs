@@ -99,7 +99,16 @@ pub fn run(vault: &Vault, depth: Depth, now: Timestamp, progress: &Progress) -> 
         Ok(())
     })?;
     let mut report = report.into_inner().expect("nothing panics under it");
-    let bad = bad.into_inner().expect("nothing panics under it");
+    let mut bad = bad.into_inner().expect("nothing panics under it");
+    // Also what an earlier verification has found and this one has not looked at so closely.
+    let known = vault
+        .db
+        .read(|c| condition::damaged(c, vault.number).map_err(DbError::from))?;
+    bad.extend(
+        known
+            .iter()
+            .filter_map(|pack| u32::try_from(pack.number).ok()),
+    );
     verify_backups(vault, &bad, &mut report)?;
     report.damaged.sort();
     Ok(report)

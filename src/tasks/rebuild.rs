@@ -45,11 +45,13 @@ impl Tasks {
         let known = self
             .db
             .read(|c| db::vaults::find_by_id(c, id).map_err(DbError::from))?;
-        let vault = match (known, found.roots.first()) {
-            (Some(row), _) => self.open_vault(&row)?,
-            (None, Some(root)) => self.adopt_vault(storage, id, found, root)?,
-            // Nobody can tell whose it was, and nobody misses it.
-            (None, None) => return Ok(Rebuilt::default()),
+        let vault = match known {
+            Some(row) => self.open_vault(&row)?,
+            None => match self.adopt_by_any(storage, id, found)? {
+                Some(vault) => vault,
+                // Nobody can tell whose it was, and nobody misses it.
+                None => return Ok(Rebuilt::default()),
+            },
         };
         let (packs, refused) = rebuild::packs(&vault, found)?;
         let mut rebuilt = Rebuilt {
@@ -62,6 +64,26 @@ impl Tasks {
         }
         self.tell_lost(&vault, found)?;
         Ok(rebuilt)
+    }
+
+    /// Takes a vault over by the first of its roots that can be read.
+    fn adopt_by_any(
+        &self,
+        storage: &StorageId,
+        id: &VaultId,
+        found: &Found,
+    ) -> Result<Option<Vault>, TaskError> {
+        let mut damage = None;
+        for root in &found.roots {
+            match self.adopt_vault(storage, id, found, root) {
+                Ok(vault) => return Ok(Some(vault)),
+                Err(error @ TaskError::Engine(engine::Error::Corrupt { .. })) => {
+                    damage.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        damage.map_or(Ok(None), Err)
     }
 
     /// Takes a vault over from its storage. One of its roots proves that the key is ours, and tells

@@ -213,3 +213,46 @@ fn a_backup_reads_on_while_its_packs_are_compacted_under_it() {
             .all(|pack| live.of(pack) == again.of(pack))
     );
 }
+
+#[test]
+fn an_old_database_does_not_take_a_compacted_pack_for_a_leftover() {
+    let bed = Bed::new();
+    let child = half_dead(&bed);
+    let before: Vec<_> = bed
+        .db
+        .read(|c| db::collection::settled(c, bed.row.number).map_err(DbError::from))
+        .unwrap();
+    assert!(!collect::run(&bed.vault()).unwrap().compacted.is_empty());
+    // The rows as they were.
+    for pack in &before {
+        bed.db
+            .write(|c| db::packs::adopt(c, pack, pack.rewrite).map_err(DbError::from))
+            .unwrap();
+    }
+    for _ in 0..3 {
+        let plan = collect::run(&bed.vault()).unwrap();
+        assert!(
+            plan.strays.is_empty() && !plan.unknown.is_empty(),
+            "{plan:?}"
+        );
+    }
+    let found = rebuild::vault(&bed.store(), &bed.vault().id)
+        .unwrap()
+        .unwrap();
+    rebuild::packs(&bed.vault(), &found).unwrap();
+    assert!(bed.restore(&child.backup.id).unwrap() == bed.content());
+}
+
+#[test]
+fn a_parent_that_is_gone_is_not_relied_upon() {
+    let bed = Bed::new();
+    bed.write(&noise(1, 400_000), 0);
+    let (full, _) = bed.backup(None);
+    bed.forget(&full.backup.id);
+    bed.vault().remove_root(&full.backup.id).unwrap();
+    let (orphan, _) = bed.backup(Some(&full));
+    // Nothing was inherited: what is dead in the packs may go, and the backup still comes back.
+    collect::run(&bed.vault()).unwrap();
+    collect::run(&bed.vault()).unwrap();
+    assert!(bed.restore(&orphan.backup.id).unwrap() == bed.content());
+}
