@@ -24,6 +24,13 @@ def full_and_child(bed, demo):
     return volume, {full: first, child: bed.digest(volume)}
 
 
+def settle(database):
+    """Brings what SQLite still keeps in its log into the file, so that the file alone can be copied."""
+    connection = sqlite3.connect(database, timeout=60)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+
+
 def spoil(path, how):
     content = path.read_bytes()
     match how:
@@ -112,6 +119,7 @@ def test_an_old_database_writes_and_reclaims_nothing_until_it_is_reconciled(tmp_
         volume, digests = full_and_child(bed, demo)
         process.stop()
         old = tmp_path / "old.db"
+        settle(tmp_path / "embervault.db")
         shutil.copy(tmp_path / "embervault.db", old)
         process = bed.start()
         demo = Client(bed, process)
@@ -186,9 +194,11 @@ def test_a_rotation_that_was_cut_off_goes_on(tmp_path, step):
         _, digests = full_and_child(bed, demo)
         process.stop()
         database, store = tmp_path / "embervault.db", bed.objects("vault.json")[0]
+        settle(database)
         key, next_key = bed.data / "keys" / "master.key", bed.data / "keys" / "master.next"
         old_database, old_record, old_key = database.read_bytes(), store.read_text(), key.read_text()
         bed.run("key", "rotate")
+        settle(database)
         # As it was at some moment on the way.
         next_key.write_text(key.read_text())
         next_key.chmod(0o600)
