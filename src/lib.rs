@@ -51,7 +51,8 @@
 //! * Engine, jobs, service and tasks are ordinary blocking code on bounded threads; only `api`,
 //!   the runner's loop and the inside of `store` know of async.
 //! * State changes are compare-and-set on the row; nobody reads a state and then writes it.
-//! * There is no recovery code: an interrupted job is claimed by the same query as a new one.
+//! * An interrupted job is claimed by the same query as a new one. Only what waits for a job that is
+//!   not there at all, as somebody removed its row, is looked for and ended (`tasks::orphans`).
 //! * A backup never refers to another backup; any of them can be deleted at any time.
 
 pub mod api;

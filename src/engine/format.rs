@@ -5,7 +5,7 @@
 //! | object | content | written |
 //! |---|---|---|
 //! | `format.json` | magic, format version, storage id, created | once, create-if-absent |
-//! | `v/<vault>/vault.json` | parameters, wrapped key, MAC | once |
+//! | `v/<vault>/vault.json` | parameters, wrapped key, MAC | once; replaced when the master key changes |
 //! | `v/<vault>/p/<2 hex>/<pack>.<rewrite>` | data pack | unique name, never overwritten |
 //! | `v/<vault>/m/<2 hex>/<pack>.<rewrite>` | meta pack: leaves, nodes, sums | same |
 //! | `v/<vault>/b/<backup>` | sealed root | create-if-absent; the commit point |

@@ -14,7 +14,8 @@
 //! | **delete** | | | yes: each removes its own root |
 //!
 //! Deleting removes a root and its pack set; packs are reclaimed by [`collect`], beside all of
-//! these. Two collectors of one vault do not harm each other.
+//! these. Two collectors of one vault do not harm each other: a later generation fences an earlier one.
+//! Verification only reads, and notes what it finds; a repair begins a generation of its own.
 //!
 //! # One span
 //!

@@ -64,7 +64,6 @@ pub fn run(vault: &Vault, depth: Depth, now: Timestamp, progress: &Progress) -> 
         packs: packs.len(),
         ..Report::default()
     });
-    let bad = Mutex::new(RoaringBitmap::new());
     let threads = vault.options.threads.max(vault.options.downloads);
     parallel::each(&packs, threads, |(pack, verified_at)| {
         check(progress)?;
@@ -91,24 +90,19 @@ pub fn run(vault: &Vault, depth: Depth, now: Timestamp, progress: &Progress) -> 
             report.read_bytes += bytes;
         }
         if let (Some(error), true) = (found, is_noted) {
-            let number = u32::try_from(pack.number).unwrap_or(u32::MAX);
-            bad.lock().expect("nothing panics under it").insert(number);
             report.damaged.push(told(error));
         }
         Progress::add(&progress.done, 1);
         Ok(())
     })?;
     let mut report = report.into_inner().expect("nothing panics under it");
-    let mut bad = bad.into_inner().expect("nothing panics under it");
-    // Also what an earlier verification has found and this one has not looked at so closely.
-    let known = vault
+    // What was noted just now, and what an earlier verification found that looked more closely.
+    let bad: RoaringBitmap = vault
         .db
-        .read(|c| condition::damaged(c, vault.number).map_err(DbError::from))?;
-    bad.extend(
-        known
-            .iter()
-            .filter_map(|pack| u32::try_from(pack.number).ok()),
-    );
+        .read(|c| condition::damaged(c, vault.number).map_err(DbError::from))?
+        .iter()
+        .filter_map(|pack| u32::try_from(pack.number).ok())
+        .collect();
     verify_backups(vault, &bad, &mut report)?;
     report.damaged.sort();
     Ok(report)

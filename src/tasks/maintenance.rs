@@ -13,8 +13,7 @@ use crate::tasks::{TaskError, Tasks};
 use std::time::Duration;
 
 impl Tasks {
-    /// Adds the job that is due the longest, unless one is under way. Gives the time until the next
-    /// look.
+    /// Adds the first job that is due, unless one is under way.
     pub fn schedule(&self, settings: &Maintenance) -> Result<(), DbError> {
         let now = self.clock.now();
         let job = self.db.read(|c| -> Result<_, DbError> {
