@@ -5,12 +5,14 @@ import pathlib
 import re
 import signal
 import subprocess
+import sys
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 TOOLS = ROOT / "target" / "tools"
+sys.path.insert(0, str(ROOT / "tests"))
 
 
 class Service:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from conftest import TARGET, TOOLS, Service
-from keystone import Cloud, Keystone, credential, http, password, project
+from servers.keystone import Cloud, Keystone, credential, http, password, project
 
 
 def settings(keystone_url, **more):

@@ -10,11 +10,12 @@ from .ceph import Ceph
 from .gcs import Gcs
 from .postgres import Postgres
 from .sftp import Sftp
-from .swift import Swift
+from .swift import Swift, SwiftKeystone
 from .webdav import WebDav
 
 SERVERS = {
-    "azurite": Azurite, "ceph": Ceph, "gcs": Gcs, "postgres": Postgres, "sftp": Sftp, "swift": Swift, "webdav": WebDav,
+    "azurite": Azurite, "ceph": Ceph, "gcs": Gcs, "postgres": Postgres, "sftp": Sftp, "swift": Swift,
+    "swift-keystone": SwiftKeystone, "webdav": WebDav,
 }
 
 

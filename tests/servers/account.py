@@ -7,7 +7,7 @@ from . import web
 
 
 class Account:
-    """Logs in as TempAuth wants it, and again when the token is no longer taken."""
+    """Logs in, as TempAuth wants it, and again when the token is no longer taken."""
 
     def __init__(self, auth_url, username, password):
         self.auth_url = auth_url
@@ -41,10 +41,15 @@ class Account:
             marker = page[-1]["name"]
 
     def _send(self, method, path, query, headers, body):
-        if not self.url:
-            answer = web.request("GET", self.auth_url, self.login)
-            if answer.status not in (200, 204):
-                return answer
-            self.url, self.token = answer.headers["X-Storage-Url"], answer.headers["X-Auth-Token"]
+        if not self.url and (refused := self._log_in()):
+            return refused
         url = self.url + urllib.parse.quote(path) + (f"?{query}" if query else "")
         return web.request(method, url, {**(headers or {}), "X-Auth-Token": self.token}, body)
+
+    def _log_in(self):
+        """Finds URL and token; the answer if there are none."""
+        answer = web.request("GET", self.auth_url, self.login)
+        if answer.status not in (200, 204):
+            return answer
+        self.url, self.token = answer.headers["X-Storage-Url"], answer.headers["X-Auth-Token"]
+        return None

@@ -1,11 +1,15 @@
-"""OpenStack Swift on one disk: proxy, account, container and object server, memcached, and TempAuth."""
+"""OpenStack Swift on one disk: proxy, account, container and object server, memcached, and TempAuth or Keystone."""
 
 import getpass
 import http.client
+import os
+import re
 import subprocess
+from pathlib import Path
 
-from . import Server, ports
+from . import Server, ServerError, ports
 from .account import Account
+from .keystone import Cloud, Keystone, password, project
 
 USER, PASSWORD = "test:tester", "testing"
 PYTHON = ("/usr/bin/python3", "-I", "-c")  # Debian's own, which sees Debian's Swift, and not this file beside it.
@@ -73,7 +77,7 @@ user = {user}
 swift_dir = {conf}
 log_level = WARNING
 [pipeline:main]
-pipeline = catch_errors gatekeeper healthcheck cache listing_formats bulk tempauth copy slo dlo proxy-server
+pipeline = catch_errors gatekeeper healthcheck cache listing_formats bulk {auth} copy slo dlo proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
@@ -82,9 +86,6 @@ node_timeout = 60
 [filter:cache]
 use = egg:swift#memcache
 memcache_servers = 127.0.0.1:{memcached}
-[filter:tempauth]
-use = egg:swift#tempauth
-user_{login} = {password} .admin
 [filter:catch_errors]
 use = egg:swift#catch_errors
 [filter:gatekeeper]
@@ -103,6 +104,35 @@ use = egg:swift#slo
 use = egg:swift#dlo
 """
 
+TEMPAUTH = """\
+[filter:tempauth]
+use = egg:swift#tempauth
+user_{login} = {password} .admin
+"""
+
+# Left to itself it takes a token for another five minutes after it was revoked.
+KEYSTONE = """\
+[filter:authtoken]
+paste.filter_factory = keystonemiddleware.auth_token:filter_factory
+www_authenticate_uri = {url}
+auth_url = {url}
+auth_type = password
+username = embervault
+password = embervault-password
+user_domain_id = default
+project_name = service
+project_domain_id = default
+delay_auth_decision = true
+include_service_catalog = false
+cache = swift.cache
+token_cache_time = {remembered}
+[filter:keystoneauth]
+use = egg:swift#keystoneauth
+operator_roles = member
+"""
+#: Seconds for which Swift takes a token for good without asking Keystone.
+REMEMBERED = 1
+
 
 class Swift(Server):
     """Needs a file system with extended attributes below `dir`.
@@ -118,8 +148,8 @@ class Swift(Server):
     def __init__(self, dir):
         super().__init__(dir)
         self.endpoint = f"http://127.0.0.1:{self.ports['proxy']}"
-        self.auth_url = f"{self.endpoint}/auth/v1.0"
-        self.account = Account(self.auth_url, USER, PASSWORD)
+        self.login = {"auth_url": f"{self.endpoint}/auth/v1.0", "username": USER, "password": PASSWORD}
+        self.account = Account(**self.login)
 
     def make(self):
         conf = self._conf
@@ -129,10 +159,9 @@ class Swift(Server):
         (conf / "swift.conf").write_text(COMMON)
         for name in STORES:
             (conf / f"{name}.conf").write_text(STORE.format(name=name, port=self.ports[name], **settings))
-        login = USER.replace(":", "_")
-        (conf / "proxy.conf").write_text(
-            PROXY.format(port=self.ports["proxy"], login=login, password=PASSWORD, **settings)
-        )
+        filters = self.filters()
+        auth = " ".join(re.findall(r"^\[filter:(.+)]", filters, re.MULTILINE))
+        (conf / "proxy.conf").write_text(PROXY.format(port=self.ports["proxy"], auth=auth, **settings) + filters)
         rings = [f"{name}:{self.ports[name]}" for name in STORES]
         subprocess.run([*PYTHON, MAKE_RINGS, conf, *rings], check=True)
 
@@ -153,10 +182,11 @@ class Swift(Server):
         """A container, made if need be."""
         if not self.account.make_container(place.partition("/")[0]):
             raise self.failure(f"storage {name}: cannot make the container of {place}")
-        return {
-            "url": f"swift://{place}",
-            "swift": {"auth_url": self.auth_url, "username": USER, "password": PASSWORD},
-        }
+        return {"url": f"swift://{place}", "swift": dict(self.login)}
+
+    def filters(self):
+        """Sections of the filters that find out who asks, in the order in which they are asked."""
+        return TEMPAUTH.format(login=USER.replace(":", "_"), password=PASSWORD)
 
     @property
     def _conf(self):
@@ -167,3 +197,60 @@ class Swift(Server):
             return self.account.request("HEAD", "").status in (200, 204)
         except (OSError, http.client.HTTPException):
             return False
+
+
+class SwiftKeystone(Swift):
+    """Tokens come from a Keystone of its own, in an interpreter that has it: KEYSTONE_PYTHON, or `python`.
+
+    They stay valid over a restart."""
+
+    port_names = (*Swift.port_names, "keystone")
+
+    def __init__(self, dir, python=None):
+        super().__init__(dir)
+        python = python or os.environ.get("KEYSTONE_PYTHON")
+        if not python:
+            raise ServerError("an interpreter with keystone is needed: KEYSTONE_PYTHON")
+        self.keystone = Keystone(Path(python), self.data / "keystone", port=self.ports["keystone"])
+        self.login = {
+            "auth_url": self.keystone.url, "username": "member", "password": "member-password", "project": "demo",
+        }
+        self.account = DemoAccount(self.keystone)
+
+    @classmethod
+    def missing_packages(cls):
+        has_filter = subprocess.run([*PYTHON, "import keystonemiddleware"], capture_output=True).returncode == 0
+        return [*super().missing_packages(), *([] if has_filter else ["python3-keystonemiddleware"])]
+
+    def make(self):
+        super().make()
+        self.keystone.directory.mkdir()
+        self.keystone.make()
+
+    def run(self):
+        self.spawn("keystone", self.keystone.command, env=self.keystone.variables)
+        self.until(self.keystone.answers, "Keystone answers")
+        self.cloud = Cloud(self.keystone)
+        self.cloud.offer("swift", "object-store", f"{self.endpoint}/v1/AUTH_%(project_id)s")
+        super().run()
+
+    def version(self):
+        wanted = "from importlib.metadata import version; print(version('keystone'))"
+        printed = subprocess.run([self.keystone.python, "-I", "-c", wanted], capture_output=True, text=True, check=True)
+        return f"{super().version()}, Keystone {printed.stdout.strip()}"
+
+    def filters(self):
+        return KEYSTONE.format(url=self.keystone.url, remembered=REMEMBERED)
+
+
+class DemoAccount(Account):
+    """That of the project `demo`, as its member."""
+
+    def __init__(self, keystone):
+        self.keystone = keystone
+        self.url = self.token = None
+
+    def _log_in(self):
+        self.token, granted = self.keystone.authenticate(password("member"), project("demo"))
+        offered = next(service for service in granted["catalog"] if service["type"] == "object-store")
+        self.url = offered["endpoints"][0]["url"]

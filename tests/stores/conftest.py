@@ -14,20 +14,21 @@ from servers.ceph import Ceph
 from servers.gcs import Gcs
 from servers.postgres import Postgres
 from servers.sftp import Sftp
-from servers.swift import Swift
+from servers.swift import Swift, SwiftKeystone
 from servers.webdav import WebDav
 
 TOOLS = ROOT / "target" / "tools"
 os.environ.setdefault("WEBDAV_PYTHON", str(TOOLS / "servers" / "webdav" / "bin" / "python"))
 os.environ.setdefault("GCS_PYTHON", str(TOOLS / "servers" / "gcs" / "bin" / "python"))
+os.environ.setdefault("KEYSTONE_PYTHON", str(TOOLS / "keystone" / "bin" / "python"))
 os.environ.setdefault("AZURITE_PREFIX", str(TOOLS / "azurite"))
 
 
 class Park:
     """Servers by name, started on demand."""
 
-    classes = {"ceph": Ceph, "swift": Swift, "sftp": Sftp, "webdav": WebDav, "azurite": Azurite, "gcs": Gcs,
-               "postgres": Postgres}
+    classes = {"ceph": Ceph, "swift": Swift, "swift-keystone": SwiftKeystone, "sftp": Sftp, "webdav": WebDav,
+               "azurite": Azurite, "gcs": Gcs, "postgres": Postgres}
 
     def __init__(self, dir):
         self.dir, self.running, self.places = dir, {}, 0
@@ -54,7 +55,7 @@ class Park:
     def version(self, driver):
         if driver == "directory":
             return f"Linux {os.uname().release}"
-        return self.server(driver.split("-")[0]).version()
+        return self.server("ceph" if driver.startswith("ceph-") else driver).version()
 
     def database(self):
         """A new PostgreSQL database."""

@@ -1,10 +1,14 @@
 """One suite for all drivers, each against a real server: proof, backups, deletion, damage, recovery."""
 
+import contextlib
+import time
+
 import pytest
 
 from bed import MIB, Bed, Client, noise
+from servers.swift import REMEMBERED
 
-DRIVERS = ["directory", "ceph-s3", "ceph-swift", "swift", "sftp", "webdav", "gcs", "azurite"]
+DRIVERS = ["directory", "ceph-s3", "ceph-swift", "swift", "swift-keystone", "sftp", "webdav", "gcs", "azurite"]
 #: Those that say that they refuse to replace an object, and do.
 CONDITIONAL = {"directory", "ceph-s3", "gcs", "azurite"}
 
@@ -85,3 +89,68 @@ def test_wrong_credentials_are_refused_by_name(park, tmp_path, driver):
         done = bed.run("storage", "check", "main", status=1)
         assert "not-the-secret" not in done.stdout + done.stderr
         assert "main" in done.stderr
+
+
+def test_an_application_credential_of_keystone_is_enough(park, tmp_path):
+    storage, cloud = park.storage("swift-keystone"), park.server("swift-keystone").cloud
+    made = cloud.application_credential()
+    storage["swift"] = {
+        "auth_url": cloud.keystone.url,
+        "application_credential_id": made["id"], "application_credential_secret": made["secret"],
+    }
+    with Bed(tmp_path, storage) as bed:
+        demo = Client(bed, bed.start())
+        backup, digest = back_up(bed, demo, demo.create_volume(), seed=1)
+        demo.check(backup, digest)
+
+
+@pytest.fixture
+def keystone_beside(park):
+    """Starts another Keystone in front of the same Swift: it is asked by the program alone, and counts that."""
+    with contextlib.ExitStack() as running:
+
+        def start(token_seconds):
+            keystone = park.server("swift-keystone").keystone.beside(token_seconds)
+            running.callback(keystone.stop)
+            storage = park.storage("swift-keystone")
+            storage["swift"]["auth_url"] = keystone.url
+            return storage, lambda: len(keystone.requests("POST", "/v3/auth/tokens"))
+
+        yield start
+
+
+def test_a_backup_outlasts_its_keystone_token(park, tmp_path, keystone_beside):
+    storage, log_ins = keystone_beside(token_seconds=3)
+    # A pack every four seconds, so each is refused with all of its body under way.
+    with Bed(tmp_path, {**storage, "upload_limit": "8 MiB"}, engine={"pack_bytes": "32 MiB"}) as bed:
+        demo = Client(bed, bed.start())
+        volume = demo.create_volume()
+        before = log_ins()
+        backup, digest = back_up(bed, demo, volume, seed=1, length=96 * MIB)
+        assert log_ins() - before >= 2
+        assert "put off" not in demo.process.log.read_text()
+        demo.check(backup, digest)
+
+
+def test_a_revoked_keystone_token_is_renewed_once(park, tmp_path, keystone_beside):
+    storage, log_ins = keystone_beside(token_seconds=3600)
+    with Bed(tmp_path, storage) as bed:
+        demo = Client(bed, bed.start())
+        volume = demo.create_volume()
+        full, first = back_up(bed, demo, volume, seed=1)
+        assert log_ins() == 1
+        park.server("swift-keystone").cloud.forget_tokens("member")
+        time.sleep(1 + REMEMBERED)  # memcached counts whole seconds too
+        incremental, second = back_up(bed, demo, volume, seed=2, length=8 * MIB, incremental=True)
+        assert log_ins() == 2
+        assert "put off" not in demo.process.log.read_text()
+        demo.check(full, first)
+        demo.check(incremental, second)
+
+
+def back_up(bed, demo, volume, seed, length=2 * MIB, **more):
+    """Writes to the volume and backs it up; the backup, and what must come back."""
+    bed.write(volume, 0, noise(seed, length))
+    backup = demo.back_up(volume, **more)
+    demo.wait("backups", backup, "available")
+    return backup, bed.digest(volume)

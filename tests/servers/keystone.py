@@ -70,28 +70,33 @@ def free_port():
 class Keystone:
     """One serving Keystone. Several may serve the same directory; a token of one is good at all."""
 
-    def __init__(self, python, directory, token_seconds=3600):
+    def __init__(self, python, directory, token_seconds=3600, port=None):
         self.python = python
         self.directory = directory
         self.token_seconds = token_seconds
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}/v3"
         self.access_log = directory / f"access-{self.port}"
         self.process = None
 
     @classmethod
     def create(cls, python, directory):
-        """Makes the database, the keys and what bootstrap makes, then serves."""
+        """A new one, which serves."""
         keystone = cls(python, directory)
+        keystone.make()
+        keystone.start()
+        return keystone
+
+    def make(self):
+        """Makes the database, the keys and what bootstrap makes."""
+        directory = self.directory
         (directory / "fernet").mkdir(mode=0o700)
         (directory / "fernet" / "0").write_bytes(base64.urlsafe_b64encode(os.urandom(32)))
         (directory / "policy.yaml").touch()
         (directory / "keystone.conf").write_text(CONFIGURATION.format(directory=directory))
-        keystone.manage("db_sync")
-        keystone.manage("bootstrap", "--bootstrap-password", ADMIN_PASSWORD, "--bootstrap-region-id", "RegionOne",
-                        "--bootstrap-public-url", keystone.url, "--bootstrap-internal-url", keystone.url)
-        keystone.start()
-        return keystone
+        self.manage("db_sync")
+        self.manage("bootstrap", "--bootstrap-password", ADMIN_PASSWORD, "--bootstrap-region-id", "RegionOne",
+                    "--bootstrap-public-url", self.url, "--bootstrap-internal-url", self.url)
 
     def beside(self, token_seconds):
         """Another one on the same directory, whose tokens live otherwise long."""
@@ -104,16 +109,20 @@ class Keystone:
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def start(self):
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("OS_")},
-            "OS_KEYSTONE_CONFIG_DIR": str(self.directory),
-            "OS_TOKEN__EXPIRATION": str(self.token_seconds),
-        }
+    @property
+    def command(self):
+        """What serves, given the variables below."""
         # -I keeps this directory off the module path, where this file would pass for Keystone's own package.
-        command = [self.python, "-I", __file__, str(self.port), self.access_log]
+        return [self.python, "-I", __file__, str(self.port), self.access_log]
+
+    @property
+    def variables(self):
+        return {"OS_KEYSTONE_CONFIG_DIR": str(self.directory), "OS_TOKEN__EXPIRATION": str(self.token_seconds)}
+
+    def start(self):
+        others = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
         with open(self.directory / "server.log", "a") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env={**others, **self.variables})
         until = time.monotonic() + 60
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > until:
@@ -196,12 +205,17 @@ class Cloud:
     def publish(self, base):
         """Puts a block storage service into the catalogue."""
         for kind in ("block-storage", "volumev3"):
-            service = self.call("POST", "/services", {"service": {"name": "embervault", "type": kind}})["service"]["id"]
-            for interface in ("public", "internal"):
-                self.call("POST", "/endpoints", {"endpoint": {
-                    "service_id": service, "interface": interface, "region_id": "RegionOne",
-                    "url": f"{base}/v3/$(project_id)s",
-                }})
+            self.offer("embervault", kind, f"{base}/v3/$(project_id)s")
+
+    def offer(self, name, kind, url):
+        """Puts a service into the catalogue, unless there is one of the kind."""
+        if self.call("GET", f"/services?type={kind}")["services"]:
+            return
+        service = self.call("POST", "/services", {"service": {"name": name, "type": kind}})["service"]["id"]
+        for interface in ("public", "internal"):
+            self.call("POST", "/endpoints", {"endpoint": {
+                "service_id": service, "interface": interface, "region_id": "RegionOne", "url": url,
+            }})
 
     def token(self, user="member", project_name=None, keystone=None):
         """A new token of a user, in the user's project if no other is named."""
