@@ -9,6 +9,7 @@ use crate::engine::vault;
 use crate::model::id::VaultId;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,7 @@ pub fn rotate(config: &Config, handle: &Handle) -> Result<(usize, PathBuf), Star
     let path = config.master_key_file();
     let (next, kept) = (path.with_extension("next"), path.with_extension("previous"));
     let db = Db::open(&config.database_url())?;
+    refuse_beside_workers(&db, config.jobs.lease)?;
     let old = storages::open_master_key(config, &db)?;
     let new = match MasterKey::load(&next)? {
         Some(key) => key,
@@ -44,6 +46,27 @@ pub fn rotate(config: &Config, handle: &Handle) -> Result<(usize, PathBuf), Star
     std::fs::remove_file(&kept).ok();
     MasterKey::promote(&next, &path, &kept)?;
     Ok((rows.len(), kept))
+}
+
+/// Workers in other places have the old key too. One that gives a sign of life while we look is there;
+/// one that gave its last a moment ago need not be.
+fn refuse_beside_workers(db: &Db, lease: Duration) -> Result<(), StartError> {
+    let look = || db.read(|c| db::workers::all(c).map_err(DbError::from));
+    let before = look()?;
+    if before.is_empty() {
+        return Ok(());
+    }
+    // They tell once a lease.
+    std::thread::sleep(lease * 3 / 2);
+    let alive: Vec<String> = look()?
+        .into_iter()
+        .filter(|worker| !before.contains(worker))
+        .map(|worker| worker.name)
+        .collect();
+    match alive.is_empty() {
+        true => Ok(()),
+        false => Err(StartError::Workers(alive)),
+    }
 }
 
 /// Destroys the keys of all vaults of a project, and removes what they stored. Gives each vault with

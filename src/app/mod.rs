@@ -85,6 +85,8 @@ pub enum StartError {
     Open { name: String, source: OpenError },
     #[error("storage {name:?} cannot be used")]
     Storage { name: String, source: engine::Error },
+    #[error("these workers are running: {}; stop all processes first", .0.join(", "))]
+    Workers(Vec<String>),
     #[error("vault {vault}: its storage is not configured")]
     NoStorage { vault: VaultId },
     #[error("the volume catalogue cannot be opened")]
@@ -112,6 +114,8 @@ pub enum Role {
 pub struct Running {
     /// Where the API listens.
     pub address: Option<SocketAddr>,
+    /// Where the metrics are, if they are served.
+    pub metrics: Option<SocketAddr>,
     /// The file for clients, unless the users come from the configuration.
     pub clouds_yaml: Option<PathBuf>,
     pub users: Vec<ConfiguredUser>,
@@ -152,10 +156,10 @@ pub async fn start(config: Config, role: Role) -> Result<Running, StartError> {
         Role::Worker => None,
         Role::Serve | Role::Api => Some(bind(config.api.listen)?),
     };
-    let address = listener
-        .as_ref()
-        .and_then(|listener| listener.local_addr().ok());
     let metrics_listener = config.metrics.listen.map(bind).transpose()?;
+    let place = |listener: &TcpListener| listener.local_addr().ok();
+    let address = listener.as_ref().and_then(place);
+    let metrics_address = metrics_listener.as_ref().and_then(place);
     let metrics = Arc::new(Metrics::default());
     let counters = metrics.clone();
     let (handle, stop) = (Handle::current(), Stop::default());
@@ -209,6 +213,7 @@ pub async fn start(config: Config, role: Role) -> Result<Running, StartError> {
     }
     Ok(Running {
         address,
+        metrics: metrics_address,
         clouds_yaml,
         users: parts.users,
         worker,

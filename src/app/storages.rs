@@ -133,7 +133,14 @@ fn identify(
         Some(found) => found,
         None => {
             let vaults = db.read(|c| db::vaults::all(c).map_err(DbError::from))?;
-            if vaults.iter().any(|vault| vault.storage_id == known.id) {
+            let (mut is_known, mut is_there) = (false, false);
+            for vault in vaults.iter().filter(|vault| vault.storage_id == known.id) {
+                is_known = true;
+                is_there =
+                    is_there || engine::vault::is_there(store, &vault.id).map_err(unusable)?;
+            }
+            // Where a vault of ours is, it is the right place, and only the record was lost.
+            if is_known && !is_there {
                 return Err(StartError::EmptyStorage {
                     name: name.to_owned(),
                 });

@@ -3,6 +3,7 @@
 use crate::app::{self, Role, Running, logging};
 use crate::config::Config;
 use anyhow::Context;
+use std::pin::pin;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Threads for timers and the runner's loops; work is done on blocking threads.
@@ -20,22 +21,39 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// Runs until SIGTERM or Ctrl-C.
 pub(super) fn run(config: Config, role: Role) -> anyhow::Result<()> {
     logging::start(&config.log).map_err(anyhow::Error::msg)?;
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let end = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let running = app::start(config, role).await?;
+        let mut told = pin!(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        });
+        let running = tokio::select! {
+            running = app::start(config, role) => running?,
+            () = &mut told => return Ok(()),
+        };
         greet(&running);
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        told.await;
         tracing::info!("stopping; jobs that do not end in time will be resumed");
         running.stop().await;
         Ok(())
-    })
+    });
+    // A start that was cut off may still be waiting for a storage.
+    runtime.shutdown_background();
+    end
 }
 
 fn greet(running: &Running) {
+    introduce(running);
+    if let Some(address) = running.metrics {
+        println!("Metrics are at http://{address}/metrics");
+    }
+}
+
+fn introduce(running: &Running) {
     let version = env!("CARGO_PKG_VERSION");
     let Some(address) = running.address else {
         let name = running.worker.as_deref().unwrap_or_default();

@@ -113,6 +113,33 @@ pub fn roots(connection: &mut DbConnection, vault: &VaultId) -> QueryResult<Vec<
         .collect())
 }
 
+/// Names of the roots of available backups of a vault.
+pub fn available_roots(
+    connection: &mut DbConnection,
+    vault: &VaultId,
+) -> QueryResult<Vec<BackupId>> {
+    let rows: Vec<(BackupId, Option<BackupId>)> = backups::table
+        .filter(backups::vault_id.eq(vault))
+        .filter(backups::status.eq(BackupStatus::Available))
+        .select((backups::id, backups::root_id))
+        .load(connection)?;
+    Ok(rows
+        .into_iter()
+        .map(|(id, root)| root.unwrap_or(id))
+        .collect())
+}
+
+/// Backups of a vault that failed, or whose root could not be read when the database was made again: no
+/// packs are known of them.
+pub fn failed_roots(connection: &mut DbConnection, vault: &VaultId) -> QueryResult<Vec<BackupId>> {
+    backups::table
+        .filter(backups::vault_id.eq(vault))
+        .filter(backups::status.eq(BackupStatus::Error))
+        .filter(backups::pack_set.is_null())
+        .select(backups::id)
+        .load(connection)
+}
+
 /// Notes that a root is not to be there any more.
 pub fn remove_root(connection: &mut DbConnection, root: &BackupId) -> QueryResult<()> {
     let row = removed_roots::root.eq(root.as_str());

@@ -10,7 +10,8 @@ use diesel::prelude::*;
 /// What is noted of a pack of which not all could be repaired.
 pub const FRAMES_LOST: &str = "some of its frames are lost";
 
-/// Packs that must be in the store, with when each was last read whole, the longest ago first.
+/// Packs that must be in the store, with when each was last read whole, the longest ago first. One that
+/// a run gave up before it was stored is not among them, although it is condemned.
 pub fn packs(
     connection: &mut DbConnection,
     vault: i64,
@@ -18,6 +19,7 @@ pub fn packs(
     let mut found: Vec<(Pack, Option<Timestamp>)> = packs::table
         .filter(packs::vault.eq(vault))
         .filter(packs::state.eq_any([PackState::Live, PackState::Condemned]))
+        .filter(packs::stored_bytes.gt(0))
         .order(packs::number)
         .select((Pack::as_select(), packs::verified_at))
         .load(connection)?;

@@ -46,6 +46,21 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 const SQLITE_PRAGMAS: &str = "PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; \
      PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -16384;";
 
+/// A process that is halted inside a transaction must not hold its locks for ever, and who waits for one
+/// gives up in the end. The longest transactions, those that remove a vault, take seconds.
+const POSTGRES_LIMITS: &str =
+    "SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '60s'";
+
+/// What a URL says of connections that go dead without a word, unless it says something else: the server
+/// or the network may be gone.
+const POSTGRES_DEAD_AFTER: [(&str, &str); 5] = [
+    ("connect_timeout", "10"),
+    ("keepalives_idle", "15"),
+    ("keepalives_interval", "5"),
+    ("keepalives_count", "3"),
+    ("tcp_user_timeout", "30000"),
+];
+
 /// Connections kept for reading on SQLite, and for everything on PostgreSQL.
 const CONNECTIONS_MAX: u32 = 8;
 
@@ -207,11 +222,12 @@ fn migrate(connection: &mut DbConnection) -> Result<(), DbError> {
         DbConnection::Postgres(connection) => {
             // Several processes may start at once.
             connection
-                .batch_execute("SELECT pg_advisory_lock(7223021)")
+                .batch_execute("SET lock_timeout = 0; SELECT pg_advisory_lock(7223021)")
                 .map_err(DbError::Query)?;
             let result = connection.run_pending_migrations(MIGRATIONS).map(|_| ());
             connection
                 .batch_execute("SELECT pg_advisory_unlock(7223021)")
+                .and_then(|()| connection.batch_execute(POSTGRES_LIMITS))
                 .map_err(DbError::Query)?;
             result
         }
@@ -258,6 +274,18 @@ impl Manager {
     }
 }
 
+/// A PostgreSQL URL with limits for dead connections.
+fn guarded(url: &str) -> String {
+    let mut guarded = url.to_owned();
+    for (name, value) in POSTGRES_DEAD_AFTER {
+        if !url.contains(&format!("{name}=")) {
+            let joint = if guarded.contains('?') { '&' } else { '?' };
+            guarded.push_str(&format!("{joint}{name}={value}"));
+        }
+    }
+    guarded
+}
+
 impl ManageConnection for Manager {
     type Connection = DbConnection;
     type Error = diesel::r2d2::Error;
@@ -274,9 +302,14 @@ impl ManageConnection for Manager {
                     .map_err(Error::QueryError)?;
                 Ok(DbConnection::Sqlite(connection))
             }
-            Self::Postgres(url) => PgConnection::establish(url)
-                .map(DbConnection::Postgres)
-                .map_err(Error::ConnectionError),
+            Self::Postgres(url) => {
+                let mut connection =
+                    PgConnection::establish(&guarded(url)).map_err(Error::ConnectionError)?;
+                connection
+                    .batch_execute(POSTGRES_LIMITS)
+                    .map_err(Error::QueryError)?;
+                Ok(DbConnection::Postgres(connection))
+            }
         }
     }
 

@@ -49,6 +49,7 @@ pub fn adopt(connection: &mut DbConnection, pack: &Pack, rewrites: i32) -> Query
             packs::chunk_count.eq(pack.chunk_count),
             packs::frame_count.eq(pack.frame_count),
             packs::condemned_in.eq(None::<i64>),
+            packs::damage.eq(None::<String>),
         ))
         .execute(connection)?;
     if updated == 0 {
@@ -56,7 +57,9 @@ pub fn adopt(connection: &mut DbConnection, pack: &Pack, rewrites: i32) -> Query
             .values(pack)
             .execute(connection)?;
     }
+    // No number is given twice.
     diesel::update(packs::table.find((pack.vault, pack.number)))
+        .filter(packs::rewrites.lt(rewrites))
         .set(packs::rewrites.eq(rewrites))
         .execute(connection)
         .map(|_| ())
@@ -90,17 +93,6 @@ pub fn abandon(connection: &mut DbConnection, pack: &Pack, session: &JobId) -> Q
                 .and(packs::session.eq(session)),
         )
         .set(packs::session.eq(None::<JobId>))
-        .execute(connection)
-        .map(|_| ())
-}
-
-/// Notes that an object that was stored is not there.
-pub fn lose(connection: &mut DbConnection, pack: &Pack) -> QueryResult<()> {
-    diesel::update(packs::table.find((pack.vault, pack.number)))
-        .set((
-            packs::state.eq(PackState::Gone),
-            packs::session.eq(None::<JobId>),
-        ))
         .execute(connection)
         .map(|_| ())
 }

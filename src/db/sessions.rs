@@ -2,9 +2,9 @@
 //! ended, is fenced: it can neither begin nor go on.
 
 use crate::db::DbConnection;
-use crate::model::id::JobId;
+use crate::model::id::{JobId, VaultId};
 use crate::model::job::Lease;
-use crate::model::schema::{jobs, sessions};
+use crate::model::schema::{backups, jobs, sessions};
 use diesel::prelude::*;
 
 /// Above every attempt: the job has ended.
@@ -47,6 +47,18 @@ pub fn end(connection: &mut DbConnection, job: &JobId) -> QueryResult<()> {
         0 => insert(connection, job, ENDED),
         _ => Ok(()),
     }
+}
+
+/// Ends the sessions of all jobs that are about backups of a vault.
+pub fn end_all(connection: &mut DbConnection, vault: &VaultId) -> QueryResult<()> {
+    let subjects = backups::table
+        .filter(backups::vault_id.eq(vault))
+        .select(backups::id);
+    let about: Vec<JobId> = jobs::table
+        .filter(jobs::subject.eq_any(subjects))
+        .select(jobs::id)
+        .load(connection)?;
+    about.iter().try_for_each(|job| end(connection, job))
 }
 
 /// Forgets ended sessions of jobs that are forgotten.

@@ -2,7 +2,9 @@
 
 use crate::db::DbConnection;
 use crate::model::id::{ProjectId, StorageId, VaultId};
-use crate::model::schema::{backups, chunks, lost_chunks, packs, session_packs, storages, vaults};
+use crate::model::schema::{
+    backups, chunks, lost_chunks, packs, session_packs, storages, unknown_objects, vaults,
+};
 use crate::model::time::Timestamp;
 use crate::model::vault::{StorageRow, VaultRow};
 use diesel::prelude::*;
@@ -46,7 +48,7 @@ pub fn find(
 /// a vault there already, new backups keep going to that one.
 pub fn adopt(connection: &mut DbConnection, found: &VaultRow) -> QueryResult<VaultRow> {
     let mut row = found.clone();
-    row.number = next_number(connection)?;
+    row.number = next_number(connection, &row.storage_id)?;
     if find(connection, &row.project_id, &row.storage_id)?.is_some() {
         row.project_id = ProjectId::new(format!("{} {}", row.project_id, row.id));
     }
@@ -56,11 +58,19 @@ pub fn adopt(connection: &mut DbConnection, found: &VaultRow) -> QueryResult<Vau
     Ok(row)
 }
 
-fn next_number(connection: &mut DbConnection) -> QueryResult<i64> {
+/// A number that no vault has or had: work on one that was shredded may still be ending.
+fn next_number(connection: &mut DbConnection, storage: &StorageId) -> QueryResult<i64> {
     let last: Option<i64> = vaults::table
         .select(diesel::dsl::max(vaults::number))
         .first(connection)?;
-    Ok(last.unwrap_or(0) + 1)
+    let last_made: Option<i64> = storages::table
+        .select(diesel::dsl::max(storages::last_vault))
+        .first(connection)?;
+    let next = last.max(last_made).unwrap_or(0) + 1;
+    diesel::update(storages::table.find(storage))
+        .set(storages::last_vault.eq(next))
+        .execute(connection)?;
+    Ok(next)
 }
 
 /// The vault of a project in a storage; made if there is none. Call inside `Db::write`; a
@@ -75,7 +85,7 @@ pub fn find_or_insert(
         return Ok(row);
     }
     let row = VaultRow {
-        number: next_number(connection)?,
+        number: next_number(connection, storage)?,
         id: VaultId::random(),
         project_id: project.clone(),
         storage_id: storage.clone(),
@@ -133,13 +143,10 @@ pub fn set_project(
         .map(|_| ())
 }
 
-/// Replaces the record of a vault, or forgets it.
-pub fn set_record(
-    connection: &mut DbConnection,
-    vault: i64,
-    record: Option<&str>,
-) -> QueryResult<()> {
+/// Replaces the record of a vault, unless that is empty: then the vault is going.
+pub fn set_record(connection: &mut DbConnection, vault: i64, record: &str) -> QueryResult<()> {
     diesel::update(vaults::table.find(vault))
+        .filter(vaults::record.is_null().or(vaults::record.ne("")))
         .set(vaults::record.eq(record))
         .execute(connection)
         .map(|_| ())
@@ -154,6 +161,8 @@ pub fn remove(connection: &mut DbConnection, row: &VaultRow) -> QueryResult<()> 
     diesel::delete(session_packs::table.filter(session_packs::vault.eq(number)))
         .execute(connection)?;
     diesel::delete(packs::table.filter(packs::vault.eq(number))).execute(connection)?;
+    diesel::delete(unknown_objects::table.filter(unknown_objects::vault.eq(number)))
+        .execute(connection)?;
     diesel::delete(vaults::table.find(number))
         .execute(connection)
         .map(|_| ())

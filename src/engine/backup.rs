@@ -43,6 +43,9 @@ pub fn run(
         Some(root) => unless_damaged(&session, usable_parent(&session, &reader, root))?.flatten(),
         None => None,
     };
+    let inherited = parent
+        .as_ref()
+        .map_or_else(RoaringBitmap::new, |parent| parent.packs.clone());
     Progress::add(&progress.total, source.reader.length());
     let (sender, uploads) = Uploads::new();
     let backup = std::thread::scope(|scope| {
@@ -68,7 +71,8 @@ pub fn run(
         return Err(failure);
     }
     let manifest = backup?;
-    session.confirm()?;
+    // What the parent needs its root keeps.
+    session.confirm(&manifest.packs - &inherited)?;
     let root = Root {
         backup: description,
         volume_bytes: source.reader.length(),
@@ -85,7 +89,7 @@ pub fn run(
         object_count: Progress::value(&progress.objects),
     };
     check(progress)?;
-    vault.put_root(root)
+    vault.put_root(root, progress)
 }
 
 /// The stored form of a set of pack numbers.
@@ -121,6 +125,8 @@ pub(super) struct Parent<'r, 'a> {
     span_bytes: u64,
     volume_bytes: u64,
     change_id: Option<String>,
+    /// All packs it needs.
+    packs: RoaringBitmap,
     /// Packs in which something was found wrong: what needs them is not inherited.
     damaged: RoaringBitmap,
 }
@@ -146,9 +152,8 @@ fn usable_parent<'r, 'a>(
     reader: &'r FrameReader<'a>,
     root: &Root,
 ) -> Result<Option<Parent<'r, 'a>>> {
-    if root.span_bytes != session.vault.parameters.span_bytes
-        || !session.index.hold(&decode_pack_set(&root.pack_set)?)?
-    {
+    let packs = decode_pack_set(&root.pack_set)?;
+    if root.span_bytes != session.vault.parameters.span_bytes || !session.index.hold(&packs)? {
         return Ok(None);
     }
     let vault = session.vault;
@@ -165,6 +170,7 @@ fn usable_parent<'r, 'a>(
         .read(|c| db::condition::damaged(c, vault.number).map_err(DbError::from))?;
     Ok(Some(Parent {
         reader,
+        packs,
         damaged: damaged
             .iter()
             .filter_map(|pack| u32::try_from(pack.number).ok())

@@ -13,6 +13,7 @@ use crate::engine::backup::decode_pack_set;
 use crate::engine::compact::{Census, Sparse};
 use crate::engine::vault::Vault;
 use crate::engine::{Error, Result, packer};
+use crate::model::error::chain;
 use crate::model::pack::{Pack, PackState};
 use crate::store::key::{Key, parse_pack, root_name};
 use roaring::RoaringBitmap;
@@ -50,7 +51,7 @@ pub fn bytes(packs: &[Pack]) -> u64 {
 
 /// What a generation would do now.
 pub fn plan(vault: &Vault) -> Result<Plan> {
-    check_roots(vault)?;
+    refuse_unreadable(vault, &check_roots(vault)?)?;
     let mut plan = vault.db.read(|c| {
         let generation = collection::coming_generation(c, vault.number).map_err(DbError::from)?;
         compute(c, vault, generation)
@@ -70,7 +71,7 @@ pub fn plan(vault: &Vault) -> Result<Plan> {
 
 /// Runs a generation.
 pub fn run(vault: &Vault) -> Result<Plan> {
-    check_roots(vault)?;
+    refuse_unreadable(vault, &check_roots(vault)?)?;
     let number = vault.number;
     let mut plan = vault.db.write(|c| -> Result<Plan> {
         // What sessions and backups need is looked up in several statements; between them another
@@ -117,6 +118,9 @@ pub fn run(vault: &Vault) -> Result<Plan> {
             vault.store.delete(&Key::Stray(object.clone()))?;
         }
     }
+    if let Err(error) = vault.store.sweep() {
+        tracing::warn!(error = %chain(&error), "temporary objects were not looked through");
+    }
     match compact(vault, plan.generation) {
         Ok(compacted) => plan.compacted = compacted,
         Err(error) => plan.hindrance = hindrance(error)?,
@@ -133,6 +137,7 @@ pub fn run(vault: &Vault) -> Result<Plan> {
 fn unneeded(vault: &Vault, generation: i64, unknown: &[String]) -> Result<Vec<String>> {
     let mut held = Vec::new();
     let (earlier, sets) = vault.db.write(|c| -> std::result::Result<_, DbError> {
+        collection::lock(c, vault.number)?;
         let earlier = collection::note_unknown(c, vault.number, generation, unknown)?;
         held = collection::held_by_sessions(c, vault.number)?;
         Ok((earlier, collection::pack_sets(c, &vault.id)?))
@@ -268,14 +273,15 @@ fn compute(connection: &mut DbConnection, vault: &Vault, generation: i64) -> Res
 
 /// A database that was restored from an old copy, or a vault of which single backups were imported,
 /// does not know all roots; what they need must not be taken for garbage, nor its packs' numbers for
-/// free ones.
-pub fn check_roots(vault: &Vault) -> Result<()> {
+/// free ones. Gives the names of all roots.
+pub fn check_roots(vault: &Vault) -> Result<HashSet<String>> {
     // A backup whose root and row go between the two looks is not unknown at the second try.
     let mut count = 0;
     for _ in 0..2 {
-        count = roots(vault)?.unknown;
+        let roots = roots(vault)?;
+        count = roots.unknown;
         if count == 0 {
-            return Ok(());
+            return Ok(roots.listed);
         }
     }
     Err(Error::UnknownRoots {
@@ -284,9 +290,42 @@ pub fn check_roots(vault: &Vault) -> Result<()> {
     })
 }
 
+/// What a root needs that cannot be read nobody knows; so nothing goes until its owner deletes it.
+fn refuse_unreadable(vault: &Vault, listed: &HashSet<String>) -> Result<()> {
+    let failed = vault
+        .db
+        .read(|c| collection::failed_roots(c, &vault.id).map_err(DbError::from))?;
+    for root in failed {
+        if !listed.contains(root.as_str()) {
+            continue;
+        }
+        if let Err(Error::Corrupt { object, detail }) = vault.root_at_last(&root) {
+            return Err(Error::UnreadableRoot { object, detail });
+        }
+    }
+    Ok(())
+}
+
+/// Whether an available backup has its root neither among the listed ones nor elsewhere: then the
+/// database may be an old copy, and believe in packs that are gone.
+pub fn is_root_lost(vault: &Vault, listed: &HashSet<String>) -> Result<bool> {
+    let roots = vault
+        .db
+        .read(|c| collection::available_roots(c, &vault.id).map_err(DbError::from))?;
+    for root in roots {
+        // Not in the list are also those that came since.
+        if !listed.contains(root.as_str()) && !vault.has_root(&root)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Roots in the store that no backup of the database has.
 #[derive(Debug, Default)]
 struct Roots {
+    /// All names.
+    listed: HashSet<String>,
     unknown: usize,
     /// Of deleted backups: a run that had been overtaken has stored them after all.
     leftovers: Vec<String>,
@@ -302,9 +341,13 @@ fn roots(vault: &Vault) -> Result<Roots> {
         .collect();
     let mut roots = Roots::default();
     for (object, _) in listed {
-        let Some(root) = root_name(&vault.id, &object).filter(|root| !known.contains(*root)) else {
+        let Some(root) = root_name(&vault.id, &object) else {
             continue;
         };
+        roots.listed.insert(root.to_owned());
+        if known.contains(root) {
+            continue;
+        }
         let is_removed = vault
             .db
             .read(|c| collection::is_removed(c, root).map_err(DbError::from))?;

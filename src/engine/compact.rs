@@ -17,7 +17,9 @@ use crate::engine::reader::FrameReader;
 use crate::engine::vault::Vault;
 use crate::engine::{Error, Result};
 use crate::model::backup::BackupStatus;
+use crate::model::error::chain;
 use crate::model::pack::Pack;
+use roaring::RoaringBitmap;
 
 /// A pack and what of it nobody needs.
 #[derive(Debug, Clone)]
@@ -42,20 +44,27 @@ impl Census {
         let reader = FrameReader::new(vault);
         let mut live = Live::default();
         for backup in &needed {
-            let is_going = matches!(
+            // One of a failed backup is not there when it was deleted in another database.
+            let may_be_gone = matches!(
                 backup.status,
-                BackupStatus::Deleting | BackupStatus::ErrorDeleting
+                BackupStatus::Deleting | BackupStatus::ErrorDeleting | BackupStatus::Error
             );
             match vault.root(&backup.root) {
                 Ok(root) => live.add(&reader, &root)?,
-                Err(Error::Missing { .. }) if is_going => {}
+                Err(Error::Missing { .. }) if may_be_gone => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(Self { live, needed })
     }
 
-    /// Those of these packs of which at least such a share is dead.
+    /// The frames of a pack that some backup needs.
+    pub(crate) fn used(&self, pack: u32) -> RoaringBitmap {
+        self.live.of(pack).cloned().unwrap_or_default()
+    }
+
+    /// Those of these packs of which at least such a share is dead. One that cannot be read is left to
+    /// the verification.
     pub(crate) fn sparse(
         &self,
         vault: &Vault,
@@ -72,7 +81,9 @@ impl Census {
             {
                 continue;
             }
-            let reader = open(vault, name, pack)?;
+            let Some(reader) = unless_unreadable(open(vault, name, pack))? else {
+                continue;
+            };
             let dead_bytes: u64 = (0..)
                 .zip(&reader.rows)
                 .filter(|(ordinal, _)| !used.is_some_and(|used| used.contains(*ordinal)))
@@ -87,7 +98,8 @@ impl Census {
         Ok(found)
     }
 
-    /// Writes a pack again without what is dead. `None`: somebody may have come to need it.
+    /// Writes a pack again without what is dead. `None`: somebody may have come to need it, or it is
+    /// damaged.
     pub(crate) fn compact(
         &self,
         vault: &Vault,
@@ -100,13 +112,13 @@ impl Census {
         let Some(rewrite) = rewrite else {
             return Ok(None);
         };
-        let (sealed, dropped) = self.rewritten(vault, pack, rewrite)?;
+        let Some((sealed, dropped)) = unless_unreadable(self.rewritten(vault, pack, rewrite))?
+        else {
+            return Ok(None);
+        };
         let (key, length) = (sealed.name.key(), sealed.bytes.len() as u64);
         vault.store.put_new(&key, sealed.bytes)?;
-        if vault.store.length(&key)? != Some(length) {
-            let object = key.to_string();
-            return Err(Error::Lost { object });
-        }
+        vault.expect(&key, length)?;
         let chunk_count: usize = sealed.rows.iter().map(|row| row.chunks.len()).sum();
         let written = Pack {
             rewrite,
@@ -187,7 +199,7 @@ impl Census {
             })
     }
 
-    fn is_needed_meanwhile(
+    pub(crate) fn is_needed_meanwhile(
         &self,
         connection: &mut db::DbConnection,
         vault: &Vault,
@@ -204,6 +216,17 @@ impl Census {
             }
         }
         Ok(false)
+    }
+}
+
+fn unless_unreadable<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(error @ (Error::Corrupt { .. } | Error::Missing { .. })) => {
+            tracing::warn!(error = %chain(&error), "a pack is not compacted, as it cannot be read; `embervault vault verify` tells more");
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

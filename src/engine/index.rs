@@ -52,6 +52,8 @@ pub(crate) struct Index<'a> {
     pending: Mutex<HashMap<ChunkId, Place>>,
     /// Packs the session may rely upon.
     held: Mutex<RoaringBitmap>,
+    /// Those of them that this run has stored.
+    stored: Mutex<RoaringBitmap>,
 }
 
 impl<'a> Index<'a> {
@@ -62,6 +64,7 @@ impl<'a> Index<'a> {
             lease,
             pending: Mutex::default(),
             held: Mutex::default(),
+            stored: Mutex::default(),
         }
     }
 
@@ -160,6 +163,17 @@ impl<'a> Index<'a> {
 
     fn held(&self) -> MutexGuard<'_, RoaringBitmap> {
         self.held.lock().expect("no panic while the set is locked")
+    }
+
+    /// Those of these packs that this run has not stored.
+    pub(crate) fn not_stored(&self, packs: RoaringBitmap) -> RoaringBitmap {
+        packs - &*self.stored.lock().expect("nothing panics under it")
+    }
+
+    /// This run has stored the pack.
+    pub(crate) fn note_stored(&self, pack: u32) {
+        let mut stored = self.stored.lock().expect("nothing panics under it");
+        stored.insert(pack);
     }
 
     /// A pack has become live: its chunks are in the database now.

@@ -108,6 +108,11 @@ pub enum Error {
         "vault {vault} holds {count} backups that the database does not know; run `embervault vault rebuild` before anything is written or reclaimed"
     )]
     UnknownRoots { vault: String, count: usize },
+    /// What the root of a backup needs cannot be told.
+    #[error(
+        "{object} is corrupt: {detail}; what it needs cannot be told, so nothing is reclaimed before it is put right or the backup is deleted"
+    )]
+    UnreadableRoot { object: String, detail: String },
     /// Asked to stop.
     #[error("stopped before the end")]
     Cancelled,
@@ -155,6 +160,7 @@ impl Error {
             | Error::Volume(_)
             | Error::Key { .. }
             | Error::UnknownRoots { .. }
+            | Error::UnreadableRoot { .. }
             | Error::Cancelled
             | Error::Fenced => false,
         }

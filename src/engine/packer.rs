@@ -13,6 +13,7 @@ use crate::model::job::Lease;
 use crate::model::pack::{IndexedChunk, Pack, PackKind, PackState};
 use crate::model::progress::Progress;
 use crate::store::{Store, StoreErrorKind};
+use roaring::RoaringBitmap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -125,24 +126,28 @@ impl<'a> Session<'a> {
         )
     }
 
-    /// Makes sure that what the store has acknowledged is there, before a root relies upon it. A pack
-    /// that is not is given up, and the next run stores its chunks again.
-    pub(crate) fn confirm(&self) -> Result<()> {
-        let packs = self.packs()?;
-        parallel::each(&packs, self.vault.options.uploads, |pack| {
+    /// Makes sure that these packs are there, before a root relies upon them. Those that this run has
+    /// stored it has seen; an old database may lead to others that are gone. Of one that is not there
+    /// the chunks are forgotten, so that the next run stores them again.
+    pub(crate) fn confirm(&self, needed: RoaringBitmap) -> Result<()> {
+        let numbers: Vec<u32> = self.index.not_stored(needed).iter().collect();
+        parallel::each(&numbers, self.vault.options.uploads, |number| {
             check(self.progress)?;
-            let key = pack_name(self.vault, pack)?.key();
-            let length = self.vault.store.length(&key)?;
-            if length.and_then(|length| i64::try_from(length).ok()) == Some(pack.stored_bytes) {
+            let find = |c: &mut db::DbConnection| {
+                db::packs::find(c, self.vault.number, i64::from(*number)).map_err(DbError::from)
+            };
+            // Its row is gone only if somebody has removed it; the commit will not find it either.
+            let Some(pack) = self.vault.db.read(find)? else {
                 return Ok(());
+            };
+            let key = pack_name(self.vault, &pack)?.key();
+            let length = u64::try_from(pack.stored_bytes).unwrap_or(0);
+            let seen = self.vault.expect(&key, length);
+            if let Err(Error::Lost { object }) = &seen {
+                let damage = format!("{object} is missing");
+                self.write(|c| db::condition::set(c, &pack, Some(&damage), None))?;
             }
-            self.write(|c| {
-                db::packs::lose(c, pack)?;
-                db::collection::forget_chunks(c, pack.vault, pack.number)
-            })?;
-            Err(Error::Lost {
-                object: key.to_string(),
-            })
+            seen
         })
     }
 
@@ -163,6 +168,10 @@ impl<'a> Session<'a> {
         if bytes.is_unique() {
             self.spare().push(bytes.into());
         }
+        // From here on other backups may rely on it. One that is not there is given up, or found
+        // after all, by the next run.
+        self.vault.expect(&name.key(), length)?;
+        self.index.note_stored(name.number);
         self.go_live(&name, length, &rows)
     }
 

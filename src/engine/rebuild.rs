@@ -14,6 +14,7 @@ use crate::model::time::Timestamp;
 use crate::model::vault::VaultRow;
 use crate::store::Store;
 use crate::store::key::{parse_pack, root_name, vault_name};
+use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
@@ -93,9 +94,14 @@ pub fn row(id: &VaultId, storage: &StorageId, found: &Found, now: Timestamp) -> 
     }
 }
 
-/// Brings the packs and the index of a vault up to what is stored. Gives how many packs are new to the
-/// database; those whose trailer cannot be read are left out, and named.
-pub fn packs(vault: &Vault, found: &Found) -> Result<(usize, Vec<String>)> {
+/// Brings the packs and the index of a vault up to what is stored: all packs, or only those that
+/// somebody needs. Gives how many are new to the database; those whose trailer cannot be read are left
+/// out, and named.
+pub fn packs(
+    vault: &Vault,
+    found: &Found,
+    needed: Option<&RoaringBitmap>,
+) -> Result<(usize, Vec<String>)> {
     let known: BTreeMap<i64, (i32, PackState)> = vault
         .db
         .read(|c| db::collection::places(c, vault.number).map_err(DbError::from))?
@@ -105,7 +111,9 @@ pub fn packs(vault: &Vault, found: &Found) -> Result<(usize, Vec<String>)> {
     // A row whose object is there is right, whatever else is there: a collector may be removing it.
     let wanted: Vec<&Pack> = found
         .packs
-        .values()
+        .iter()
+        .filter(|(number, _)| needed.is_none_or(|needed| needed.contains(**number)))
+        .map(|(_, pack)| pack)
         .filter(|pack| match known.get(&pack.number) {
             None => true,
             Some((_, PackState::Gone | PackState::Deleting)) => false,
@@ -117,7 +125,10 @@ pub fn packs(vault: &Vault, found: &Found) -> Result<(usize, Vec<String>)> {
     parallel::each(&wanted, threads, |pack| {
         let name = pack_name(vault, pack)?;
         match read(vault, name, pack) {
-            Ok((row, chunks)) => adopt(vault, &row, found.rewrites[&name.number], &chunks),
+            Ok((row, chunks)) => {
+                let before = known.get(&pack.number).copied();
+                adopt(vault, &row, before, found.rewrites[&name.number], &chunks)
+            }
             Err(error @ (Error::Corrupt { .. } | Error::Missing { .. })) => {
                 let mut unreadable = unreadable.lock().expect("nothing panics under it");
                 unreadable.push(error.to_string());
@@ -172,12 +183,36 @@ fn read(vault: &Vault, name: PackName, pack: &Pack) -> Result<(Pack, Vec<Indexed
     Ok((row, chunks))
 }
 
-fn adopt(vault: &Vault, row: &Pack, rewrites: i32, chunks: &[IndexedChunk]) -> Result<()> {
+/// Takes a pack over, unless somebody has changed its row since it was looked at: a compaction, or
+/// another rebuild. What the row led to is no longer there, and neither are chunks that are not in it.
+fn adopt(
+    vault: &Vault,
+    row: &Pack,
+    before: Option<(i32, PackState)>,
+    rewrites: i32,
+    chunks: &[IndexedChunk],
+) -> Result<()> {
     let adopt = |c: &mut db::DbConnection| {
+        db::collection::lock(c, vault.number)?;
+        let now = db::packs::find(c, vault.number, row.number)?;
+        if now.map(|now| (now.rewrite, now.state)) != before {
+            return Ok(());
+        }
         db::packs::adopt(c, row, rewrites)?;
+        db::condition::found(c, row)?;
+        db::collection::forget_chunks(c, vault.number, row.number)?;
         db::chunks::insert(c, chunks)
     };
-    Ok(vault.db.write(|c| adopt(c).map_err(DbError::from))?)
+    vault.db.write(|c| adopt(c).map_err(DbError::from))?;
+    // A collector may have been about to remove it as unknown.
+    let key = pack_name(vault, row)?.key();
+    if vault.store.length(&key)?.is_none() {
+        let damage = format!("{key} is missing");
+        vault
+            .db
+            .write(|c| db::condition::set(c, row, Some(&damage), None).map_err(DbError::from))?;
+    }
+    Ok(())
 }
 
 /// Which of the packs that a root needs are not stored.

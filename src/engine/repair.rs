@@ -2,11 +2,15 @@
 //! equal chunks that other packs hold, and of volumes that still hold what was backed up. Every chunk
 //! is compared with its id before it is believed. The pack keeps number and ordinals, so no manifest
 //! changes.
+//!
+//! A frame is lost only on the second look: what could be read but for a fault on its way must not be
+//! left out of the new pack.
 
 use crate::db::collection::{self, Needed};
 use crate::db::{self, DbError, condition};
 use crate::engine::backup::decode_pack_set;
 use crate::engine::codec::{Encoder, Pace};
+use crate::engine::compact::Census;
 use crate::engine::format::ChunkKind;
 use crate::engine::manifest::{ChunkId, Extent, FrameRef, SpanEntry, decode_leaf, frame_check};
 use crate::engine::pack::{ChunkRow, NewFrame, PackBuilder, PackName, PackReader};
@@ -47,9 +51,21 @@ pub fn run(vault: &Vault, open_volume: OpenVolume<'_>) -> Result<Vec<Repaired>> 
     let generation = vault
         .db
         .write(|c| collection::next_generation(c, vault.number).map_err(DbError::from))?;
+    // Those with manifests first, as the others are looked for with their help.
+    let (meta, data): (Vec<_>, Vec<_>) =
+        damaged.iter().partition(|pack| pack.kind == PackKind::Meta);
     let mut repaired = Vec::new();
-    for pack in &damaged {
-        repaired.push(repair(vault, pack, generation, open_volume)?);
+    for packs in [meta, data] {
+        let census = twice(|| Census::take(vault))?;
+        for pack in packs {
+            repaired.push(repair(
+                vault,
+                pack,
+                census.as_ref(),
+                generation,
+                open_volume,
+            )?);
+        }
     }
     Ok(repaired)
 }
@@ -86,11 +102,31 @@ impl Wanted {
 fn repair(
     vault: &Vault,
     pack: &Pack,
+    census: Option<&Census>,
     generation: i64,
     open_volume: OpenVolume<'_>,
 ) -> Result<Repaired> {
     let name = pack_name(vault, pack)?;
-    let (mut frames, sound) = still_there(vault, pack, name)?;
+    let (mut frames, sound) = match twice(|| still_there(vault, name))? {
+        Some(found) => found,
+        None => (as_indexed(vault, pack)?, 0),
+    };
+    // What backups need, and of which nobody knows what was in it; where manifests cannot be read, that
+    // may be any frame.
+    let needed = match census {
+        Some(census) => census.used(name.number),
+        None => (0..u32::try_from(pack.frame_count).unwrap_or(u32::MAX)).collect(),
+    };
+    // An earlier repair may have had to leave out what can be put together now.
+    if needed.iter().any(|ordinal| !frames.contains_key(&ordinal)) {
+        for (ordinal, frame) in as_indexed(vault, pack)? {
+            if needed.contains(ordinal) {
+                frames.entry(ordinal).or_insert(frame);
+            }
+        }
+    }
+    let is_unknown = |ordinal: &u32| !frames.contains_key(ordinal);
+    let unknown = needed.iter().filter(is_unknown).count();
     for frame in frames.values_mut().filter(|frame| !frame.is_whole) {
         from_other_packs(vault, frame)?;
     }
@@ -102,10 +138,11 @@ fn repair(
         object: name.key().to_string(),
         sound,
         restored: whole - sound,
-        lost: frames.len() - whole,
+        lost: frames.len() - whole + unknown,
     };
     if found.restored > 0 || (found.lost == 0 && whole > 0) {
-        let is_stored = store(vault, pack, name, &frames, generation)?;
+        let is_whole = found.lost == 0;
+        let is_stored = store(vault, pack, name, &frames, (is_whole, census), generation)?;
         if !is_stored {
             // Somebody writes the pack, or has compacted it: the next run looks again.
             found.lost += found.restored;
@@ -115,24 +152,27 @@ fn repair(
     Ok(found)
 }
 
-/// The frames of the pack, by ordinal: as its trailer names them, or where that is lost as the index
-/// did, with the bytes of those that can still be read.
-fn still_there(
-    vault: &Vault,
-    pack: &Pack,
-    name: PackName,
-) -> Result<(BTreeMap<u32, Wanted>, usize)> {
-    let length = vault.store.length(&name.key())?;
-    let reader = length.map(|length| PackReader::open(&vault.store, name, length, &vault.keys));
-    let reader = match reader {
-        Some(Ok(reader)) => reader,
-        None | Some(Err(Error::Corrupt { .. } | Error::Missing { .. })) => {
-            return Ok((as_indexed(vault, pack)?, 0));
+/// What can be read, at the second try if need be; `None` if it is damaged.
+fn twice<T>(mut read: impl FnMut() -> Result<T>) -> Result<Option<T>> {
+    for _ in 0..2 {
+        match read() {
+            Ok(value) => return Ok(Some(value)),
+            Err(Error::Corrupt { .. } | Error::Missing { .. }) => {}
+            Err(error) => return Err(error),
         }
-        Some(Err(error)) => return Err(error),
-    };
-    let mut frames = BTreeMap::new();
-    let mut sound = 0;
+    }
+    Ok(None)
+}
+
+/// The frames by ordinal as the pack's trailer names them, with the bytes of those that can still be
+/// read, and how many these are.
+fn still_there(vault: &Vault, name: PackName) -> Result<(BTreeMap<u32, Wanted>, usize)> {
+    let object = name.key();
+    let length = vault.store.length(&object)?.ok_or_else(|| Error::Missing {
+        object: object.to_string(),
+    })?;
+    let reader = PackReader::open(&vault.store, name, length, &vault.keys)?;
+    let (mut frames, mut sound) = (BTreeMap::new(), 0);
     for (ordinal, row) in (0_u32..).zip(&reader.rows) {
         if row.is_left_out() {
             continue;
@@ -140,26 +180,22 @@ fn still_there(
         let mut wanted = Wanted::new(row.chunks.clone());
         let range = u64::from(row.offset)..u64::from(row.offset) + u64::from(row.stored_length);
         let frame = row.place(name.number, ordinal);
-        let read = vault
-            .store
-            .get_range(&name.key(), range)
-            .map_err(Error::from)
-            .and_then(|mut sealed| reader.open_frame(&vault.keys, &frame, &mut sealed));
-        match read {
-            Ok(plain) => {
-                wanted.plain = plain;
-                wanted.is_whole = true;
-                sound += 1;
-            }
-            Err(Error::Corrupt { .. } | Error::Missing { .. }) => {}
-            Err(error) => return Err(error),
+        let plain = twice(|| {
+            let mut sealed = vault.store.get_range(&object, range.clone())?;
+            reader.open_frame(&vault.keys, &frame, &mut sealed)
+        })?;
+        if let Some(plain) = plain {
+            wanted.plain = plain;
+            wanted.is_whole = true;
+            sound += 1;
         }
         frames.insert(ordinal, wanted);
     }
     Ok((frames, sound))
 }
 
-/// The frames of which the index knew every chunk.
+/// The frames of which the index knew every chunk. It need not know all frames: chunks that came twice
+/// lead to one of their places only.
 fn as_indexed(vault: &Vault, pack: &Pack) -> Result<BTreeMap<u32, Wanted>> {
     let rows = vault
         .db
@@ -169,7 +205,7 @@ fn as_indexed(vault: &Vault, pack: &Pack) -> Result<BTreeMap<u32, Wanted>> {
         // Which of the kinds of a meta pack it is matters to nobody who reads.
         PackKind::Meta => ChunkKind::Leaf,
     };
-    let mut frames: BTreeMap<u32, (Vec<ChunkRow>, i64, i32)> = BTreeMap::new();
+    let mut chunks: BTreeMap<u32, (Vec<ChunkRow>, i64)> = BTreeMap::new();
     for row in &rows {
         let (Ok(ordinal), Ok(id)) = (u32::try_from(row.ordinal), row.id.as_slice().try_into())
         else {
@@ -180,21 +216,18 @@ fn as_indexed(vault: &Vault, pack: &Pack) -> Result<BTreeMap<u32, Wanted>> {
             kind,
             length: u32::try_from(row.length).unwrap_or(0),
         };
-        let (chunks, check, length) =
-            frames
-                .entry(ordinal)
-                .or_insert((Vec::new(), row.frame_check, row.frame_length));
-        (*check, *length) = (row.frame_check, row.frame_length);
+        let (chunks, check) = chunks.entry(ordinal).or_default();
+        *check = row.frame_check;
         chunks.push(chunk);
     }
     let is_known = |chunks: &[ChunkRow], check: i64| {
         let ids = chunks.iter().map(|chunk| &chunk.id);
         frame_check(&vault.keys.id, ids) == check.to_le_bytes()
     };
-    Ok(frames
+    Ok(chunks
         .into_iter()
-        .filter(|(_, (chunks, check, _))| is_known(chunks, *check))
-        .map(|(ordinal, (chunks, _, _))| (ordinal, Wanted::new(chunks)))
+        .filter(|(_, (chunks, check))| is_known(chunks, *check))
+        .map(|(ordinal, (chunks, _))| (ordinal, Wanted::new(chunks)))
         .collect())
 }
 
@@ -324,6 +357,7 @@ fn store(
     pack: &Pack,
     name: PackName,
     frames: &BTreeMap<u32, Wanted>,
+    (is_whole, census): (bool, Option<&Census>),
     generation: i64,
 ) -> Result<bool> {
     let rewrite = vault
@@ -356,11 +390,7 @@ fn store(
     let length = sealed.bytes.len();
     vault.store.put_new(&new.key(), sealed.bytes)?;
     // The old object goes next.
-    if vault.store.length(&new.key())? != Some(length as u64) {
-        return Err(Error::Lost {
-            object: new.key().to_string(),
-        });
-    }
+    vault.expect(&new.key(), length as u64)?;
     let chunks = indexed(vault.number, name.number, &sealed.rows);
     let signed = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     let written = Pack {
@@ -369,19 +399,33 @@ fn store(
         chunk_count: signed(chunks.len()),
         ..pack.clone()
     };
-    let is_whole = frames.values().all(|frame| frame.is_whole);
     let switched = vault.db.write(|c| -> Result<()> {
         if !collection::switch(c, pack, &written, generation).map_err(DbError::from)? {
             return Err(Error::Fenced);
         }
+        // Who has come meanwhile may need more than was known to be needed.
+        let is_all = (0..pack.frame_count).all(|ordinal| {
+            let frame = u32::try_from(ordinal)
+                .ok()
+                .and_then(|ordinal| frames.get(&ordinal));
+            frame.is_some_and(|frame| frame.is_whole)
+        });
+        let is_needed = match census {
+            Some(census) => census.is_needed_meanwhile(c, vault, pack)?,
+            None => false,
+        };
+        if !is_all && (is_needed || collection::is_referenced(c, pack).map_err(DbError::from)?) {
+            return Err(Error::Fenced);
+        }
         let mut note = || -> db::QueryResult<()> {
             match is_whole {
-                true => condition::found(c, pack)?,
-                false => {
-                    condition::set(c, &written, Some(condition::FRAMES_LOST), None)?;
+                true => {
+                    condition::found(c, pack)?;
+                    db::chunks::insert(c, &chunks)
                 }
+                // New backups stay away from it: they would be told to be damaged too.
+                false => condition::set(c, &written, Some(condition::FRAMES_LOST), None).map(drop),
             }
-            db::chunks::insert(c, &chunks)
         };
         Ok(note().map_err(DbError::from)?)
     });

@@ -7,8 +7,10 @@ use crate::engine::format::{
 };
 use crate::engine::keys::{self, MasterKey, NONCE_BYTES, VaultKeys, random_bytes};
 use crate::engine::manifest::Root;
-use crate::engine::{Error, Result, parallel};
+use crate::engine::{Error, Result, parallel, storage};
+use crate::model::error::chain;
 use crate::model::id::{BackupId, StorageId, VaultId};
+use crate::model::progress::Progress;
 use crate::model::vault::VaultRow;
 use crate::store::key::Key;
 use crate::store::{Store, StoreErrorKind};
@@ -16,13 +18,23 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use ring::aead::{Aad, Nonce};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 use uuid::Uuid;
 
 const ROOT_KEY_CONTEXT: &str = "embervault 2026-11 one root";
 /// Bytes of a span in new vaults.
 const SPAN_BYTES: u64 = 32 << 20;
+/// Pause before an object is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// In the database in place of the record of a vault that is being shredded, so that nobody who still
+/// has the record puts it back.
+const SHREDDED: &str = "";
 /// Longest plain root that is believed.
 const ROOT_BYTES_MAX: usize = 64 << 20;
+
+/// Looks for what is left of a vault that is shredded; the last finds nothing, but for a storage whose
+/// lists are stale.
+const SHRED_LOOKS_MAX: usize = 5;
 
 /// How a vault cuts; fixed when the vault is made, so that equal data gives equal chunks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,30 +187,40 @@ impl Vault {
         options: Options,
     ) -> Result<Self> {
         let key = Key::Vault(row.id.clone());
-        let record = match store.get(&key) {
-            Ok(bytes) => parse_record(&bytes, &key)?,
-            Err(error) if error.kind == StoreErrorKind::Missing => {
-                let (known, is_used) = db.read(|c| -> std::result::Result<_, db::DbError> {
-                    let known = db::vaults::record(c, row.number)?;
-                    Ok((known, db::packs::any(c, row.number)?))
-                })?;
-                if is_used && known.is_none() {
-                    return Err(Error::from(error));
-                }
-                create_record(&db, &store, master, row, parameters)?
+        let (known, is_used) = db.read(|c| -> std::result::Result<_, db::DbError> {
+            let known = db::vaults::record(c, row.number)?;
+            Ok((known, db::packs::any(c, row.number)?))
+        })?;
+        if known.as_deref() == Some(SHREDDED) {
+            return Err(shredded(&key));
+        }
+        let bytes = match store.get(&key) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind != StoreErrorKind::Missing => return Err(error.into()),
+            Err(error) if is_used && known.is_none() => return Err(error.into()),
+            // Of a storage that is not mounted nothing is there; nothing is to be stored there either.
+            Err(error) if storage::identify(&store)?.as_ref() != Some(&row.storage_id) => {
+                return Err(error.into());
             }
-            Err(error) => return Err(error.into()),
+            Err(_) => create_record(&db, &store, master, row, parameters)?,
         };
-        if record.vault != row.id || record.storage != row.storage_id {
-            return Err(Error::corrupt(&key, "it is the record of another vault"));
-        }
-        let wrapped = BASE64_STANDARD
-            .decode(&record.wrapped_key)
-            .map_err(|_| Error::corrupt(&key, "its key is not base64"))?;
-        let vault_key = master.unwrap(&wrapped, &record.storage, &record.vault)?;
-        if record.mac != record.authenticate(&vault_key) {
-            return Err(Error::corrupt(&key, "somebody changed it"));
-        }
+        let (record, vault_key) = match (read_record(&bytes, &key, row, master), known) {
+            (Err(error @ (Error::Corrupt { .. } | Error::Key { .. })), Some(known)) => {
+                let sound = read_record(known.as_bytes(), &key, row, master)?;
+                tracing::error!(%error, "using the database's copy, and putting it back");
+                if let Err(error) = store.replace(&key, known.into_bytes()) {
+                    tracing::error!(error = %chain(&error), "it could not be put back");
+                }
+                sound
+            }
+            (read, known) => {
+                let read = read?;
+                if known.is_none() {
+                    keep_record(&db, row, bytes)?;
+                }
+                read
+            }
+        };
         let name = Uuid::parse_str(row.id.as_str())
             .map_err(|_| Error::corrupt(&key, "its name is not a UUID"))?;
         Ok(Self {
@@ -213,7 +235,26 @@ impl Vault {
         })
     }
 
-    fn root_key(&self, backup: &BackupId) -> Key {
+    /// Makes sure that an object is there and has this length. Where one that was just stored may be
+    /// seen late, it is looked for again.
+    pub(crate) fn expect(&self, key: &Key, length: u64) -> Result<()> {
+        for pause in [Duration::ZERO, LOOK_AGAIN, LOOK_AGAIN * 5] {
+            std::thread::sleep(pause);
+            if self.store.length(key)? == Some(length) {
+                return Ok(());
+            }
+        }
+        Err(Error::Lost {
+            object: key.to_string(),
+        })
+    }
+
+    /// The storage it lies in.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn root_key(&self, backup: &BackupId) -> Key {
         Key::Root {
             vault: self.id.clone(),
             backup: backup.clone(),
@@ -221,8 +262,9 @@ impl Vault {
     }
 
     /// Stores a root: from here on the backup exists in the store. A root that is there already,
-    /// by an earlier run or an upload nobody was told of, stays and is the result.
-    pub fn put_root(&self, root: Root) -> Result<Root> {
+    /// by an earlier run or an upload nobody was told of, stays and is the result. Not every storage
+    /// refuses to replace an object, so nothing is sent once the work may not go on.
+    pub fn put_root(&self, root: Root, progress: &Progress) -> Result<Root> {
         let plain = serde_json::to_vec(&root).expect("own types serialize to JSON");
         let mut sealed = zstd::bulk::compress(&plain, 3)
             .map_err(|error| Error::corrupt(self.root_key(&root.backup.id), error))?;
@@ -239,11 +281,9 @@ impl Vault {
             .expect("a root is far shorter than the cipher's limit");
         let bytes = [header.as_slice(), &sealed].concat();
         let (key, length) = (self.root_key(&root.backup.id), bytes.len() as u64);
-        match self.store.put_new(&key, bytes) {
-            Ok(()) if self.store.length(&key)? == Some(length) => Ok(root),
-            Ok(()) => Err(Error::Lost {
-                object: key.to_string(),
-            }),
+        let until = || progress.allowed_until();
+        match self.store.put_new_until(&key, bytes, &until) {
+            Ok(()) => self.expect(&key, length).map(|()| root),
             Err(error) if error.kind == StoreErrorKind::Exists => self.root(&root.backup.id),
             Err(error) => Err(error.into()),
         }
@@ -284,6 +324,14 @@ impl Vault {
         }
     }
 
+    /// Reads a root, and once more if it seems damaged: it may have been on its way.
+    pub fn root_at_last(&self, backup: &BackupId) -> Result<Root> {
+        match self.root(backup) {
+            Err(Error::Corrupt { .. }) => self.root(backup),
+            result => result,
+        }
+    }
+
     /// The root of a backup, if there is one.
     pub fn find_root(&self, backup: &BackupId) -> Result<Option<Root>> {
         match self.root(backup) {
@@ -302,9 +350,11 @@ impl Vault {
         }
     }
 
-    /// Removes the root of a backup; its packs follow at a later collection.
-    pub fn remove_root(&self, backup: &BackupId) -> Result<()> {
-        Ok(self.store.delete(&self.root_key(backup))?)
+    /// Removes the root of a backup; its packs follow at a later collection. Nothing is asked for once
+    /// the work may not go on: its owner may have decided otherwise since.
+    pub fn remove_root(&self, backup: &BackupId, progress: &Progress) -> Result<()> {
+        let until = || progress.allowed_until();
+        Ok(self.store.delete_until(&self.root_key(backup), &until)?)
     }
 }
 
@@ -312,6 +362,11 @@ impl Root {
     fn is_sound(&self) -> bool {
         (BLOCK_BYTES as u64..=1 << 30).contains(&self.span_bytes) && self.levels <= 8
     }
+}
+
+/// Whether a storage has the record of a vault.
+pub fn is_there(store: &Store, vault: &VaultId) -> Result<bool> {
+    Ok(store.length(&Key::Vault(vault.clone()))?.is_some())
 }
 
 fn root_header(vault: Uuid, salt: &[u8; SALT_BYTES]) -> [u8; ROOT_HEADER_BYTES] {
@@ -335,44 +390,54 @@ pub fn rewrap(
     let key = Key::Vault(row.id.clone());
     let known = db.read(|c| db::vaults::record(c, row.number).map_err(db::DbError::from))?;
     let text = match (known, store.get(&key)) {
+        (Some(known), _) if known == SHREDDED => return Ok(()),
         (Some(known), _) => known.into_bytes(),
         (None, Ok(bytes)) => bytes,
         (None, Err(error)) if error.kind == StoreErrorKind::Missing => return Ok(()),
         (None, Err(error)) => return Err(error.into()),
     };
     let mut record = parse_record(&text, &key)?;
-    let wrapped = BASE64_STANDARD
-        .decode(&record.wrapped_key)
-        .map_err(|_| Error::corrupt(&key, "its key is not base64"))?;
-    let vault_key = new
-        .unwrap(&wrapped, &record.storage, &record.vault)
-        .or_else(|_| old.unwrap(&wrapped, &record.storage, &record.vault))?;
-    if record.mac != record.authenticate(&vault_key) {
-        return Err(Error::corrupt(&key, "somebody changed it"));
-    }
+    let vault_key = unwrapped(&record, &key, &[new, old])?;
     record.wrapped_key =
         BASE64_STANDARD.encode(new.wrap(&vault_key, &record.storage, &record.vault));
     record.mac = record.authenticate(&vault_key);
     let json = serde_json::to_string_pretty(&record).expect("own types serialize to JSON");
-    db.write(|c| db::vaults::set_record(c, row.number, Some(&json)).map_err(db::DbError::from))?;
+    db.write(|c| db::vaults::set_record(c, row.number, &json).map_err(db::DbError::from))?;
     Ok(store.replace(&key, json.into_bytes())?)
 }
 
 /// Destroys the key of a vault, in the database and in the store: nothing of it can be read any more,
 /// wherever copies of its packs may be. Then removes what is stored. Gives how many objects that were.
 pub fn shred(db: &Db, store: &Store, row: &VaultRow) -> Result<usize> {
-    db.write(|c| db::vaults::set_record(c, row.number, None).map_err(db::DbError::from))?;
+    db.write(|c| {
+        db::sessions::end_all(c, &row.id)?;
+        db::vaults::set_record(c, row.number, SHREDDED).map_err(db::DbError::from)
+    })?;
     let key = Key::Vault(row.id.clone());
     store.delete(&key)?;
     if store.length(&key)?.is_some() {
         return Err(Error::corrupt(&key, "it was deleted and is still there"));
     }
-    let listed = store.list(&format!("v/{}/", row.id))?;
-    parallel::each(&listed, 8, |(object, _)| {
-        Ok(store.delete(&Key::Stray(object.clone()))?)
-    })?;
+    let mut count = 0;
+    // Who was storing something when its session was ended may have stored it since.
+    for _ in 0..SHRED_LOOKS_MAX {
+        let listed = store.list(&format!("v/{}/", row.id))?;
+        if listed.is_empty() {
+            break;
+        }
+        parallel::each(&listed, 8, |(object, _)| {
+            Ok(store.delete(&Key::Stray(object.clone()))?)
+        })?;
+        count += listed.len();
+    }
     db.write(|c| db::vaults::remove(c, row).map_err(db::DbError::from))?;
-    Ok(listed.len())
+    Ok(count)
+}
+
+fn shredded(key: &Key) -> Error {
+    Error::Missing {
+        object: key.to_string(),
+    }
 }
 
 fn parse_record(bytes: &[u8], key: &Key) -> Result<VaultRecord> {
@@ -384,23 +449,69 @@ fn parse_record(bytes: &[u8], key: &Key) -> Result<VaultRecord> {
     }
 }
 
-/// Stores a vault's record: the one the database has, or a new one. The database decides, as not
-/// every storage refuses to replace an object: all who make the vault store the same bytes.
+/// The record and the key in it, if it is this vault's.
+fn read_record(
+    bytes: &[u8],
+    key: &Key,
+    row: &VaultRow,
+    master: &MasterKey,
+) -> Result<(VaultRecord, keys::Key)> {
+    let record = parse_record(bytes, key)?;
+    if record.vault != row.id || record.storage != row.storage_id {
+        return Err(Error::corrupt(key, "it is the record of another vault"));
+    }
+    let vault_key = unwrapped(&record, key, &[master])?;
+    Ok((record, vault_key))
+}
+
+/// The key in a record, by the first of these master keys that opens it.
+fn unwrapped(record: &VaultRecord, key: &Key, masters: &[&MasterKey]) -> Result<keys::Key> {
+    let wrapped = BASE64_STANDARD
+        .decode(&record.wrapped_key)
+        .map_err(|_| Error::corrupt(key, "its key is not base64"))?;
+    let mut opened = Err(Error::corrupt(key, "no master key was tried"));
+    for master in masters {
+        opened = master.unwrap(&wrapped, &record.storage, &record.vault);
+        if opened.is_ok() {
+            break;
+        }
+    }
+    let vault_key = opened?;
+    match record.mac == record.authenticate(&vault_key) {
+        true => Ok(vault_key),
+        false => Err(Error::corrupt(key, "somebody changed it")),
+    }
+}
+
+/// Keeps a copy of a sound record, for the day on which the storage's is damaged.
+fn keep_record(db: &Db, row: &VaultRow, bytes: Vec<u8>) -> Result<()> {
+    if let Ok(text) = String::from_utf8(bytes) {
+        db.write(|c| db::vaults::decide_record(c, row.number, &text).map_err(db::DbError::from))?;
+    }
+    Ok(())
+}
+
+/// Stores a vault's record: the one the database has, or a new one; gives the one that is stored. The
+/// database decides, as not every storage refuses to replace an object: all who make the vault store
+/// the same bytes.
 fn create_record(
     db: &Db,
     store: &Store,
     master: &MasterKey,
     row: &VaultRow,
     parameters: &Parameters,
-) -> Result<VaultRecord> {
+) -> Result<Vec<u8>> {
     let proposed = new_record(master, row, parameters);
     let decided = db.write(|c| {
         db::vaults::decide_record(c, row.number, &proposed).map_err(db::DbError::from)
     })?;
     let key = Key::Vault(row.id.clone());
-    match store.put_new(&key, decided.clone().into_bytes()) {
+    if decided == SHREDDED {
+        return Err(shredded(&key));
+    }
+    match store.put_new(&key, decided.into_bytes()) {
         Err(error) if error.kind != StoreErrorKind::Exists => Err(error.into()),
-        _ => parse_record(&store.get(&key)?, &key),
+        _ => Ok(store.get(&key)?),
     }
 }
 

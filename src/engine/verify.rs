@@ -6,7 +6,8 @@
 //!
 //! [`repair`]: crate::engine::repair
 
-use crate::db::{self, DbError, condition};
+use crate::db::collection::{self, Needed};
+use crate::db::{DbError, condition};
 use crate::engine::backup::decode_pack_set;
 use crate::engine::pack::PackReader;
 use crate::engine::packer::pack_name;
@@ -177,7 +178,14 @@ fn contents(vault: &Vault, pack: &Pack, is_read: bool) -> Result<()> {
 fn verify_backups(vault: &Vault, bad: &RoaringBitmap, report: &mut Report) -> Result<()> {
     let backups = vault
         .db
-        .read(|c| db::collection::needed(c, &vault.id).map_err(DbError::from))?;
+        .read(|c| collection::needed(c, &vault.id).map_err(DbError::from))?;
+    // After the backups: whose packs are all there by then were all there when it was made.
+    let there: RoaringBitmap = vault
+        .db
+        .read(|c| condition::packs(c, vault.number).map_err(DbError::from))?
+        .iter()
+        .filter_map(|(pack, _)| u32::try_from(pack.number).ok())
+        .collect();
     for backup in backups {
         if !matches!(
             backup.status,
@@ -185,12 +193,24 @@ fn verify_backups(vault: &Vault, bad: &RoaringBitmap, report: &mut Report) -> Re
         ) {
             continue;
         }
+        let needed = decode_pack_set(&backup.pack_set)?;
         let root = match vault.root(&backup.root) {
-            Ok(_) => None,
+            Ok(root) if root.pack_set == backup.pack_set => None,
+            // Where a storage replaces objects, a run that had been overtaken may have done so.
+            Ok(_) => Some(told(Error::corrupt(
+                vault.root_key(&backup.root),
+                "it is not the one that the database knows",
+            ))),
             Err(error @ (Error::Corrupt { .. } | Error::Missing { .. })) => Some(told(error)),
             Err(error) => return Err(error),
         };
-        let touched = decode_pack_set(&backup.pack_set)? & bad;
+        let lost = match (&needed - &there).is_empty() {
+            true => RoaringBitmap::new(),
+            // The backup may have been deleted since it was looked up, and its packs with it.
+            false if !is_needed(vault, &backup)? => continue,
+            false => &needed - &there,
+        };
+        let touched = (needed & bad) | lost;
         let reason = match (&root, touched.len()) {
             (None, 0) => None,
             (Some((_, detail)), _) => Some(format!("{DAMAGED} {detail}")),
@@ -205,6 +225,13 @@ fn verify_backups(vault: &Vault, bad: &RoaringBitmap, report: &mut Report) -> Re
         report.damaged.extend(root);
     }
     Ok(())
+}
+
+fn is_needed(vault: &Vault, backup: &Needed) -> Result<bool> {
+    let is_needed = vault
+        .db
+        .read(|c| collection::is_needed(c, &backup.root).map_err(DbError::from));
+    Ok(is_needed?)
 }
 
 /// How the reason of a backup that was found damaged begins.

@@ -154,6 +154,45 @@ pub static COLUMNS: &[Column] = &[
 ];
 
 impl Backup {
+    /// A row of which no more is known than whose it is and where it goes: of no volume, empty, and
+    /// being created.
+    pub fn blank(
+        id: BackupId,
+        (project_id, user_id): (ProjectId, UserId),
+        storage_id: StorageId,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            id,
+            project_id,
+            user_id,
+            storage_id,
+            vault_id: None,
+            volume_id: VolumeId::new(uuid::Uuid::nil().to_string()),
+            snapshot_id: None,
+            parent_id: None,
+            name: None,
+            description: None,
+            status: BackupStatus::Creating,
+            size_gib: 0,
+            object_count: 0,
+            fail_reason: None,
+            availability_zone: None,
+            container: None,
+            metadata: Json::default(),
+            data_timestamp: None,
+            restore_volume_id: None,
+            root_id: None,
+            pack_set: None,
+            logical_bytes: 0,
+            read_bytes: 0,
+            stored_bytes: 0,
+            deduplicated_bytes: 0,
+            created_at: now,
+            updated_at: None,
+        }
+    }
+
     /// The name its root bears in the store.
     pub fn root_name(&self) -> &BackupId {
         self.root_id.as_ref().unwrap_or(&self.id)

@@ -2,7 +2,7 @@
 //! results, progress and logs all read it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Counters in bytes, and a flag. Shared by the threads of one job.
 #[derive(Debug, Default)]
@@ -69,8 +69,14 @@ impl Progress {
         self.stop.load(Ordering::SeqCst) || self.is_overdue()
     }
 
-    fn is_overdue(&self) -> bool {
+    /// Until when it may go on, as far as is known now; `None` is for ever.
+    pub fn allowed_until(&self) -> Option<Instant> {
         let until = self.lease.until.load(Ordering::SeqCst);
-        until != u64::MAX && self.lease.counted_from.elapsed().as_millis() > until.into()
+        (until != u64::MAX).then(|| self.lease.counted_from + Duration::from_millis(until))
+    }
+
+    fn is_overdue(&self) -> bool {
+        self.allowed_until()
+            .is_some_and(|until| Instant::now() > until)
     }
 }

@@ -1,7 +1,7 @@
 //! The tables, as diesel sees them. `migrations/` makes them, on both databases.
 
 diesel::table! {
-    storages (id) { id -> Text, name -> Text, master_key_check -> Text, created_at -> BigInt, }
+    storages (id) { id -> Text, name -> Text, master_key_check -> Text, created_at -> BigInt, last_vault -> BigInt, }
 }
 diesel::table! {
     vaults (number) {

@@ -79,21 +79,14 @@ impl Services {
             None => check_volume(&volume, wanted.force)?,
         }
         let now = self.clock.now();
+        let owner = (ctx.project_id.clone(), ctx.user_id.clone());
+        let storage = self.default_storage.clone();
         let mut backup = Backup {
-            id: BackupId::random(),
-            project_id: ctx.project_id.clone(),
-            user_id: ctx.user_id.clone(),
-            storage_id: self.default_storage.clone(),
-            vault_id: None,
             volume_id: wanted.volume_id.clone(),
             snapshot_id: wanted.snapshot_id.clone(),
-            parent_id: None,
             name: wanted.name,
             description: wanted.description,
-            status: BackupStatus::Creating,
             size_gib: volume.size_gib,
-            object_count: 0,
-            fail_reason: None,
             availability_zone: wanted.availability_zone,
             container: wanted.container,
             metadata: Json::new(wanted.metadata),
@@ -102,15 +95,8 @@ impl Services {
                     .as_ref()
                     .map_or(now, |snapshot| snapshot.created_at),
             ),
-            restore_volume_id: None,
-            root_id: None,
-            pack_set: None,
-            logical_bytes: 0,
-            read_bytes: 0,
-            stored_bytes: 0,
-            deduplicated_bytes: 0,
-            created_at: now,
             updated_at: Some(now),
+            ..Backup::blank(BackupId::random(), owner, storage, now)
         };
         let mut job = Job::new(
             JobArgs::CreateBackup {

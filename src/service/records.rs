@@ -4,9 +4,8 @@ use crate::db;
 use crate::identity::RequestContext;
 use crate::identity::policy::Rule;
 use crate::model::backup::{Backup, BackupStatus};
-use crate::model::column::Json;
 use crate::model::error::Error;
-use crate::model::id::{BackupId, VolumeId};
+use crate::model::id::BackupId;
 use crate::model::job::JobArgs;
 use crate::model::record::{self, BackupRecord};
 use crate::service::Services;
@@ -76,35 +75,8 @@ impl Services {
 
     /// What Cinder shows while the import has not happened.
     fn pending_import(&self, ctx: &RequestContext, record: &BackupRecord) -> Backup {
-        let now = self.clock.now();
-        Backup {
-            id: BackupId::new(&record.id),
-            project_id: ctx.project_id.clone(),
-            user_id: ctx.user_id.clone(),
-            storage_id: self.default_storage.clone(),
-            vault_id: None,
-            volume_id: VolumeId::new(Uuid::nil().to_string()),
-            snapshot_id: None,
-            parent_id: None,
-            name: None,
-            description: None,
-            status: BackupStatus::Creating,
-            size_gib: 0,
-            object_count: 0,
-            fail_reason: None,
-            availability_zone: None,
-            container: None,
-            metadata: Json::default(),
-            data_timestamp: None,
-            restore_volume_id: None,
-            root_id: None,
-            pack_set: None,
-            logical_bytes: 0,
-            read_bytes: 0,
-            stored_bytes: 0,
-            deduplicated_bytes: 0,
-            created_at: now,
-            updated_at: None,
-        }
+        let owner = (ctx.project_id.clone(), ctx.user_id.clone());
+        let (id, storage) = (BackupId::new(&record.id), self.default_storage.clone());
+        Backup::blank(id, owner, storage, self.clock.now())
     }
 }

@@ -25,6 +25,9 @@ pub(super) struct Caller {
     stop: CancellationToken,
 }
 
+/// Until when a call may be made, as far as is known now; `None` is for ever.
+pub(super) type Until<'u> = &'u dyn Fn() -> Option<std::time::Instant>;
+
 /// What a call moves.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Load {
@@ -82,10 +85,11 @@ impl Caller {
         Self { stop, ..self }
     }
 
-    /// Makes a call until it succeeds, fails for good, or the time is up. Each try is told of.
+    /// Makes a call until it succeeds, fails for good, or the time is up. Each try is told of; none
+    /// begins, or is waited for, when it may not be made any more.
     pub(super) async fn call<T, F>(
         &self,
-        load: Load,
+        (load, until): (Load, Until<'_>),
         make: impl Fn() -> F,
         tell: impl Fn(Outcome, Duration),
     ) -> Called<T>
@@ -103,10 +107,11 @@ impl Caller {
         loop {
             let result = tokio::select! {
                 () = self.stop.cancelled() => Err(stopped()),
-                result = self.once(load, &make, &tell) => result,
+                result = self.once((load, until), &make, &tell) => result,
             };
-            let again =
-                result.as_ref().is_err_and(Error::is_temporary) && !self.stop.is_cancelled();
+            let again = result.as_ref().is_err_and(Error::is_temporary)
+                && !self.stop.is_cancelled()
+                && !is_overdue(until);
             let pause = pauses.next().unwrap_or(PAUSE_MAX);
             if !again || Instant::now() + pause > deadline {
                 return Called {
@@ -124,7 +129,7 @@ impl Caller {
 
     async fn once<T, F>(
         &self,
-        load: Load,
+        (load, until): (Load, Until<'_>),
         make: &impl Fn() -> F,
         tell: &impl Fn(Outcome, Duration),
     ) -> Result<T, Error>
@@ -132,14 +137,18 @@ impl Caller {
         F: Future<Output = Result<T, Error>>,
     {
         let _place = self.places.acquire().await.expect("it is never closed");
+        refuse_overdue(until)?;
         match (load, &self.up, &self.down) {
             (Load::Up(bytes), Some(meter), _) | (Load::Down(bytes), _, Some(meter)) => {
                 tokio::time::sleep(meter.charge(bytes)).await;
             }
             _ => {}
         }
+        refuse_overdue(until)?;
         let started = Instant::now();
-        let result = tokio::time::timeout(self.timeout, make()).await;
+        let end = started + self.timeout;
+        let end = until().map_or(end, |until| end.min(until.into()));
+        let result = tokio::time::timeout_at(end, make()).await;
         let (result, outcome) = match result {
             Ok(result) => {
                 let outcome = outcome(&result);
@@ -169,6 +178,17 @@ fn outcome<T>(result: &Result<T, Error>) -> Outcome {
 fn timed_out(timeout: Duration) -> Error {
     let text = format!("no answer within {} s", timeout.as_secs_f32());
     Error::new(ErrorKind::Unexpected, text).set_temporary()
+}
+
+fn is_overdue(until: Until<'_>) -> bool {
+    until().is_some_and(|until| Instant::now() >= until.into())
+}
+
+fn refuse_overdue(until: Until<'_>) -> Result<(), Error> {
+    match is_overdue(until) {
+        true => Err(Error::new(ErrorKind::Unexpected, "the time for it is over").set_temporary()),
+        false => Ok(()),
+    }
 }
 
 fn stopped() -> Error {
@@ -208,6 +228,8 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    const ANY: (Load, Until<'static>) = (Load::Nothing, &|| None);
+
     fn caller(change: impl FnOnce(&mut config::Storage)) -> Caller {
         let mut settings = config::Storage::at("fs:x".to_owned());
         change(&mut settings);
@@ -224,7 +246,7 @@ mod tests {
         let tries = AtomicUsize::new(0);
         let called = caller
             .call(
-                Load::Nothing,
+                ANY,
                 || async {
                     match tries.fetch_add(1, Ordering::SeqCst) {
                         0..3 => Err(passing()),
@@ -237,7 +259,7 @@ mod tests {
         assert!(called.was_repeated && called.result.is_ok_and(|n| n == 7));
         let started = Instant::now();
         let called: Called<()> = caller
-            .call(Load::Nothing, || async { Err(passing()) }, |_, _| {})
+            .call(ANY, || async { Err(passing()) }, |_, _| {})
             .await;
         assert!(called.result.is_err());
         let seconds = started.elapsed().as_secs();
@@ -247,7 +269,7 @@ mod tests {
             tries.fetch_add(1, Ordering::SeqCst);
             Err(Error::new(ErrorKind::PermissionDenied, "no"))
         };
-        let called: Called<()> = caller.call(Load::Nothing, lasting, |_, _| {}).await;
+        let called: Called<()> = caller.call(ANY, lasting, |_, _| {}).await;
         assert!(called.result.is_err() && tries.into_inner() == 1);
     }
 
@@ -259,7 +281,7 @@ mod tests {
         });
         let told = AtomicUsize::new(0);
         let called: Called<()> = caller
-            .call(Load::Nothing, std::future::pending, |outcome, _| {
+            .call(ANY, std::future::pending, |outcome, _| {
                 assert_eq!(outcome, Outcome::Timeout);
                 told.fetch_add(1, Ordering::SeqCst);
             })
@@ -269,11 +291,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn no_try_begins_or_lasts_beyond_the_time_that_is_allowed() {
+        let caller = caller(|settings| settings.timeout = Duration::from_secs(10));
+        let (started, tries) = (Instant::now(), AtomicUsize::new(0));
+        let end = started + Duration::from_secs(3);
+        let until = || Some(end.into_std());
+        let stall = || {
+            tries.fetch_add(1, Ordering::SeqCst);
+            std::future::pending()
+        };
+        for _ in 0..2 {
+            let called: Called<()> = caller.call((Load::Nothing, &until), stall, |_, _| {}).await;
+            assert!(called.result.is_err_and(|error| error.is_temporary()));
+        }
+        assert_eq!((started.elapsed().as_secs(), tries.into_inner()), (3, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn bytes_are_spread_over_time() {
         let caller = caller(|settings| settings.upload_limit = bytesize::ByteSize(1000));
         let started = Instant::now();
         for _ in 0..11 {
-            let called = caller.call(Load::Up(100), || async { Ok(()) }, |_, _| {});
+            let called = caller.call((Load::Up(100), &|| None), || async { Ok(()) }, |_, _| {});
             called.await.result.unwrap();
         }
         assert_eq!(started.elapsed().as_millis(), 1000);
@@ -284,11 +323,7 @@ mod tests {
         let stop = CancellationToken::new();
         let caller = Caller::new(&config::Storage::at("fs:x".to_owned()), stop.clone());
         let started = Instant::now();
-        let call = caller.call(
-            Load::Nothing,
-            std::future::pending::<Result<(), _>>,
-            |_, _| {},
-        );
+        let call = caller.call(ANY, std::future::pending::<Result<(), _>>, |_, _| {});
         let (called, ()) = tokio::join!(call, async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             stop.cancel();

@@ -5,13 +5,11 @@
 //! key must be created by one writer only, so this is done here: temporary name, fsync, a rename
 //! that never replaces, fsync of the directory and of every directory made for it.
 
+use crate::store::temporary;
 use rustix::fs::{CWD, RenameFlags};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-
-/// Folder of temporary files.
-pub(super) const TEMPORARY: &str = "tmp";
 
 /// Longest piece written at once. For longer ones the page cache takes long runs of fresh memory,
 /// which virtual machines may not have yet: 0.4 GB/s were measured with 4 MiB, 3.8 with this.
@@ -25,7 +23,7 @@ pub(super) fn put_new(root: &Path, path: &str, bytes: &[u8]) -> io::Result<()> {
     if target.exists() {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
-    let temporary = root.join(TEMPORARY).join(uuid::Uuid::new_v4().to_string());
+    let temporary = root.join(temporary::name());
     let stored = write_whole(&temporary, bytes).and_then(|()| publish(&temporary, &target));
     if stored.is_err() {
         // Half an object under a temporary name would only take space.
@@ -95,7 +93,7 @@ mod tests {
     #[test]
     fn of_many_writers_of_one_name_one_wins_and_nothing_temporary_is_left() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join(TEMPORARY)).unwrap();
+        std::fs::create_dir(dir.path().join(temporary::FOLDER)).unwrap();
         let won: usize = std::thread::scope(|scope| {
             let writers: Vec<_> = (0..8_u8)
                 .map(|number| {
@@ -112,7 +110,7 @@ mod tests {
         let bytes = std::fs::read(dir.path().join("v/a/b")).unwrap();
         assert!(bytes.len() == 100_000 && bytes.iter().all(|byte| *byte == bytes[0]));
         assert_eq!(
-            std::fs::read_dir(dir.path().join(TEMPORARY))
+            std::fs::read_dir(dir.path().join(temporary::FOLDER))
                 .unwrap()
                 .count(),
             0

@@ -78,7 +78,7 @@ pub fn vault_name(name: &str) -> Option<VaultId> {
 /// The backup of a vault whose root has this name, if it is one.
 pub fn root_name<'n>(vault: &VaultId, name: &'n str) -> Option<&'n str> {
     name.strip_prefix(&format!("v/{vault}/b/"))
-        .filter(|backup| !backup.is_empty())
+        .filter(|backup| uuid::Uuid::parse_str(backup).is_ok())
 }
 
 #[cfg(test)]

@@ -9,9 +9,9 @@ mod directory;
 pub mod key;
 mod open;
 mod swift;
+mod temporary;
 
-use crate::store::call::{Called, Caller, Load};
-use crate::store::directory::TEMPORARY;
+use crate::store::call::{Called, Caller, Load, Until};
 use crate::store::key::Key;
 use bytes::Bytes;
 use opendal::{ErrorKind, Operator};
@@ -169,9 +169,20 @@ impl Store {
     /// Stores a new object, whole or not at all. An object of that name is not replaced where the
     /// storage can tell; directories always can.
     pub fn put_new(&self, key: &Key, bytes: impl Into<Bytes>) -> Result<(), StoreError> {
+        self.put_new_until(key, bytes, &|| None)
+    }
+
+    /// The same; no try begins, or is waited for, when the time is over.
+    pub fn put_new_until(
+        &self,
+        key: &Key,
+        bytes: impl Into<Bytes>,
+        until: Until<'_>,
+    ) -> Result<(), StoreError> {
         let (path, bytes) = (key.to_string(), bytes.into());
         let load = Load::Up(bytes.len() as u64);
-        let called = self.call(Verb::Put, &path, load, || self.create(&path, bytes.clone()))?;
+        let create = || self.create(&path, bytes.clone());
+        let called = self.call_until(Verb::Put, &path, (load, until), create)?;
         match called
             .result
             .map_err(|error| failed(Verb::Put, &path, error))
@@ -195,7 +206,7 @@ impl Store {
             match &self.creation {
                 Creation::Put => self.operator.write(&path, bytes.clone()).await.map(drop),
                 Creation::Rename | Creation::File(_) => {
-                    let temporary = temporary_name();
+                    let temporary = temporary::name();
                     self.operator.write(&temporary, bytes.clone()).await?;
                     self.operator.rename(&temporary, &path).await
                 }
@@ -209,12 +220,15 @@ impl Store {
 
     async fn create(&self, path: &str, bytes: Bytes) -> Result<(), opendal::Error> {
         match &self.creation {
-            Creation::Put => self
-                .operator
-                .write_with(path, bytes)
-                .if_not_exists(self.is_conditional())
-                .await
-                .map(drop),
+            Creation::Put if self.is_conditional() => {
+                let write = self.operator.write_with(path, bytes).if_not_exists(true);
+                write.await.map(drop)
+            }
+            // Who comes late finds what is there; only of two at the same moment both may win.
+            Creation::Put => {
+                self.refuse_existing(path).await?;
+                self.operator.write(path, bytes).await.map(drop)
+            }
             Creation::Rename => self.create_by_rename(path, bytes).await,
             Creation::File(root) => {
                 let (root, path) = (root.clone(), path.to_owned());
@@ -227,11 +241,16 @@ impl Store {
         }
     }
 
-    async fn create_by_rename(&self, path: &str, bytes: Bytes) -> Result<(), opendal::Error> {
-        if self.operator.exists(path).await? {
-            return Err(opendal::Error::new(ErrorKind::AlreadyExists, "it exists"));
+    async fn refuse_existing(&self, path: &str) -> Result<(), opendal::Error> {
+        match self.operator.exists(path).await? {
+            true => Err(opendal::Error::new(ErrorKind::AlreadyExists, "it exists")),
+            false => Ok(()),
         }
-        let temporary = temporary_name();
+    }
+
+    async fn create_by_rename(&self, path: &str, bytes: Bytes) -> Result<(), opendal::Error> {
+        self.refuse_existing(path).await?;
+        let temporary = temporary::name();
         let stored = match self.operator.write(&temporary, bytes).await {
             Ok(_) => self.operator.rename(&temporary, path).await,
             Err(error) => Err(error),
@@ -289,12 +308,20 @@ impl Store {
 
     /// Removes an object; one that is not there is no error.
     pub fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        let path = key.to_string();
-        let delete = || async { self.operator.delete(&path).await };
-        let called = self.call(Verb::Delete, &path, Load::Nothing, delete)?;
+        self.delete_until(key, &|| None)
+    }
+
+    /// The same; no try begins, or is waited for, when the time is over.
+    pub fn delete_until(&self, key: &Key, until: Until<'_>) -> Result<(), StoreError> {
+        self.remove(&key.to_string(), until)
+    }
+
+    fn remove(&self, object: &str, until: Until<'_>) -> Result<(), StoreError> {
+        let delete = || async { self.operator.delete(object).await };
+        let called = self.call_until(Verb::Delete, object, (Load::Nothing, until), delete)?;
         called
             .result
-            .map_err(|error| failed(Verb::Delete, &path, error))
+            .map_err(|error| failed(Verb::Delete, object, error))
     }
 
     /// Names and sizes of all objects whose name starts with a folder, which ends in `/`. A folder
@@ -313,12 +340,25 @@ impl Store {
             .collect())
     }
 
-    /// Waits for a call from a thread that is not running async code.
     fn call<T, F>(
         &self,
         verb: Verb,
         path: &str,
         load: Load,
+        make: impl Fn() -> F,
+    ) -> Result<Called<T>, StoreError>
+    where
+        F: Future<Output = Result<T, opendal::Error>>,
+    {
+        self.call_until(verb, path, (load, &|| None), make)
+    }
+
+    /// Waits for a call from a thread that is not running async code.
+    fn call_until<T, F>(
+        &self,
+        verb: Verb,
+        path: &str,
+        how: (Load, Until<'_>),
         make: impl Fn() -> F,
     ) -> Result<Called<T>, StoreError>
     where
@@ -337,12 +377,8 @@ impl Store {
                 observer(verb, outcome, duration);
             }
         };
-        Ok(self.handle.block_on(self.caller.call(load, make, tell)))
+        Ok(self.handle.block_on(self.caller.call(how, make, tell)))
     }
-}
-
-fn temporary_name() -> String {
-    format!("{TEMPORARY}/{}", uuid::Uuid::new_v4())
 }
 
 fn failed(verb: Verb, object: &str, error: opendal::Error) -> StoreError {

@@ -2,8 +2,8 @@
 
 use crate::config::{self, Secret};
 use crate::store::call::Caller;
-use crate::store::directory::TEMPORARY;
 use crate::store::swift::{self, LogInError};
+use crate::store::temporary;
 use crate::store::{Creation, Store};
 use opendal::{HttpTransporter, OperationContext, Operator, services};
 use opendal_http_transport_reqwest::ReqwestTransport;
@@ -12,8 +12,6 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-/// Temporary files older than this belong to nobody any more.
-const TEMPORARY_AGE_MAX: Duration = Duration::from_secs(3600);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a storage could not be opened.
@@ -56,13 +54,12 @@ impl Store {
         let operator = match scheme {
             Scheme::Swift => {
                 let options = settings.swift.clone().unwrap_or_default();
-                let session =
-                    handle
-                        .block_on(swift::log_in(client, options))
-                        .map_err(|source| OpenError::LogIn {
-                            url: settings.url.clone(),
-                            source,
-                        })?;
+                let session = handle
+                    .block_on(swift::log_in(client, options, settings.retry_for))
+                    .map_err(|source| OpenError::LogIn {
+                        url: settings.url.clone(),
+                        source,
+                    })?;
                 let (container, folder) = split(&place);
                 let builder = services::Swift::default()
                     .endpoint(&session.endpoint)
@@ -291,7 +288,6 @@ fn open_directory(
     handle: Handle,
 ) -> Result<Store, OpenError> {
     let directory = make_directory(path)?;
-    clean_temporary(&directory.join(TEMPORARY));
     let backend = services::Fs::default().root(&directory.to_string_lossy());
     let operator = Operator::new(backend).map_err(|source| OpenError::Backend {
         url: settings.url.clone(),
@@ -302,29 +298,12 @@ fn open_directory(
 }
 
 fn make_directory(path: &Path) -> Result<PathBuf, OpenError> {
-    std::fs::create_dir_all(path.join(TEMPORARY))
+    std::fs::create_dir_all(path.join(temporary::FOLDER))
         .and_then(|()| path.canonicalize())
         .map_err(|source| OpenError::Directory {
             path: path.to_owned(),
             source,
         })
-}
-
-/// Removes what a killed process left half-written. Failure is harmless: it is tried again.
-fn clean_temporary(directory: &Path) {
-    let Ok(entries) = std::fs::read_dir(directory) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let age = entry
-            .metadata()
-            .and_then(|metadata| metadata.modified())
-            .ok()
-            .and_then(|modified| modified.elapsed().ok());
-        if age.is_some_and(|age| age > TEMPORARY_AGE_MAX) {
-            std::fs::remove_file(entry.path()).ok();
-        }
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! Each object is sent with its MD5, which Swift compares with what it got.
 
 use crate::config::{self, Secret};
+use crate::model::error::chain;
+use backon::{ExponentialBuilder, Retryable};
 use md5::{Digest, Md5};
 use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport};
 use opendal_http_transport_reqwest::ReqwestTransport;
@@ -11,6 +13,7 @@ use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Client, Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::time::Duration;
 use tokio::sync::RwLock;
 
 const TOKEN_HEADER: &str = "X-Auth-Token";
@@ -20,12 +23,23 @@ const TOKEN_HEADER: &str = "X-Auth-Token";
 pub enum LogInError {
     #[error("swift.auth_url {0}: no answer")]
     Reach(String, #[source] reqwest::Error),
-    #[error("swift.auth_url {url}: the log-in was refused with status {status}")]
+    #[error("swift.auth_url {url}: the log-in was answered with status {status}")]
     Refused { url: String, status: u16 },
     #[error("swift.auth_url {0}: the answer has no {1}")]
     Answer(String, &'static str),
     #[error("swift.{0} is missing")]
     Option(&'static str),
+}
+
+impl LogInError {
+    /// Whether another try may be answered otherwise.
+    fn is_passing(&self) -> bool {
+        match self {
+            LogInError::Reach(..) => true,
+            LogInError::Refused { status, .. } => *status >= 500 || [408, 429].contains(status),
+            LogInError::Answer(..) | LogInError::Option(_) => false,
+        }
+    }
 }
 
 /// A transport that knows who we are.
@@ -43,9 +57,21 @@ struct Grant {
     endpoint: String,
 }
 
-/// Logs in for the first time.
-pub(super) async fn log_in(client: Client, options: config::Swift) -> Result<Session, LogInError> {
-    let grant = ask(&client, &options).await?;
+/// Logs in for the first time; waits for so long for who does not answer yet.
+pub(super) async fn log_in(
+    client: Client,
+    options: config::Swift,
+    patience: Duration,
+) -> Result<Session, LogInError> {
+    let pauses = ExponentialBuilder::default()
+        .with_jitter()
+        .without_max_times()
+        .with_total_delay(Some(patience));
+    let grant = (|| ask(&client, &options))
+        .retry(pauses)
+        .when(LogInError::is_passing)
+        .notify(|error, _| tracing::warn!(error = %chain(error), "waiting for the log-in"))
+        .await?;
     Ok(Session {
         endpoint: grant.endpoint,
         inner: ReqwestTransport::new(client.clone()),
@@ -62,13 +88,13 @@ impl Session {
         // Another call may have renewed it meanwhile.
         if *token == refused {
             let grant = ask(&self.client, &self.options).await.map_err(|error| {
-                let is_temporary = !matches!(error, LogInError::Refused { .. });
-                Error::new(
-                    ErrorKind::PermissionDenied,
-                    "the token could not be renewed",
-                )
-                .with_temporary(is_temporary)
-                .set_source(error)
+                let kind = match error.is_passing() {
+                    true => ErrorKind::Unexpected,
+                    false => ErrorKind::PermissionDenied,
+                };
+                Error::new(kind, "the token could not be renewed")
+                    .with_temporary(error.is_passing())
+                    .set_source(error)
             })?;
             *token = grant.token;
         }
@@ -107,9 +133,12 @@ impl HttpTransport for Session {
 }
 
 async fn ask(client: &Client, options: &config::Swift) -> Result<Grant, LogInError> {
+    // Swift's own log-in knows neither.
+    let is_keystones = options.project.is_some() || options.application_credential_id.is_some();
     match options.auth_url.trim_end_matches('/') {
         "" => Err(LogInError::Option("auth_url")),
         url if url.ends_with("/v3") => ask_keystone(client, url, options).await,
+        url if is_keystones => ask_keystone(client, &format!("{url}/v3"), options).await,
         url => ask_swift(client, url, options).await,
     }
 }

@@ -88,7 +88,7 @@ impl Tasks {
                     && backup.root_id.is_none()
                     && self.is_last(&backup)?
                 {
-                    vault.remove_root(&backup.id)?;
+                    vault.remove_root(&backup.id, &claimed.progress)?;
                 }
                 self.settle_cancelled(claimed)
             }

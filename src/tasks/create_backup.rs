@@ -28,7 +28,10 @@ impl Tasks {
             Some(root) => root,
             None => {
                 // An old database would number new packs as those are that it does not know.
-                engine::collect::check_roots(&vault)?;
+                let roots = engine::collect::check_roots(&vault)?;
+                if engine::collect::is_root_lost(&vault, &roots)? {
+                    self.reconcile(&vault)?;
+                }
                 self.catalog.begin_backup(lease, volume, snapshot, force)?;
                 self.copy(claimed, &vault, &backup)?
             }
@@ -39,7 +42,7 @@ impl Tasks {
             // Nobody will ever ask for it, and it would be taken for one the database has lost.
             self.db
                 .write(|c| db::collection::remove_root(c, id).map_err(DbError::from))?;
-            vault.remove_root(id)?;
+            vault.remove_root(id, &claimed.progress)?;
         }
         committed
     }

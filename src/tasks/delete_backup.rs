@@ -30,7 +30,7 @@ impl Tasks {
             && let Some(vault) = self.vault_of(backup)?
         {
             engine::collect::check_roots(&vault)?;
-            vault.remove_root(backup.root_name())?;
+            vault.remove_root(backup.root_name(), &claimed.progress)?;
         }
         let (lease, now) = (&claimed.lease, self.clock.now());
         self.db.write(|c| {

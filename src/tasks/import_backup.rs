@@ -10,6 +10,7 @@ use crate::model::id::{BackupId, SnapshotId, VolumeId};
 use crate::model::record::{BackupRecord, Locator};
 use crate::model::time::Timestamp;
 use crate::tasks::{TaskError, Tasks, finished};
+use std::collections::BTreeSet;
 
 impl Tasks {
     pub(super) fn import_backup(
@@ -29,6 +30,7 @@ impl Tasks {
         ))?;
         let vault = self.vault_at(&locator)?;
         let root = vault.root(&locator.root)?;
+        self.know_packs(&vault, &root)?;
         let backup = imported(row, &vault, &locator, record, &root);
         let now = self.clock.now();
         self.claim_data(claimed, &backup, &root)?;
@@ -87,6 +89,25 @@ impl Tasks {
             "the record's vault is not in its storage",
         ))?;
         self.adopt_vault(&locator.storage, &locator.vault, &found, &locator.root)
+    }
+
+    /// Makes sure that the database knows the packs of a root: an import that took the vault over may
+    /// have been cut off before it did.
+    fn know_packs(&self, vault: &Vault, root: &engine::manifest::Root) -> Result<(), TaskError> {
+        let known: BTreeSet<i64> = self
+            .db
+            .read(|c| db::collection::places(c, vault.number).map_err(DbError::from))?
+            .into_iter()
+            .map(|(number, ..)| number)
+            .collect();
+        let needed = engine::backup::decode_pack_set(&root.pack_set)?;
+        if needed.iter().all(|pack| known.contains(&pack.into())) {
+            return Ok(());
+        }
+        if let Some(found) = rebuild::vault(vault.store(), &vault.id)? {
+            rebuild::packs(vault, &found, Some(&needed))?;
+        }
+        Ok(())
     }
 
     pub(super) fn import_failed(

@@ -13,22 +13,26 @@ use crate::tasks::{TaskError, Tasks};
 use std::time::Duration;
 
 impl Tasks {
-    /// Adds the first job that is due, unless one is under way.
+    /// Adds the job that is due the longest, unless one is under way.
     pub fn schedule(&self, settings: &Maintenance) -> Result<(), DbError> {
         let now = self.clock.now();
         let job = self.db.read(|c| -> Result<_, DbError> {
             if db::jobs::is_maintained(c)? {
                 return Ok(None);
             }
-            for (vault, collected_at, verified_at) in db::vaults::maintained(c)? {
-                if is_due(settings.collect_every, collected_at, now) {
-                    return Ok(Some(JobArgs::CollectVault { vault_id: vault }));
-                }
+            let mut due = Vec::new();
+            for (vault_id, collected_at, verified_at) in db::vaults::maintained(c)? {
                 if is_due(settings.verify_every, verified_at, now) {
-                    return Ok(Some(JobArgs::VerifyVault { vault_id: vault }));
+                    let vault_id = vault_id.clone();
+                    due.push((verified_at, JobArgs::VerifyVault { vault_id }));
+                }
+                if is_due(settings.collect_every, collected_at, now) {
+                    due.push((collected_at, JobArgs::CollectVault { vault_id }));
                 }
             }
-            Ok(None)
+            // What was never done comes first.
+            let longest = due.into_iter().min_by_key(|(last, _)| *last);
+            Ok(longest.map(|(_, args)| args))
         })?;
         let Some(args) = job else { return Ok(()) };
         let added = self

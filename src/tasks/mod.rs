@@ -352,16 +352,15 @@ impl Tasks {
         )?)
     }
 
-    /// The vault a backup was stored in, if it got that far.
+    /// The vault a backup was stored in, if it got that far and the vault was not shredded.
     fn vault_of(&self, backup: &Backup) -> Result<Option<Vault>, TaskError> {
         let Some(id) = &backup.vault_id else {
             return Ok(None);
         };
         let row = self
             .db
-            .read(|c| db::vaults::find_by_id(c, id).map_err(DbError::from))?
-            .ok_or(TaskError::Subject("the backup's vault is unknown"))?;
-        self.open_vault(&row).map(Some)
+            .read(|c| db::vaults::find_by_id(c, id).map_err(DbError::from))?;
+        row.map(|row| self.open_vault(&row)).transpose()
     }
 }
 

@@ -2,13 +2,17 @@
 
 use crate::db::{self, DbError};
 use crate::engine;
+use crate::engine::backup::decode_pack_set;
 use crate::engine::manifest::Root;
 use crate::engine::rebuild::{self, Found};
 use crate::engine::vault::Vault;
-use crate::model::backup::{Backup, BackupStatus};
+use crate::model::backup::{Backup, BackupStatus, FAIL_REASON_CHARS_MAX};
 use crate::model::column::Json;
-use crate::model::id::{BackupId, StorageId, VaultId};
+use crate::model::id::{BackupId, ProjectId, StorageId, UserId, VaultId};
+use crate::model::time::Timestamp;
+use crate::model::vault::VaultRow;
 use crate::tasks::{OfVaults, TaskError, Tasks, finished};
+use roaring::RoaringBitmap;
 use std::collections::BTreeSet;
 
 /// What became of one vault.
@@ -53,7 +57,7 @@ impl Tasks {
                 None => return Ok(Rebuilt::default()),
             },
         };
-        let (packs, refused) = rebuild::packs(&vault, found)?;
+        let (packs, refused) = rebuild::packs(&vault, found, None)?;
         let mut rebuilt = Rebuilt {
             packs,
             refused,
@@ -105,7 +109,7 @@ impl Tasks {
             }
         })?;
         let vault = self.open_vault(&row)?;
-        rebuild::packs(&vault, found)?;
+        rebuild::packs(&vault, found, None)?;
         Ok(vault)
     }
 
@@ -117,17 +121,24 @@ impl Tasks {
         found: &Found,
         rebuilt: &mut Rebuilt,
     ) -> Result<(), TaskError> {
-        let is_known = self.find_backup(id)?.is_some();
-        if is_known {
+        let known = self.find_backup(id)?;
+        // Of one that could not be read, or that failed, the root may be whole by now.
+        let is_blank =
+            |backup: &Backup| backup.status == BackupStatus::Error && backup.pack_set.is_none();
+        if known.as_ref().is_some_and(|known| !is_blank(known)) {
             rebuilt.known += 1;
             return Ok(());
         }
-        let root = match vault.root(id) {
+        let root = match vault.root_at_last(id) {
             Ok(root) => root,
-            Err(error @ (engine::Error::Corrupt { .. } | engine::Error::Missing { .. })) => {
+            Err(error @ engine::Error::Corrupt { .. }) => {
                 rebuilt.refused.push(error.to_string());
-                return Ok(());
+                if known.is_some() {
+                    return Ok(());
+                }
+                return self.note_unreadable(storage, vault, id, &error.to_string());
             }
+            Err(engine::Error::Missing { .. }) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         let mut backup = of_root(storage, vault, &root);
@@ -141,9 +152,48 @@ impl Tasks {
             backup.status = BackupStatus::Error;
             backup.fail_reason = Some(reason);
         }
+        self.db.write(|c| {
+            db::backups::remove(c, id)?;
+            db::backups::insert(c, &backup).map_err(DbError::from)
+        })?;
+        rebuilt.backups += usize::from(missing.is_empty());
+        Ok(())
+    }
+
+    /// A backup of which no more is known than that it cannot be read. With it the vault's roots are all
+    /// known again; it is its owner's to delete.
+    fn note_unreadable(
+        &self,
+        storage: &StorageId,
+        vault: &Vault,
+        id: &BackupId,
+        reason: &str,
+    ) -> Result<(), TaskError> {
+        let backup = self.db.read(|c| -> Result<_, DbError> {
+            let row = db::vaults::find_by_id(c, &vault.id)?;
+            Ok(row.map(|row| unreadable(storage, row, id, reason, self.clock.now())))
+        })?;
+        let Some(backup) = backup else { return Ok(()) };
         self.db
             .write(|c| db::backups::insert(c, &backup).map_err(DbError::from))?;
-        rebuilt.backups += usize::from(missing.is_empty());
+        Ok(())
+    }
+
+    /// After roots of backups turned out not to be there: what an old database believes to be stored
+    /// must not be relied upon. Those backups are told to be failed, and packs that are not there are
+    /// noted.
+    pub(super) fn reconcile(&self, vault: &Vault) -> Result<(), TaskError> {
+        if let Some(found) = rebuild::vault(vault.store(), &vault.id)? {
+            let sets = self
+                .db
+                .read(|c| db::collection::pack_sets(c, &vault.id).map_err(DbError::from))?;
+            let mut needed = RoaringBitmap::new();
+            for set in sets {
+                needed |= decode_pack_set(&set)?;
+            }
+            rebuild::packs(vault, &found, Some(&needed))?;
+            self.tell_lost(vault, &found)?;
+        }
         Ok(())
     }
 
@@ -167,15 +217,31 @@ impl Tasks {
     }
 }
 
+fn unreadable(
+    storage: &StorageId,
+    vault: VaultRow,
+    id: &BackupId,
+    reason: &str,
+    now: Timestamp,
+) -> Backup {
+    // Of a vault taken over beside another one of the project.
+    let project = vault.project_id.as_str();
+    let project = project.split_once(' ').map_or(project, |(owner, _)| owner);
+    let owner = (ProjectId::new(project), UserId::new(""));
+    Backup {
+        vault_id: Some(vault.id),
+        status: BackupStatus::Error,
+        fail_reason: Some(reason.chars().take(FAIL_REASON_CHARS_MAX).collect()),
+        ..Backup::blank(id.clone(), owner, storage.clone(), now)
+    }
+}
+
 /// The row of a backup of which the root is all that is left.
 fn of_root(storage: &StorageId, vault: &Vault, root: &Root) -> Backup {
     let saved = &root.backup;
     let sums = finished(root);
+    let owner = (saved.project_id.clone(), saved.user_id.clone());
     Backup {
-        id: saved.id.clone(),
-        project_id: saved.project_id.clone(),
-        user_id: saved.user_id.clone(),
-        storage_id: storage.clone(),
         vault_id: Some(vault.id.clone()),
         volume_id: saved.volume_id.clone(),
         snapshot_id: saved.snapshot_id.clone(),
@@ -185,19 +251,15 @@ fn of_root(storage: &StorageId, vault: &Vault, root: &Root) -> Backup {
         status: BackupStatus::Available,
         size_gib: saved.size_gib,
         object_count: sums.object_count,
-        fail_reason: None,
         availability_zone: saved.availability_zone.clone(),
         container: saved.container.clone(),
         metadata: Json::new(saved.metadata.clone()),
         data_timestamp: saved.data_timestamp,
-        restore_volume_id: None,
-        root_id: None,
         pack_set: Some(sums.pack_set),
         logical_bytes: sums.logical_bytes,
         read_bytes: sums.read_bytes,
         stored_bytes: sums.stored_bytes,
         deduplicated_bytes: sums.deduplicated_bytes,
-        created_at: saved.created_at,
-        updated_at: None,
+        ..Backup::blank(saved.id.clone(), owner, storage.clone(), saved.created_at)
     }
 }

@@ -9,7 +9,9 @@ fn a_collector_spares_what_a_running_backup_has_come_to_rely_upon() {
     let (old, _) = bed.backup(None);
     let content = bed.content();
     let vault = bed.vault();
-    vault.remove_root(&old.backup.id).unwrap();
+    vault
+        .remove_root(&old.backup.id, &Progress::default())
+        .unwrap();
     bed.forget(&old.backup.id);
     let plan = collect::plan(&vault).unwrap();
     assert!(!plan.condemned.is_empty() && plan.deleted.is_empty());
@@ -30,7 +32,7 @@ fn a_collector_spares_what_a_running_backup_has_come_to_rely_upon() {
     }
     assert!(bed.restore(&id).unwrap() == content);
     // Nobody needs them any more: condemned once, gone at the next run, and stored anew after.
-    vault.remove_root(&id).unwrap();
+    vault.remove_root(&id, &Progress::default()).unwrap();
     bed.forget(&id);
     assert!(collect::run(&vault).unwrap().deleted.is_empty());
     assert!(!collect::run(&vault).unwrap().deleted.is_empty());
@@ -48,7 +50,9 @@ fn a_collection_cut_off_anywhere_is_finished_by_the_next() {
         bed.zero(0, VOLUME_BYTES);
         bed.write(&noise(4, 9000), 0);
         let (kept, _) = bed.backup(None);
-        bed.vault().remove_root(&old.backup.id).unwrap();
+        bed.vault()
+            .remove_root(&old.backup.id, &Progress::default())
+            .unwrap();
         bed.forget(&old.backup.id);
         collect::run(&bed.vault()).unwrap();
         let calls = AtomicUsize::new(0);
@@ -95,7 +99,9 @@ fn half_dead(bed: &Bed) -> Root {
     bed.write(&noise(2, 280_000), 0);
     let (child, _) = bed.backup(Some(&full));
     bed.forget(&full.backup.id);
-    bed.vault().remove_root(&full.backup.id).unwrap();
+    bed.vault()
+        .remove_root(&full.backup.id, &Progress::default())
+        .unwrap();
     child
 }
 
@@ -239,7 +245,7 @@ fn an_old_database_does_not_take_a_compacted_pack_for_a_leftover() {
     let found = rebuild::vault(&bed.store(), &bed.vault().id)
         .unwrap()
         .unwrap();
-    rebuild::packs(&bed.vault(), &found).unwrap();
+    rebuild::packs(&bed.vault(), &found, None).unwrap();
     assert!(bed.restore(&child.backup.id).unwrap() == bed.content());
 }
 
@@ -249,7 +255,9 @@ fn a_parent_that_is_gone_is_not_relied_upon() {
     bed.write(&noise(1, 400_000), 0);
     let (full, _) = bed.backup(None);
     bed.forget(&full.backup.id);
-    bed.vault().remove_root(&full.backup.id).unwrap();
+    bed.vault()
+        .remove_root(&full.backup.id, &Progress::default())
+        .unwrap();
     let (orphan, _) = bed.backup(Some(&full));
     // Nothing was inherited: what is dead in the packs may go, and the backup still comes back.
     collect::run(&bed.vault()).unwrap();

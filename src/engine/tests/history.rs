@@ -153,7 +153,7 @@ proptest! {
                 }
                 Operation::Delete { which } if !kept.is_empty() => {
                     let (root, _) = kept.remove(which % kept.len());
-                    bed.vault().remove_root(&root.backup.id).unwrap();
+                    bed.vault().remove_root(&root.backup.id, &Progress::default()).unwrap();
                     bed.forget(&root.backup.id);
                 }
                 Operation::Collect => drop(collect::run(&bed.vault()).unwrap()),

@@ -1,6 +1,7 @@
 //! The engine against a real database, a directory or memory as the store, and a naive copy.
 
 mod collection;
+mod damage;
 mod faults;
 mod history;
 mod model;
@@ -13,7 +14,7 @@ use crate::db::{self, Db, DbError};
 use crate::engine::keys::MasterKey;
 use crate::engine::manifest::{Description, Extent, Root, SpanEntry};
 use crate::engine::vault::{Options, Parameters, Vault};
-use crate::model::backup::{Backup, BackupStatus};
+use crate::model::backup::{Backup, BackupEvent};
 use crate::model::id::{BackupId, JobId, ProjectId, StorageId, UserId, VolumeId};
 use crate::model::job::Lease;
 use crate::model::progress::Progress;
@@ -85,11 +86,10 @@ impl Bed {
 
     fn store(&self) -> Store {
         let url = format!("fs:{}", self.dir.path().join("store").display());
-        Store::open(
-            &crate::config::Storage::at(url),
-            self.runtime.handle().clone(),
-        )
-        .unwrap()
+        let settings = crate::config::Storage::at(url);
+        let store = Store::open(&settings, self.runtime.handle().clone()).unwrap();
+        storage::create(&store, &self.row.storage_id, Timestamp(0)).unwrap();
+        store
     }
 
     fn vault_on(&self, store: Store) -> Result<Vault> {
@@ -198,34 +198,13 @@ impl Bed {
     /// The row that a backup has from the moment it is asked for.
     fn announce(&self, id: &BackupId) {
         let described = describe(id);
+        let owner = (described.project_id, described.user_id);
+        let storage = self.row.storage_id.clone();
         let backup = Backup {
-            id: id.clone(),
-            project_id: described.project_id,
-            user_id: described.user_id,
-            storage_id: self.row.storage_id.clone(),
             vault_id: Some(self.row.id.clone()),
             volume_id: described.volume_id,
-            snapshot_id: None,
-            parent_id: None,
-            name: None,
-            description: None,
-            status: BackupStatus::Creating,
             size_gib: 1,
-            object_count: 0,
-            fail_reason: None,
-            availability_zone: None,
-            container: None,
-            metadata: Default::default(),
-            data_timestamp: None,
-            restore_volume_id: None,
-            root_id: None,
-            pack_set: None,
-            logical_bytes: 0,
-            read_bytes: 0,
-            stored_bytes: 0,
-            deduplicated_bytes: 0,
-            created_at: Timestamp(0),
-            updated_at: None,
+            ..Backup::blank(id.clone(), owner, storage, Timestamp(0))
         };
         self.db
             .write(|c| db::backups::insert(c, &backup).map_err(DbError::from))
@@ -244,7 +223,11 @@ impl Bed {
         };
         let id = &root.backup.id;
         self.db
-            .write(|c| db::backups::set_finished(c, id, &finished).map_err(DbError::from))
+            .write(|c| {
+                db::backups::set_finished(c, id, &finished)?;
+                db::backups::transition(c, id, BackupEvent::Finished, Timestamp(0))
+                    .map_err(DbError::from)
+            })
             .unwrap();
     }
 
@@ -379,7 +362,9 @@ fn a_zeroed_range_is_zero_after_the_incremental_is_restored_even_without_its_par
     let (incremental, _) = bed.backup(Some(&full));
     assert!(incremental.stored_bytes < full.stored_bytes / 2);
     assert!(bed.restore(&incremental.backup.id).unwrap() == bed.content());
-    bed.vault().remove_root(&full.backup.id).unwrap();
+    bed.vault()
+        .remove_root(&full.backup.id, &Progress::default())
+        .unwrap();
     assert!(bed.restore(&incremental.backup.id).unwrap() == bed.content());
     assert!(matches!(
         bed.restore(&full.backup.id),

@@ -1,0 +1,144 @@
+//! Damage that is told of, and put right as far as it can be.
+
+use super::*;
+use crate::db::condition;
+use crate::engine::verify::{Depth, Report};
+use crate::model::pack::{Pack, PackKind};
+
+fn verify_all(bed: &Bed) -> Report {
+    let since = Timestamp(1);
+    let progress = Progress::default();
+    verify::run(&bed.vault(), Depth::Full { since }, since, &progress).unwrap()
+}
+
+/// The row of the first data pack.
+fn data_pack(bed: &Bed) -> Pack {
+    let packs = bed
+        .db
+        .read(|c| condition::packs(c, bed.row.number).map_err(DbError::from));
+    let mut packs = packs.unwrap().into_iter().map(|(pack, _)| pack);
+    packs.find(|pack| pack.kind == PackKind::Data).unwrap()
+}
+
+/// Cuts the end off an object, and with it the trailer of a pack.
+fn truncate(path: &PathBuf) {
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+}
+
+/// Repairs without a volume to look into; gives how many frames came back and how many are lost.
+fn repair(bed: &Bed) -> (usize, usize) {
+    let repaired = crate::engine::repair::run(&bed.vault(), &|_| None).unwrap();
+    let restored = repaired.iter().map(|pack| pack.restored).sum();
+    (restored, repaired.iter().map(|pack| pack.lost).sum())
+}
+
+#[test]
+fn a_frame_of_which_nobody_knows_what_it_held_is_lost_however_often_one_repairs() {
+    let bed = Bed::new();
+    bed.write(&noise(1, 40_000), 0);
+    let (root, _) = bed.backup(None);
+    let content = bed.content();
+    let pack = bed.objects("/p/").pop().unwrap();
+    // The chunks of a frame lead to another pack, as if two backups had stored them at once.
+    let row = data_pack(&bed);
+    bed.db
+        .write(|c| db::collection::forget_frames(c, &row, &[0]).map_err(DbError::from))
+        .unwrap();
+    truncate(&pack);
+    assert_eq!(
+        verify_all(&bed).backups,
+        std::slice::from_ref(&root.backup.id)
+    );
+    let volume = bed.volume();
+    let open = |_: &VolumeId| VolumeReader::open(&volume).ok();
+    let repaired = crate::engine::repair::run(&bed.vault(), &open).unwrap();
+    let (restored, lost) = (repaired[0].restored, repaired[0].lost);
+    assert!(restored > 0 && lost > 0, "{repaired:?}");
+    for _ in 0..2 {
+        assert_eq!(
+            verify_all(&bed).backups,
+            std::slice::from_ref(&root.backup.id)
+        );
+        assert_eq!(repair(&bed), (0, lost));
+    }
+    assert!(bed.restore(&root.backup.id).is_err());
+    // The next backup stores again what the volume holds, and owes nothing to what is lost.
+    let (next, _) = bed.backup(Some(&root));
+    assert_eq!(bed.restore(&next.backup.id).unwrap(), content);
+    assert_eq!(
+        verify_all(&bed).backups,
+        std::slice::from_ref(&root.backup.id)
+    );
+    bed.forget(&root.backup.id);
+    assert_eq!(verify_all(&bed).backups, [] as [BackupId; 0]);
+}
+
+#[test]
+fn a_read_that_fails_once_costs_no_frame() {
+    let bed = Bed::new();
+    bed.write(&noise(2, 200_000), 0);
+    let (root, _) = bed.backup(None);
+    let pack = data_pack(&bed);
+    // It is sound, but somebody has taken it for damaged; and now a read fails on its way.
+    bed.db
+        .write(|c| condition::set(c, &pack, Some("a fault"), None).map_err(DbError::from))
+        .unwrap();
+    let reads = Arc::new(AtomicUsize::new(0));
+    let seen = reads.clone();
+    let hook: Hook = Arc::new(move |verb, path| {
+        let is_frame = verb == Verb::GetRange && path.contains("/p/");
+        match is_frame && seen.fetch_add(1, Ordering::SeqCst) == 3 {
+            true => Err(crate::store::StoreErrorKind::Truncated),
+            false => Ok(()),
+        }
+    });
+    let vault = bed.vault_on(bed.store().with_hook(hook)).unwrap();
+    let repaired = crate::engine::repair::run(&vault, &|_| None).unwrap();
+    assert!(reads.load(Ordering::SeqCst) > 4, "no read failed");
+    assert!(
+        repaired[0].sound > 2 && repaired[0].lost == 0,
+        "{repaired:?}"
+    );
+    assert_eq!(bed.restore(&root.backup.id).unwrap(), bed.content());
+}
+
+#[test]
+fn a_root_that_is_not_the_committed_one_is_told_of() {
+    let bed = Bed::new();
+    bed.write(&noise(3, 50_000), 0);
+    let (root, _) = bed.backup(None);
+    // A run that was overtaken stored its own root over it, on a storage that lets it.
+    let late = Root {
+        pack_set: backup::encode_pack_set(&roaring::RoaringBitmap::from([77])),
+        ..root.clone()
+    };
+    std::fs::remove_file(bed.objects("/b/").pop().unwrap()).unwrap();
+    bed.vault().put_root(late, &Progress::default()).unwrap();
+    let report = verify_all(&bed);
+    assert_eq!(report.backups, [root.backup.id]);
+    assert!(report.damaged[0].1.contains("not the one"), "{report:?}");
+}
+
+#[test]
+fn a_damaged_record_of_a_vault_is_put_back_from_the_database() {
+    let bed = Bed::new();
+    bed.write(&noise(4, 50_000), 0);
+    let (root, _) = bed.backup(None);
+    let path = bed.objects("vault.json").pop().unwrap();
+    let sound = std::fs::read(&path).unwrap();
+    let mut flipped = sound.clone();
+    let at = String::from_utf8(sound.clone())
+        .unwrap()
+        .find("wrapped_key")
+        .unwrap()
+        + 20;
+    flipped[at] = if flipped[at] == b'A' { b'B' } else { b'A' };
+    for damaged in [flipped, sound[..40].to_vec(), Vec::new(), vec![7; 300]] {
+        std::fs::write(&path, damaged).unwrap();
+        assert_eq!(bed.restore(&root.backup.id).unwrap(), bed.content());
+        assert_eq!(std::fs::read(&path).unwrap(), sound);
+    }
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(bed.restore(&root.backup.id).unwrap(), bed.content());
+}
