@@ -113,6 +113,13 @@ impl<'a> Session<'a> {
         Ok(self.vault.db.read(|c| read(c).map_err(DbError::from))?)
     }
 
+    fn find(&self, number: u32) -> Result<Option<Pack>> {
+        let find = |c: &mut db::DbConnection| {
+            db::packs::find(c, self.vault.number, i64::from(number)).map_err(DbError::from)
+        };
+        Ok(self.vault.db.read(find)?)
+    }
+
     /// Changes rows if the session is still this run's.
     fn write<T>(
         &self,
@@ -133,11 +140,8 @@ impl<'a> Session<'a> {
         let numbers: Vec<u32> = self.index.not_stored(needed).iter().collect();
         parallel::each(&numbers, self.vault.options.uploads, |number| {
             check(self.progress)?;
-            let find = |c: &mut db::DbConnection| {
-                db::packs::find(c, self.vault.number, i64::from(*number)).map_err(DbError::from)
-            };
             // Its row is gone only if somebody has removed it; the commit will not find it either.
-            let Some(pack) = self.vault.db.read(find)? else {
+            let Some(pack) = self.find(*number)? else {
                 return Ok(());
             };
             let key = pack_name(self.vault, &pack)?.key();
@@ -172,7 +176,12 @@ impl<'a> Session<'a> {
         // after all, by the next run.
         self.vault.expect(&name.key(), length)?;
         self.index.note_stored(name.number);
-        self.go_live(&name, length, &rows)
+        let live = self.go_live(&name, length, &rows);
+        if matches!(live, Err(Error::Fenced)) && self.find(name.number)?.is_none() {
+            // The vault was shredded meanwhile: nobody would ever look for it.
+            self.vault.store.delete(&name.key())?;
+        }
+        live
     }
 
     /// Memory of packs that are stored, for the next ones.

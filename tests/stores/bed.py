@@ -62,8 +62,9 @@ class Process:
             )
         self.greeting = self.child.stdout.readline()
         assert self.greeting, f"{role} did not start: {self.log.read_text()[-2000:]}"
-        # Nobody reads the rest, and it must not fill the pipe.
-        threading.Thread(target=self.child.stdout.read, daemon=True).start()
+        # The rest must not fill the pipe.
+        self.lines = []
+        threading.Thread(target=lambda: self.lines.extend(self.child.stdout), daemon=True).start()
         found = re.search(r"http://\S+", self.greeting)
         self.base = found and found.group()
 
@@ -242,7 +243,7 @@ class Client:
 
     def ask(self, method, path, body=None):
         status, _, answer = self.request(method, f"/v3/{self.project}{path}", body)
-        assert status in (200, 202, 204), f"{method} {path}: {status} {answer}"
+        assert status in (200, 201, 202, 204), f"{method} {path}: {status} {answer}"
         return answer
 
     def create_volume(self, size=1):

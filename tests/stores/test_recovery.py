@@ -92,7 +92,7 @@ def test_damage_of_any_object_is_told_and_nothing_wrong_comes_back(tmp_path, par
             spoil(victim, how)
         told = bed.run("vault", "verify", "--full", status=None)
         # The database has copies of the record of a vault and of which storage it is.
-        heals = part in ("vault.json", "format.json") and how == "missing"
+        heals = part == "vault.json" or (part == "format.json" and how == "missing")
         # One flipped bit in JSON may lie where nothing is said.
         if not heals and not (part.endswith("json") and how == "flipped"):
             assert told.returncode == 1 and part.strip("/") in told.stdout + told.stderr, told
@@ -245,6 +245,139 @@ def test_a_shredded_project_can_be_read_by_nobody(tmp_path):
         backup = demo.back_up(volume)
         demo.wait("backups", backup, "available")
         demo.check(backup, bed.digest(volume))
+
+
+def test_a_database_from_before_a_deletion_relies_on_nothing_that_is_gone(tmp_path):
+    """No root is unknown to it; but what it believes to be stored is not there any more."""
+    with Bed(tmp_path) as bed:
+        process = bed.start()
+        volume, digests = full_and_child(bed, Client(bed, process))
+        process.stop()
+        settle(tmp_path / "embervault.db")
+        old = (tmp_path / "embervault.db").read_bytes()
+        process = bed.start()
+        for backup in digests:
+            Client(bed, process).delete("backups", backup)
+        bed.collect(3)
+        assert bed.objects("/p/") == []
+        process.stop()
+        for leftover in tmp_path.glob("embervault.db*"):
+            leftover.unlink()
+        (tmp_path / "embervault.db").write_bytes(old)
+
+        demo = Client(bed, bed.start())
+        for more in ({}, {"incremental": True}):
+            backup = demo.back_up(volume, **more)
+            demo.wait("backups", backup, "available")
+            demo.check(backup, bed.digest(volume))
+        for gone in digests:
+            assert demo.show("backups", gone)["fail_reason"] == "Its data is not in the storage."
+        report = bed.json("vault", "verify", "--full", status=None)[0]
+        assert report["backups"] == []
+
+
+def test_a_root_that_cannot_be_read_does_not_stand_in_the_way_for_ever(tmp_path):
+    with Bed(tmp_path) as bed:
+        process = bed.start()
+        demo = Client(bed, process)
+        volume, digests = full_and_child(bed, demo)
+        process.stop()
+        damaged, sound = digests
+        spoil(next(root for root in bed.objects("/b/") if root.name == damaged), "garbage")
+        bed.database = f"sqlite:{tmp_path / 'rebuilt.db'}"
+        bed.write_config()
+        assert damaged in bed.run("vault", "rebuild", "--storage", "main", status=1).stderr
+        demo = Client(bed, bed.start())
+        row = demo.show("backups", damaged)
+        assert row["status"] == "error" and "corrupt" in row["fail_reason"]
+        demo.check(sound, digests[sound])
+        # It may need anything that is there.
+        assert "nothing is reclaimed before" in bed.run("vault", "gc", status=1).stderr
+        volume = demo.restore(sound)
+        demo.wait("volumes", volume, "available")
+        again = demo.back_up(volume)
+        demo.wait("backups", again, "available")
+        demo.delete("backups", damaged)
+        bed.collect(3)
+        demo.check(sound, digests[sound])
+        demo.check(again, digests[sound])
+        assert len(bed.objects("/b/")) == 2
+
+
+def test_an_import_goes_on_where_an_earlier_one_was_cut_off(tmp_path):
+    """It had taken the vault over, and did not come to take note of its packs."""
+    with Bed(tmp_path) as bed:
+        process = bed.start()
+        _, digests = full_and_child(bed, Client(bed, process))
+        admin = Client(bed, process, "admin")
+        records = {backup: admin.ask("GET", f"/backups/{backup}/export_record")["backup-record"] for backup in digests}
+        process.stop()
+        with sqlite3.connect(tmp_path / "embervault.db") as connection:
+            for table in ("backups", "packs", "chunks"):
+                connection.execute(f"DELETE FROM {table}")
+        process = bed.start()
+        admin = Client(bed, process, "admin")
+        for record in records.values():
+            admin.ask("POST", "/backups/import_record", {"backup-record": record})
+        for backup, digest in digests.items():
+            admin.wait("backups", backup, "available")
+            admin.check(backup, digest)
+
+
+def test_a_lost_record_of_a_storage_is_written_again_and_an_empty_storage_is_refused(tmp_path):
+    with Bed(tmp_path) as bed:
+        process = bed.start()
+        _, digests = full_and_child(bed, Client(bed, process))
+        process.stop()
+        record, = bed.objects("format.json")
+        before = record.read_bytes()
+        record.unlink()
+        process = bed.start()
+        for backup, digest in digests.items():
+            Client(bed, process).check(backup, digest)
+        assert record.read_bytes() == before
+        process.stop()
+        bed.store_dir.rename(tmp_path / "elsewhere")
+        assert "is empty, but this database knows vaults" in bed.run("vault", "verify", status=1).stderr
+
+
+def test_the_master_key_is_not_changed_beside_a_worker_elsewhere(park, tmp_path):
+    database = park.database()
+    with Bed(tmp_path / "here", park.storage("directory"), database) as bed:
+        process = bed.start()
+        _, digests = full_and_child(bed, Client(bed, process))
+        process.stop()
+        with Bed(tmp_path / "elsewhere", bed.storage, database) as elsewhere:
+            shutil.copytree(bed.data / "keys", elsewhere.data / "keys")
+            worker = elsewhere.start("worker")
+            refused = bed.run("key", "rotate", status=1).stderr
+            assert worker.greeting.split()[-1] in refused and "stop all processes first" in refused
+            worker.stop()
+            bed.run("key", "rotate")
+        demo = Client(bed, bed.start())
+        for backup, digest in digests.items():
+            demo.check(backup, digest)
+
+
+def test_a_project_that_is_shredded_while_it_is_backed_up_leaves_nothing(tmp_path):
+    storage = {"url": f"fs:{tmp_path / 'store'}", "upload_limit": "2 MiB"}
+    with Bed(tmp_path, storage) as bed:
+        demo = Client(bed, bed.start())
+        volume = demo.create_volume()
+        bed.write(volume, 0, noise(13, 12 * MIB))
+        backup = demo.back_up(volume)
+        until("it writes", lambda: bed.objects("/p/"))
+        bed.run("vault", "shred", demo.project, "--yes")
+        until("it ends", lambda: not bed.query("SELECT 1 FROM jobs WHERE state IN ('running', 'available')"))
+        assert demo.request("GET", f"/v3/{demo.project}/backups/{backup}")[0] == 404
+        assert bed.objects("v/") == []
+        until("the volume is free", lambda: demo.show("volumes", volume)["status"] == "available")
+        # What the project does next is nobody else's, and whole.
+        bed.write(volume, 0, noise(14, MIB))
+        again = demo.back_up(volume)
+        demo.wait("backups", again, "available")
+        demo.check(again, bed.digest(volume))
+        assert bed.json("vault", "verify", "--full")[0]["damaged"] == []
 
 
 @pytest.mark.parametrize("table", ["jobs", "sessions", "packs", "session_packs", "backups", "chunks"])
