@@ -57,7 +57,7 @@ fn refuse_beside_workers(db: &Db, lease: Duration) -> Result<(), StartError> {
         return Ok(());
     }
     // They tell once a lease.
-    std::thread::sleep(lease * 3 / 2);
+    std::thread::sleep(lease * 3);
     let alive: Vec<String> = look()?
         .into_iter()
         .filter(|worker| !before.contains(worker))

@@ -3,7 +3,7 @@
 
 use crate::db::{self, DbConnection};
 use crate::model::backup::BackupStatus;
-use crate::model::id::{BackupId, VaultId};
+use crate::model::id::{BackupId, VaultId, VolumeId};
 use crate::model::pack::{Pack, PackState};
 use crate::model::schema::{
     backups, chunks, packs, removed_roots, session_packs, unknown_objects, vaults,
@@ -129,13 +129,17 @@ pub fn available_roots(
         .collect())
 }
 
-/// Backups of a vault that failed, or whose root could not be read when the database was made again: no
-/// packs are known of them.
-pub fn failed_roots(connection: &mut DbConnection, vault: &VaultId) -> QueryResult<Vec<BackupId>> {
+/// Backups of a vault whose root could not be read when the database was made again: not even their
+/// volume is known.
+pub fn unreadable_roots(
+    connection: &mut DbConnection,
+    vault: &VaultId,
+) -> QueryResult<Vec<BackupId>> {
     backups::table
         .filter(backups::vault_id.eq(vault))
-        .filter(backups::status.eq(BackupStatus::Error))
+        .filter(backups::volume_id.eq(VolumeId::unknown()))
         .filter(backups::pack_set.is_null())
+        .filter(backups::status.eq(BackupStatus::Error))
         .select(backups::id)
         .load(connection)
 }

@@ -42,10 +42,17 @@ pub fn set(
         return Ok(true);
     }
     let updated = match (damage, read_at) {
-        (Some(damage), _) => diesel::update(row)
-            .filter(packs::rewrite.eq(pack.rewrite))
-            .set(packs::damage.eq(damage))
-            .execute(connection)?,
+        (Some(damage), _) => {
+            // That frames are lost nothing else that is found makes undone.
+            diesel::update(row)
+                .filter(packs::rewrite.eq(pack.rewrite))
+                .filter(packs::damage.is_null().or(packs::damage.ne(FRAMES_LOST)))
+                .set(packs::damage.eq(damage))
+                .execute(connection)?;
+            let same = row.filter(packs::rewrite.eq(pack.rewrite));
+            let is_same: bool = diesel::select(diesel::dsl::exists(same)).get_result(connection)?;
+            usize::from(is_same)
+        }
         (None, read_at) => {
             // What is left of the pack is sound; what is not left stays lost.
             diesel::update(row)

@@ -1,5 +1,6 @@
 //! Rows of `packs`, and the sessions' references to them.
 
+use crate::db::condition::FRAMES_LOST;
 use crate::db::{DbConnection, sessions};
 use crate::model::id::JobId;
 use crate::model::pack::{Pack, PackKind, PackState};
@@ -49,7 +50,6 @@ pub fn adopt(connection: &mut DbConnection, pack: &Pack, rewrites: i32) -> Query
             packs::chunk_count.eq(pack.chunk_count),
             packs::frame_count.eq(pack.frame_count),
             packs::condemned_in.eq(None::<i64>),
-            packs::damage.eq(None::<String>),
         ))
         .execute(connection)?;
     if updated == 0 {
@@ -57,6 +57,10 @@ pub fn adopt(connection: &mut DbConnection, pack: &Pack, rewrites: i32) -> Query
             .values(pack)
             .execute(connection)?;
     }
+    diesel::update(packs::table.find((pack.vault, pack.number)))
+        .filter(packs::damage.ne(FRAMES_LOST))
+        .set(packs::damage.eq(None::<String>))
+        .execute(connection)?;
     // No number is given twice.
     diesel::update(packs::table.find((pack.vault, pack.number)))
         .filter(packs::rewrites.lt(rewrites))

@@ -71,8 +71,7 @@ pub fn run(
         return Err(failure);
     }
     let manifest = backup?;
-    // What the parent needs its root keeps.
-    session.confirm(&manifest.packs - &inherited)?;
+    session.confirm(&manifest.packs, &inherited)?;
     let root = Root {
         backup: description,
         volume_bytes: source.reader.length(),

@@ -290,20 +290,21 @@ pub fn check_roots(vault: &Vault) -> Result<HashSet<String>> {
     })
 }
 
-/// What a root needs that cannot be read nobody knows; so nothing goes until its owner deletes it.
+/// What a root needs that could not be read nobody knows; so nothing goes before it is taken in again,
+/// or its owner deletes it.
 fn refuse_unreadable(vault: &Vault, listed: &HashSet<String>) -> Result<()> {
-    let failed = vault
+    let unreadable = vault
         .db
-        .read(|c| collection::failed_roots(c, &vault.id).map_err(DbError::from))?;
-    for root in failed {
-        if !listed.contains(root.as_str()) {
-            continue;
-        }
-        if let Err(Error::Corrupt { object, detail }) = vault.root_at_last(&root) {
-            return Err(Error::UnreadableRoot { object, detail });
-        }
+        .read(|c| collection::unreadable_roots(c, &vault.id).map_err(DbError::from))?;
+    match unreadable
+        .iter()
+        .find(|root| listed.contains(root.as_str()))
+    {
+        Some(root) => Err(Error::UnreadableRoot {
+            object: vault.root_key(root).to_string(),
+        }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Whether an available backup has its root neither among the listed ones nor elsewhere: then the

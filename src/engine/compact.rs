@@ -33,6 +33,8 @@ pub struct Sparse {
 pub(crate) struct Census {
     live: Live,
     needed: Vec<Needed>,
+    /// Packs of failed backups whose manifests cannot be read: what they need of them is not known.
+    opaque: RoaringBitmap,
 }
 
 impl Census {
@@ -42,25 +44,47 @@ impl Census {
             .db
             .read(|c| collection::needed(c, &vault.id).map_err(DbError::from))?;
         let reader = FrameReader::new(vault);
-        let mut live = Live::default();
+        let (mut live, mut opaque) = (Live::default(), RoaringBitmap::new());
         for backup in &needed {
-            // One of a failed backup is not there when it was deleted in another database.
-            let may_be_gone = matches!(
+            let is_going = matches!(
                 backup.status,
-                BackupStatus::Deleting | BackupStatus::ErrorDeleting | BackupStatus::Error
+                BackupStatus::Deleting | BackupStatus::ErrorDeleting
             );
-            match vault.root(&backup.root) {
-                Ok(root) => live.add(&reader, &root)?,
-                Err(Error::Missing { .. }) if may_be_gone => {}
+            let root = vault.root(&backup.root);
+            match root.and_then(|root| live.add(&reader, &root)) {
+                Ok(()) => {}
+                Err(Error::Missing { .. }) if is_going => {}
+                Err(Error::Missing { .. } | Error::Corrupt { .. })
+                    if backup.status == BackupStatus::Error =>
+                {
+                    opaque |= decode_pack_set(&backup.pack_set)?;
+                }
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { live, needed })
+        Ok(Self {
+            live,
+            needed,
+            opaque,
+        })
     }
 
     /// The frames of a pack that some backup needs.
     pub(crate) fn used(&self, pack: u32) -> RoaringBitmap {
         self.live.of(pack).cloned().unwrap_or_default()
+    }
+
+    /// Whether a pack that can be read has been written without a frame that some backup needs.
+    pub(crate) fn lacks(&self, vault: &Vault, pack: &Pack) -> Result<bool> {
+        let name = pack_name(vault, pack)?;
+        let Some(reader) = unless_unreadable(open(vault, name, pack))? else {
+            return Ok(false);
+        };
+        let is_there = |ordinal: u32| {
+            let row = reader.rows.get(ordinal as usize);
+            row.is_some_and(|row| !row.is_left_out())
+        };
+        Ok(!self.used(name.number).iter().all(is_there))
     }
 
     /// Those of these packs of which at least such a share is dead. One that cannot be read is left to
@@ -74,6 +98,9 @@ impl Census {
         let mut found = Vec::new();
         for pack in packs {
             let name = pack_name(vault, pack)?;
+            if self.opaque.contains(name.number) {
+                continue;
+            }
             let used = self.live.of(name.number);
             // What all frames of a pack together hold is known without asking the storage.
             if used.is_some_and(|used| used.len() as i64 >= pack.frame_count)

@@ -54,6 +54,8 @@ pub(crate) struct Index<'a> {
     held: Mutex<RoaringBitmap>,
     /// Those of them that this run has stored.
     stored: Mutex<RoaringBitmap>,
+    /// Those to which the database has led.
+    found: Mutex<RoaringBitmap>,
 }
 
 impl<'a> Index<'a> {
@@ -65,6 +67,7 @@ impl<'a> Index<'a> {
             pending: Mutex::default(),
             held: Mutex::default(),
             stored: Mutex::default(),
+            found: Mutex::default(),
         }
     }
 
@@ -129,10 +132,10 @@ impl<'a> Index<'a> {
             hits = places(&rows);
         }
         let held = self.held();
-        known.extend(
-            hits.into_iter()
-                .filter(|(_, place)| held.contains(place.frame.pack)),
-        );
+        hits.retain(|(_, place)| held.contains(place.frame.pack));
+        let mut found = self.found.lock().expect("nothing panics under it");
+        found.extend(hits.iter().map(|(_, place)| place.frame.pack));
+        known.extend(hits);
         Ok(known)
     }
 
@@ -165,9 +168,16 @@ impl<'a> Index<'a> {
         self.held.lock().expect("no panic while the set is locked")
     }
 
-    /// Those of these packs that this run has not stored.
-    pub(crate) fn not_stored(&self, packs: RoaringBitmap) -> RoaringBitmap {
-        packs - &*self.stored.lock().expect("nothing panics under it")
+    /// Those of these packs of which nobody has seen that they are there: neither has this run stored
+    /// them, nor are they relied upon only as the parent does.
+    pub(crate) fn unseen(
+        &self,
+        needed: &RoaringBitmap,
+        inherited: &RoaringBitmap,
+    ) -> RoaringBitmap {
+        let found = self.found.lock().expect("nothing panics under it");
+        let stored = self.stored.lock().expect("nothing panics under it");
+        ((needed - inherited) | (needed & &*found)) - &*stored
     }
 
     /// This run has stored the pack.

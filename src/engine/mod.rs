@@ -110,9 +110,9 @@ pub enum Error {
     UnknownRoots { vault: String, count: usize },
     /// What the root of a backup needs cannot be told.
     #[error(
-        "{object} is corrupt: {detail}; what it needs cannot be told, so nothing is reclaimed before it is put right or the backup is deleted"
+        "{object} could not be read when the database was made again, so nothing is reclaimed: put it right and run `embervault vault rebuild`, or delete the backup"
     )]
-    UnreadableRoot { object: String, detail: String },
+    UnreadableRoot { object: String },
     /// Asked to stop.
     #[error("stopped before the end")]
     Cancelled,

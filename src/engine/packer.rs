@@ -134,10 +134,11 @@ impl<'a> Session<'a> {
     }
 
     /// Makes sure that these packs are there, before a root relies upon them. Those that this run has
-    /// stored it has seen; an old database may lead to others that are gone. Of one that is not there
-    /// the chunks are forgotten, so that the next run stores them again.
-    pub(crate) fn confirm(&self, needed: RoaringBitmap) -> Result<()> {
-        let numbers: Vec<u32> = self.index.not_stored(needed).iter().collect();
+    /// stored it has seen, and what the parent needs its root keeps; but an old database may lead to
+    /// others that are gone. Of one that is not there the chunks are forgotten, so that the next run
+    /// stores them again.
+    pub(crate) fn confirm(&self, needed: &RoaringBitmap, inherited: &RoaringBitmap) -> Result<()> {
+        let numbers: Vec<u32> = self.index.unseen(needed, inherited).iter().collect();
         parallel::each(&numbers, self.vault.options.uploads, |number| {
             check(self.progress)?;
             // Its row is gone only if somebody has removed it; the commit will not find it either.
@@ -147,8 +148,8 @@ impl<'a> Session<'a> {
             let key = pack_name(self.vault, &pack)?.key();
             let length = u64::try_from(pack.stored_bytes).unwrap_or(0);
             let seen = self.vault.expect(&key, length);
-            if let Err(Error::Lost { object }) = &seen {
-                let damage = format!("{object} is missing");
+            if let Err(error @ Error::Lost { .. }) = &seen {
+                let damage = error.to_string();
                 self.write(|c| db::condition::set(c, &pack, Some(&damage), None))?;
             }
             seen

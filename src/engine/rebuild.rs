@@ -124,10 +124,18 @@ pub fn packs(
     let threads = vault.options.threads.max(vault.options.downloads);
     parallel::each(&wanted, threads, |pack| {
         let name = pack_name(vault, pack)?;
-        match read(vault, name, pack) {
+        let last = found.rewrites[&name.number];
+        let read = match read(vault, name, pack) {
+            // A repair that was cut off after its end has left the damaged one beside the sound one.
+            Err(Error::Corrupt { .. } | Error::Missing { .. }) if last > pack.rewrite => {
+                read_rewrite(vault, pack, last)
+            }
+            read => read,
+        };
+        match read {
             Ok((row, chunks)) => {
                 let before = known.get(&pack.number).copied();
-                adopt(vault, &row, before, found.rewrites[&name.number], &chunks)
+                adopt(vault, &row, before, last, &chunks)
             }
             Err(error @ (Error::Corrupt { .. } | Error::Missing { .. })) => {
                 let mut unreadable = unreadable.lock().expect("nothing panics under it");
@@ -167,6 +175,17 @@ fn tell_missing(vault: &Vault, found: &Found) -> Result<()> {
             .write(|c| db::condition::set(c, &pack, Some(&damage), None).map_err(DbError::from))?;
     }
     Ok(())
+}
+
+fn read_rewrite(vault: &Vault, pack: &Pack, rewrite: i32) -> Result<(Pack, Vec<IndexedChunk>)> {
+    let mut pack = Pack {
+        rewrite,
+        ..pack.clone()
+    };
+    let name = pack_name(vault, &pack)?;
+    let length = vault.store.length(&name.key())?.unwrap_or(0);
+    pack.stored_bytes = i64::try_from(length).unwrap_or(i64::MAX);
+    read(vault, name, &pack)
 }
 
 fn read(vault: &Vault, name: PackName, pack: &Pack) -> Result<(Pack, Vec<IndexedChunk>)> {
@@ -215,9 +234,17 @@ fn adopt(
     Ok(())
 }
 
-/// Which of the packs that a root needs are not stored.
-pub fn missing(root: &Root, found: &Found) -> Result<Vec<u32>> {
-    let stored: BTreeSet<u32> = found.packs.keys().copied().collect();
+/// Which of the packs that a root needs are not stored, or were given up.
+pub fn missing(vault: &Vault, root: &Root, found: &Found) -> Result<Vec<u32>> {
+    let mut stored: BTreeSet<u32> = found.packs.keys().copied().collect();
+    let places = vault
+        .db
+        .read(|c| db::collection::places(c, vault.number).map_err(DbError::from))?;
+    for (number, _, _, state) in places {
+        if matches!(state, PackState::Deleting | PackState::Gone) {
+            stored.remove(&u32::try_from(number).unwrap_or(u32::MAX));
+        }
+    }
     let needed = crate::engine::backup::decode_pack_set(&root.pack_set)?;
     Ok(needed
         .iter()

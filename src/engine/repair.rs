@@ -20,7 +20,7 @@ use crate::engine::tree::TreeReader;
 use crate::engine::vault::Vault;
 use crate::engine::{Error, Result};
 use crate::model::id::VolumeId;
-use crate::model::pack::{Pack, PackKind};
+use crate::model::pack::{Pack, PackKind, PackState};
 use crate::volume::VolumeReader;
 use std::collections::{BTreeMap, HashMap};
 
@@ -41,9 +41,11 @@ pub type OpenVolume<'o> = &'o dyn Fn(&VolumeId) -> Option<VolumeReader>;
 
 /// Repairs what it can of all packs that are known to be damaged.
 pub fn run(vault: &Vault, open_volume: OpenVolume<'_>) -> Result<Vec<Repaired>> {
-    let damaged = vault
+    let mut damaged = vault
         .db
         .read(|c| condition::damaged(c, vault.number).map_err(DbError::from))?;
+    // Others are going, or their session sees to them.
+    damaged.retain(|pack| pack.state == PackState::Live && pack.session.is_none());
     if damaged.is_empty() {
         return Ok(Vec::new());
     }

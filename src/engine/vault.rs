@@ -211,6 +211,7 @@ impl Vault {
                 if let Err(error) = store.replace(&key, known.into_bytes()) {
                     tracing::error!(error = %chain(&error), "it could not be put back");
                 }
+                take_back_if_shredded(&db, &store, row)?;
                 sound
             }
             (read, known) => {
@@ -284,7 +285,9 @@ impl Vault {
         let until = || progress.allowed_until();
         match self.store.put_new_until(&key, bytes, &until) {
             Ok(()) => self.expect(&key, length).map(|()| root),
-            Err(error) if error.kind == StoreErrorKind::Exists => self.root(&root.backup.id),
+            Err(error) if error.kind == StoreErrorKind::Exists => {
+                self.root_at_last(&root.backup.id)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -334,7 +337,7 @@ impl Vault {
 
     /// The root of a backup, if there is one.
     pub fn find_root(&self, backup: &BackupId) -> Result<Option<Root>> {
-        match self.root(backup) {
+        match self.root_at_last(backup) {
             Ok(root) => Ok(Some(root)),
             Err(Error::Missing { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -343,11 +346,7 @@ impl Vault {
 
     /// Whether the root of a backup is in the store, unread.
     pub fn has_root(&self, backup: &BackupId) -> Result<bool> {
-        match self.store.get(&self.root_key(backup)) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind == StoreErrorKind::Missing => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.store.length(&self.root_key(backup))?.is_some())
     }
 
     /// Removes the root of a backup; its packs follow at a later collection. Nothing is asked for once
@@ -403,7 +402,8 @@ pub fn rewrap(
     record.mac = record.authenticate(&vault_key);
     let json = serde_json::to_string_pretty(&record).expect("own types serialize to JSON");
     db.write(|c| db::vaults::set_record(c, row.number, &json).map_err(db::DbError::from))?;
-    Ok(store.replace(&key, json.into_bytes())?)
+    store.replace(&key, json.into_bytes())?;
+    take_back_if_shredded(db, store, row)
 }
 
 /// Destroys the key of a vault, in the database and in the store: nothing of it can be read any more,
@@ -432,6 +432,19 @@ pub fn shred(db: &Db, store: &Store, row: &VaultRow) -> Result<usize> {
     }
     db.write(|c| db::vaults::remove(c, row).map_err(db::DbError::from))?;
     Ok(count)
+}
+
+/// Removes a record again that was just stored, if the vault was shredded meanwhile.
+fn take_back_if_shredded(db: &Db, store: &Store, row: &VaultRow) -> Result<()> {
+    let known = db.read(|c| db::vaults::record(c, row.number).map_err(db::DbError::from))?;
+    match known {
+        Some(record) if record != SHREDDED => Ok(()),
+        _ => {
+            let key = Key::Vault(row.id.clone());
+            store.delete(&key)?;
+            Err(shredded(&key))
+        }
+    }
 }
 
 fn shredded(key: &Key) -> Error {
@@ -511,7 +524,10 @@ fn create_record(
     }
     match store.put_new(&key, decided.into_bytes()) {
         Err(error) if error.kind != StoreErrorKind::Exists => Err(error.into()),
-        _ => Ok(store.get(&key)?),
+        _ => {
+            take_back_if_shredded(db, store, row)?;
+            Ok(store.get(&key)?)
+        }
     }
 }
 

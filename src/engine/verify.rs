@@ -9,6 +9,7 @@
 use crate::db::collection::{self, Needed};
 use crate::db::{DbError, condition};
 use crate::engine::backup::decode_pack_set;
+use crate::engine::compact::Census;
 use crate::engine::pack::PackReader;
 use crate::engine::packer::pack_name;
 use crate::engine::vault::Vault;
@@ -97,6 +98,9 @@ pub fn run(vault: &Vault, depth: Depth, now: Timestamp, progress: &Progress) -> 
         Ok(())
     })?;
     let mut report = report.into_inner().expect("nothing panics under it");
+    if matches!(depth, Depth::Full { .. }) {
+        tell_left_out(vault, &mut report)?;
+    }
     // What was noted just now, and what an earlier verification found that looked more closely.
     let bad: RoaringBitmap = vault
         .db
@@ -107,6 +111,44 @@ pub fn run(vault: &Vault, depth: Depth, now: Timestamp, progress: &Progress) -> 
     verify_backups(vault, &bad, &mut report)?;
     report.damaged.sort();
     Ok(report)
+}
+
+/// Frames that backups need, and that their packs have no more. Where manifests cannot be read, that is
+/// told of otherwise.
+fn tell_left_out(vault: &Vault, report: &mut Report) -> Result<()> {
+    let mut suspects: Vec<Pack> = vault
+        .db
+        .read(|c| condition::packs(c, vault.number).map_err(DbError::from))?
+        .into_iter()
+        .map(|(pack, _)| pack)
+        .collect();
+    // Once more, as a backup may have been deleted and its frames left out meanwhile.
+    for _ in 0..2 {
+        let census = match Census::take(vault) {
+            Ok(census) => census,
+            Err(Error::Corrupt { .. } | Error::Missing { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let mut found = Vec::new();
+        for pack in suspects {
+            if census.lacks(vault, &pack)? {
+                found.push(pack);
+            }
+        }
+        suspects = found;
+    }
+    for pack in suspects {
+        let is_noted = vault.db.write(|c| {
+            condition::set(c, &pack, Some(condition::FRAMES_LOST), None).map_err(DbError::from)
+        })?;
+        if is_noted {
+            let object = pack_name(vault, &pack)?.key();
+            report
+                .damaged
+                .push(told(Error::corrupt(object, condition::FRAMES_LOST)));
+        }
+    }
+    Ok(())
 }
 
 /// Takes bytes from what may still be read; a first pack is always read.
@@ -194,7 +236,7 @@ fn verify_backups(vault: &Vault, bad: &RoaringBitmap, report: &mut Report) -> Re
             continue;
         }
         let needed = decode_pack_set(&backup.pack_set)?;
-        let root = match vault.root(&backup.root) {
+        let root = match vault.root_at_last(&backup.root) {
             Ok(root) if root.pack_set == backup.pack_set => None,
             // Where a storage replaces objects, a run that had been overtaken may have done so.
             Ok(_) => Some(told(Error::corrupt(
@@ -204,12 +246,11 @@ fn verify_backups(vault: &Vault, bad: &RoaringBitmap, report: &mut Report) -> Re
             Err(error @ (Error::Corrupt { .. } | Error::Missing { .. })) => Some(told(error)),
             Err(error) => return Err(error),
         };
-        let lost = match (&needed - &there).is_empty() {
-            true => RoaringBitmap::new(),
-            // The backup may have been deleted since it was looked up, and its packs with it.
-            false if !is_needed(vault, &backup)? => continue,
-            false => &needed - &there,
-        };
+        let lost = &needed - &there;
+        // The backup may have been deleted since it was looked up, and its packs with it.
+        if (root.is_some() || !lost.is_empty()) && !is_needed(vault, &backup)? {
+            continue;
+        }
         let touched = (needed & bad) | lost;
         let reason = match (&root, touched.len()) {
             (None, 0) => None,

@@ -1,4 +1,5 @@
-//! A sign of life of this process, for administrators. Nothing is decided by it.
+//! A sign of life of this process, for administrators. No job depends on it; only the master key is not
+//! changed beside somebody who gives one.
 
 use crate::db::workers::WorkerRow;
 use crate::db::{self, DbError};

@@ -168,7 +168,7 @@ impl Backup {
             user_id,
             storage_id,
             vault_id: None,
-            volume_id: VolumeId::new(uuid::Uuid::nil().to_string()),
+            volume_id: VolumeId::unknown(),
             snapshot_id: None,
             parent_id: None,
             name: None,
@@ -196,6 +196,13 @@ impl Backup {
     /// The name its root bears in the store.
     pub fn root_name(&self) -> &BackupId {
         self.root_id.as_ref().unwrap_or(&self.id)
+    }
+
+    /// Whether no more is known than that there is something that cannot be read.
+    pub fn is_unreadable(&self) -> bool {
+        self.status == BackupStatus::Error
+            && self.pack_set.is_none()
+            && self.volume_id == VolumeId::unknown()
     }
 
     /// Whether it was made against a parent.

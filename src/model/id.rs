@@ -68,6 +68,13 @@ id!(
     JobId,
 );
 
+impl VolumeId {
+    /// Stands for a volume that nobody knows.
+    pub fn unknown() -> Self {
+        Self(Uuid::nil().to_string())
+    }
+}
+
 /// The id of a project that the configuration names: the same in every database, so that what is
 /// rebuilt from a storage finds its owner.
 pub fn configured_project(name: &str) -> ProjectId {

@@ -63,9 +63,13 @@ impl Tasks {
             refused,
             ..Rebuilt::default()
         };
+        // One that cannot be reached does not keep the others away.
+        let mut failed = Ok(());
         for root in &found.roots {
-            self.rebuild_backup(storage, &vault, root, found, &mut rebuilt)?;
+            let done = self.rebuild_backup(storage, &vault, root, found, &mut rebuilt);
+            failed = failed.and(done);
         }
+        failed?;
         self.tell_lost(&vault, found)?;
         Ok(rebuilt)
     }
@@ -122,10 +126,8 @@ impl Tasks {
         rebuilt: &mut Rebuilt,
     ) -> Result<(), TaskError> {
         let known = self.find_backup(id)?;
-        // Of one that could not be read, or that failed, the root may be whole by now.
-        let is_blank =
-            |backup: &Backup| backup.status == BackupStatus::Error && backup.pack_set.is_none();
-        if known.as_ref().is_some_and(|known| !is_blank(known)) {
+        // Of one that could not be read the root may be whole by now.
+        if known.as_ref().is_some_and(|known| !known.is_unreadable()) {
             rebuilt.known += 1;
             return Ok(());
         }
@@ -142,7 +144,7 @@ impl Tasks {
             Err(error) => return Err(error.into()),
         };
         let mut backup = of_root(storage, vault, &root);
-        let missing = rebuild::missing(&root, found)?;
+        let missing = rebuild::missing(vault, &root, found)?;
         if !missing.is_empty() {
             let reason = format!(
                 "{} of the packs it needs are not in the storage",
@@ -152,9 +154,11 @@ impl Tasks {
             backup.status = BackupStatus::Error;
             backup.fail_reason = Some(reason);
         }
-        self.db.write(|c| {
-            db::backups::remove(c, id)?;
-            db::backups::insert(c, &backup).map_err(DbError::from)
+        self.db.write(|c| -> Result<(), DbError> {
+            if db::backups::find(c, id)?.is_some_and(|known| known.is_unreadable()) {
+                db::backups::remove(c, id)?;
+            }
+            Ok(db::backups::insert(c, &backup)?)
         })?;
         rebuilt.backups += usize::from(missing.is_empty());
         Ok(())

@@ -54,7 +54,7 @@ class Tenant(threading.Thread):
         backup = self.patiently(lambda: find() or self.demo.ask("POST", "/backups", body)["backup"]["id"])
         if self.settled("backups", backup)["status"] == "available":
             self.digests[backup] = digest
-        if len(self.digests) > 3 and self.random.random() < 0.5:
+        if len(self.digests) > 12 or (len(self.digests) > 3 and self.random.random() < 0.5):
             gone = self.random.choice(list(self.digests))
             del self.digests[gone]
             self.patiently(lambda: self.demo.request("DELETE", f"/v3/{self.demo.project}/backups/{gone}")[0] in
