@@ -250,7 +250,7 @@ fn unless_unreadable<T>(read: Result<T>) -> Result<Option<T>> {
     match read {
         Ok(value) => Ok(Some(value)),
         Err(error @ (Error::Corrupt { .. } | Error::Missing { .. })) => {
-            tracing::warn!(error = %chain(&error), "a pack is not compacted, as it cannot be read; `embervault vault verify` tells more");
+            tracing::warn!(error = %chain(&error), "a pack is left alone, as it cannot be read; `embervault vault verify` tells more");
             Ok(None)
         }
         Err(error) => Err(error),

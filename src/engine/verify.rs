@@ -124,6 +124,9 @@ fn tell_left_out(vault: &Vault, report: &mut Report) -> Result<()> {
         .collect();
     // Once more, as a backup may have been deleted and its frames left out meanwhile.
     for _ in 0..2 {
+        if suspects.is_empty() {
+            return Ok(());
+        }
         let census = match Census::take(vault) {
             Ok(census) => census,
             Err(Error::Corrupt { .. } | Error::Missing { .. }) => return Ok(()),

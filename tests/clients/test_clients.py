@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+import sqlite3
 import time
 
 import pytest
@@ -153,6 +154,9 @@ def test_the_conformance_tester_refuses_administrators_and_tells_failures(own_se
     own_service.conformance("--os-cloud", "embervault")
     [record] = (own_service.data / "storage").glob("v/*/vault.json")
     record.write_text("rubbish")
+    # The database's copy would put it right.
+    with sqlite3.connect(own_service.data / "embervault.db", timeout=60) as connection:
+        connection.execute("UPDATE vaults SET record = 'rubbish'")
     done = own_service.conformance("--os-cloud", "embervault", "--timeout", "60")
     assert (done.returncode, done.stdout) == (1, "scs-0117-test-backup: FAIL\n"), done.stderr
     assert "vault.json is corrupt" in done.stderr
