@@ -35,7 +35,8 @@ def main():
     parser.add_argument("--place", default="backups", help="bucket, container, folder or database (%(default)s)")
     wanted = parser.parse_args()
     if wanted.server == "missing":
-        print(*sorted({package for server in SERVERS.values() for package in server.missing_packages()}))
+        packages = sorted({package for server in SERVERS.values() for package in server.missing_packages()})
+        print("".join(f"{package}\n" for package in packages), end="")
         return
     if not wanted.dir:
         parser.error("a directory is needed")
