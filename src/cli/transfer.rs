@@ -14,40 +14,67 @@ use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 const PIECE_BYTES: usize = 1 << 20;
 /// Zeros of this length become holes.
 const HOLE_BYTES: usize = 4096;
 
-/// Writes a raw image to a volume.
+/// Writes a raw image to a volume: from a file, a block device, or a pipe.
 pub(super) fn import(config: &Config, volume: &str, file: &Path) -> anyhow::Result<()> {
-    let mut input: Box<dyn Read> = match is_pipe(file) {
-        true => Box::new(std::io::stdin().lock()),
-        false => Box::new(File::open(file).with_context(|| file.display().to_string())?),
+    let mut input = match is_pipe(file) {
+        true => File::from(std::io::stdin().as_fd().try_clone_to_owned()?),
+        false => File::open(file).with_context(|| file.display().to_string())?,
     };
-    with_volume(config, volume, AttachMode::ReadWrite, |path| {
+    let written = with_volume(config, volume, AttachMode::ReadWrite, |path| {
+        refuse_itself(&input, path)?;
         let writer = VolumeWriter::open(path)?;
-        if let Ok(metadata) = std::fs::metadata(file)
-            && metadata.len() > writer.length()
+        // Before the volume is touched, where it can be told: the length of a pipe cannot.
+        if let Some(length) = length_left(&mut input)?
+            && length > writer.length()
         {
-            bail!(too_large(&writer));
+            bail!(
+                "the image is larger than the volume: {length} bytes, and the volume has {}; nothing was changed",
+                writer.length()
+            );
         }
         let bar = bar("import", writer.length());
         let written = copy_in(&mut input, &writer, &bar)?;
         writer.zero(written..writer.length())?;
         writer.sync()?;
         bar.finish_and_clear();
-        eprintln!("{written} bytes were imported to volume {volume}");
-        Ok(())
-    })
+        Ok(written)
+    })?;
+    say(&format!("{written} bytes were imported to volume {volume}"));
+    Ok(())
 }
 
-fn too_large(writer: &VolumeWriter) -> String {
-    format!(
-        "the image is larger than the volume, which has {} bytes",
-        writer.length()
-    )
+/// Bytes from here to the end of a file or block device; `None` for what has no end that could be known.
+fn length_left(input: &mut File) -> anyhow::Result<Option<u64>> {
+    let kind = input.metadata()?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Ok(None);
+    }
+    let at = input.stream_position()?;
+    let end = input.seek(SeekFrom::End(0))?;
+    input.seek(SeekFrom::Start(at))?;
+    Ok(Some(end.saturating_sub(at)))
+}
+
+/// The volume's own file, under whatever name, is neither source nor target.
+fn refuse_itself(other: &File, volume: &Path) -> anyhow::Result<()> {
+    let (other, volume) = (other.metadata()?, std::fs::metadata(volume)?);
+    match (other.dev(), other.ino()) == (volume.dev(), volume.ino()) {
+        true => bail!("that is the volume's own file"),
+        false => Ok(()),
+    }
+}
+
+/// A line for the user; whether it can be read is no reason to fail.
+fn say(line: &str) {
+    writeln!(std::io::stderr(), "{line}").ok();
 }
 
 fn copy_in(input: &mut dyn Read, writer: &VolumeWriter, bar: &ProgressBar) -> anyhow::Result<u64> {
@@ -60,19 +87,24 @@ fn copy_in(input: &mut dyn Read, writer: &VolumeWriter, bar: &ProgressBar) -> an
         }
         if at + count as u64 > writer.length() {
             bail!(
-                "the image is larger than the volume, which has {} bytes",
+                "the image is larger than the volume, which has {} bytes, and they were overwritten",
                 writer.length()
             );
         }
         for block in piece[..count].chunks(HOLE_BYTES) {
-            match block.iter().all(|byte| *byte == 0) {
-                true => writer.zero(at..at + block.len() as u64)?,
-                false => writer.write_at(block, at)?,
-            }
+            put(writer, block, at)?;
             at += block.len() as u64;
         }
         bar.set_position(at);
     }
+}
+
+/// Writes a block; zeros as a hole, where the target can have one, whatever was there before.
+fn put(writer: &VolumeWriter, block: &[u8], at: u64) -> anyhow::Result<()> {
+    Ok(match block.iter().all(|byte| *byte == 0) {
+        true => writer.zero(at..at + block.len() as u64)?,
+        false => writer.write_at(block, at)?,
+    })
 }
 
 fn read_full(input: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
@@ -88,54 +120,79 @@ fn read_full(input: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> 
     Ok(filled)
 }
 
-/// Reads a volume into a raw image.
+/// Reads a volume into a raw image: a file, a block device, or a pipe.
 pub(super) fn export(config: &Config, volume: &str, file: &Path) -> anyhow::Result<()> {
-    with_volume(config, volume, AttachMode::ReadOnly, |path| {
+    let bytes = with_volume(config, volume, AttachMode::ReadOnly, |path| {
         let reader = VolumeReader::open(path)?;
         let bar = bar("export", reader.length());
         if is_pipe(file) {
-            copy_out(&reader, &mut std::io::stdout().lock(), None, &bar)?;
+            stream_out(&reader, &mut std::io::stdout().lock(), &bar)?;
         } else {
-            let mut output = File::create(file).with_context(|| file.display().to_string())?;
-            let holes = output.try_clone()?;
-            copy_out(&reader, &mut output, Some(holes), &bar)?;
-            output.set_len(reader.length())?;
-            output.sync_all()?;
+            export_to(&reader, path, file, &bar).with_context(|| file.display().to_string())?;
         }
         bar.finish_and_clear();
-        eprintln!(
-            "{} bytes were exported from volume {volume}",
-            reader.length()
-        );
-        Ok(())
-    })
+        Ok(reader.length())
+    })?;
+    say(&format!("{bytes} bytes were exported from volume {volume}"));
+    Ok(())
 }
 
-/// Copies everything; into a file, blocks of zeros are passed over.
-fn copy_out(
+fn export_to(
+    reader: &VolumeReader,
+    volume: &Path,
+    file: &Path,
+    bar: &ProgressBar,
+) -> anyhow::Result<()> {
+    // What is there is kept until it is known to be a fit target.
+    let mut options = File::options();
+    let options = options.write(true).create(true).truncate(false);
+    let mut output = options.open(file)?;
+    let kind = output.metadata()?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return stream_out(reader, &mut output, bar);
+    }
+    refuse_itself(&output, volume)?;
+    if kind.is_file() {
+        output.set_len(0)?;
+        output.set_len(reader.length())?;
+    }
+    drop(output);
+    let writer = VolumeWriter::open(file)?;
+    if writer.length() < reader.length() {
+        bail!(
+            "it has {} bytes, and the volume {}; nothing was written",
+            writer.length(),
+            reader.length()
+        );
+    }
+    each_piece(reader, bar, |piece, at| put(&writer, piece, at))?;
+    Ok(writer.sync()?)
+}
+
+fn stream_out(
     reader: &VolumeReader,
     output: &mut dyn Write,
-    mut holes: Option<File>,
     bar: &ProgressBar,
+) -> anyhow::Result<()> {
+    each_piece(reader, bar, |piece, _| Ok(output.write_all(piece)?))?;
+    Ok(output.flush()?)
+}
+
+fn each_piece(
+    reader: &VolumeReader,
+    bar: &ProgressBar,
+    mut take: impl FnMut(&[u8], u64) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut piece = vec![0; PIECE_BYTES];
     let mut at = 0;
     while at < reader.length() {
         let count = (reader.length() - at).min(PIECE_BYTES as u64) as usize;
         reader.read_at(&mut piece[..count], at)?;
-        match holes
-            .as_mut()
-            .filter(|_| piece[..count].iter().all(|byte| *byte == 0))
-        {
-            Some(file) => {
-                file.seek(SeekFrom::Current(count as i64))?;
-            }
-            None => output.write_all(&piece[..count])?,
-        }
+        take(&piece[..count], at)?;
         at += count as u64;
         bar.set_position(at);
     }
-    Ok(output.flush()?)
+    Ok(())
 }
 
 fn is_pipe(file: &Path) -> bool {
@@ -147,8 +204,8 @@ fn with_volume(
     config: &Config,
     volume: &str,
     mode: AttachMode,
-    work: impl FnOnce(&Path) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+    work: impl FnOnce(&Path) -> anyhow::Result<u64>,
+) -> anyhow::Result<u64> {
     let url = config.database_url();
     if let Some(path) = url.strip_prefix("sqlite:")
         && !Path::new(path).exists()
