@@ -47,6 +47,12 @@ struct Direction {
     what: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Upkeep {
+    /// `collect` or `verify`.
+    kind: &'static str,
+}
+
 /// The counters. Shared by all threads.
 pub struct Metrics {
     registry: Mutex<Registry>,
@@ -59,6 +65,7 @@ pub struct Metrics {
     leases_lost: Counter,
     jobs: Family<KindState, Gauge>,
     job_age: Family<KindState, Gauge<f64, AtomicU64>>,
+    maintenance_failures: Family<Upkeep, Gauge>,
 }
 
 /// Jobs of one kind in one state, as the database has them.
@@ -87,6 +94,7 @@ impl Default for Metrics {
         let leases_lost = Counter::default();
         let jobs = Family::default();
         let job_age = Family::default();
+        let maintenance_failures = Family::default();
         let mut registry = Registry::with_prefix("embervault");
         registry.register("store_calls", "Tries of calls to storages", calls.clone());
         registry.register_with_unit(
@@ -125,6 +133,11 @@ impl Default for Metrics {
             Unit::Seconds,
             job_age.clone(),
         );
+        registry.register(
+            "maintenance_failures",
+            "Vaults of which the last collection or verification failed",
+            maintenance_failures.clone(),
+        );
         Self {
             registry: Mutex::new(registry),
             calls,
@@ -136,6 +149,7 @@ impl Default for Metrics {
             leases_lost,
             jobs,
             job_age,
+            maintenance_failures,
         }
     }
 }
@@ -200,6 +214,15 @@ impl Metrics {
     /// Another worker has taken a job over.
     pub fn lease_lost(&self) {
         self.leases_lost.inc();
+    }
+
+    /// So many vaults could not be collected, and so many not be verified, when that was last tried.
+    pub fn maintenance_failed(&self, collect: i64, verify: i64) {
+        for (kind, count) in [("collect", collect), ("verify", verify)] {
+            self.maintenance_failures
+                .get_or_create(&Upkeep { kind })
+                .set(count);
+        }
     }
 
     /// Everything in Prometheus's text form, with the jobs as they are now.

@@ -1,9 +1,11 @@
 //! `GET /metrics`, on an address of its own.
 
 use crate::clock::Clock;
+use crate::db::vaults::Turn;
 use crate::db::{self, Db, DbError};
 use crate::metrics::{JobTally, Metrics};
 use crate::model::error::chain;
+use crate::model::id::VaultId;
 use actix_web::dev::Server;
 use actix_web::{App, HttpResponse, HttpServer, web};
 use std::net::TcpListener;
@@ -59,5 +61,19 @@ fn render(metrics: &Metrics, db: &Db, clock: &Clock) -> String {
             Vec::new()
         }
     };
+    match db.read(|c| db::vaults::maintained(c).map_err(DbError::from)) {
+        Ok(vaults) => {
+            let count = |failed: &dyn Fn(&(VaultId, Turn, Turn)) -> bool| {
+                vaults.iter().filter(|vault| failed(vault)).count() as i64
+            };
+            metrics.maintenance_failed(
+                count(&|(_, collected, _)| collected.failures > 0),
+                count(&|(.., verified)| verified.failures > 0),
+            );
+        }
+        Err(error) => {
+            tracing::warn!(error = %chain(&error), "vaults could not be counted");
+        }
+    }
     metrics.render(&tallies)
 }

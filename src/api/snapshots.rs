@@ -142,7 +142,7 @@ fn change_metadata(call: &Call<'_>, is_replacement: bool) -> Result {
         if is_replacement {
             metadata.clear();
         }
-        metadata.extend(wanted);
+        metadata.extend(wanted.clone());
         Ok(())
     })?;
     Ok(Reply::json(200, json!({ "metadata": metadata })))

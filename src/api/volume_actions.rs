@@ -248,7 +248,7 @@ fn set_image_metadata(call: &Call<'_>, value: &Value) -> Result {
     let wanted = fields.metadata("metadata", false)?.unwrap_or_default();
     let services = &call.api.services;
     let metadata = services.change_image_metadata(call.ctx()?, &id(call), |metadata| {
-        metadata.extend(wanted);
+        metadata.extend(wanted.clone());
         Ok(())
     })?;
     Ok(Reply::json(200, json!({ "metadata": metadata })))

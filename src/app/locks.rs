@@ -3,7 +3,10 @@
 use crate::app::{Role, StartError};
 use crate::config;
 use std::fs::{File, TryLockError};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use uuid::Uuid;
 
 /// Takes the data directory, made if need be: for itself alone as `serve`, else beside other API and
 /// worker processes.
@@ -32,11 +35,12 @@ pub(super) fn starting(data_dir: &Path) -> Result<File, StartError> {
 }
 
 /// The configured name or the machine's; of several workers in one data directory the second is
-/// `NAME-2`. A name is free again when its process ends, however it ends.
+/// `NAME-2`. A name is free again when its process ends, however it ends. With it comes a place: a UUID that
+/// the next process with the lock finds again, so that it knows what its predecessor has left.
 pub(super) fn worker_name(
     data_dir: &Path,
     settings: &config::Jobs,
-) -> Result<(File, String), StartError> {
+) -> Result<(File, String, String), StartError> {
     let base = settings.worker.clone().unwrap_or_else(host_name);
     let folder = data_dir.join("workers");
     std::fs::create_dir_all(&folder).map_err(fail(&folder))?;
@@ -46,14 +50,35 @@ pub(super) fn worker_name(
             number => format!("{base}-{number}"),
         };
         let path = folder.join(format!("{number}.lock"));
-        let file = File::create(&path).map_err(fail(&path))?;
+        let mut options = File::options();
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(&path).map_err(fail(&path))?;
         match file.try_lock() {
-            Ok(()) => return Ok((file, name)),
+            Ok(()) => {
+                let place = place(&mut file).map_err(fail(&path))?;
+                return Ok((file, name, place));
+            }
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(source)) => return Err(fail(&path)(source)),
         }
     }
     unreachable!("the numbers do not end")
+}
+
+/// The place in a lock file; a new one if there is none. On a full disk it is this process's alone, and what
+/// it leaves is taken up a lease later.
+fn place(file: &mut File) -> std::io::Result<String> {
+    let mut known = String::new();
+    file.read_to_string(&mut known)?;
+    if Uuid::parse_str(&known).is_ok() {
+        return Ok(known);
+    }
+    let place = Uuid::new_v4().to_string();
+    file.set_len(0)?;
+    if file.write_all_at(place.as_bytes(), 0).is_err() {
+        file.set_len(0)?;
+    }
+    Ok(place)
 }
 
 /// Name of this machine.

@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfiguredUser, IdentityMode, Maintenance};
 use crate::db::{Db, DbError};
 use crate::engine;
-use crate::engine::keys::{MasterKey, MasterKeyError};
+use crate::engine::keys::{Keyring, MasterKeyError};
 use crate::engine::vault::{Options, Parameters};
 use crate::identity::Identity;
 use crate::identity::embedded::Embedded;
@@ -28,9 +28,12 @@ use crate::tasks::orphans::Orphan;
 use crate::tasks::{OpenStorage, Tasks, maintenance};
 use crate::volume::catalog::{Catalog, CatalogError};
 use actix_web::dev::{Server, ServerHandle};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -85,6 +88,15 @@ pub enum StartError {
     Open { name: String, source: OpenError },
     #[error("storage {name:?} cannot be used")]
     Storage { name: String, source: engine::Error },
+    #[error(
+        "storage {storage:?}: no master key here opens {object}, so nothing was changed; put the key that it was wrapped with beside the others, as {}",
+        path.display()
+    )]
+    NoKeyOpens {
+        storage: String,
+        object: String,
+        path: PathBuf,
+    },
     #[error("these workers are running: {}; stop all processes first", .0.join(", "))]
     Workers(Vec<String>),
     #[error("vault {vault}: its storage is not configured")]
@@ -137,6 +149,8 @@ struct Stop {
     taking: CancellationToken,
     /// Running jobs are given back.
     working: CancellationToken,
+    /// A task ended that must not end before the rest.
+    broken: CancellationToken,
 }
 
 /// The parts that need no running loop.
@@ -175,13 +189,14 @@ pub async fn start(config: Config, role: Role) -> Result<Running, StartError> {
     let worker = match role {
         Role::Api => None,
         Role::Serve | Role::Worker => {
-            let (lock, name) = locks::worker_name(&data_dir, &config.jobs)?;
+            let (lock, name, place) = locks::worker_name(&data_dir, &config.jobs)?;
             locks.push(lock);
             let worker = Worker {
                 db: parts.db.clone(),
                 clock: Clock::System,
                 settings: config.jobs.clone(),
                 name: name.clone(),
+                place,
                 wake: parts.wake,
                 metrics: metrics.clone(),
             };
@@ -205,11 +220,11 @@ pub async fn start(config: Config, role: Role) -> Result<Running, StartError> {
     let mut servers = Vec::new();
     if let Some(listener) = listener {
         let server = listen(Arc::new(parts.api), listener);
-        servers.push(run_server(server, config.api.listen, &tracker)?);
+        servers.push(run_server(server, config.api.listen, &stop, &tracker)?);
     }
     if let (Some(listener), Some(address)) = (metrics_listener, config.metrics.listen) {
         let server = serve_metrics(metrics, parts.db.clone(), Clock::System, listener);
-        servers.push(run_server(server, address, &tracker)?);
+        servers.push(run_server(server, address, &stop, &tracker)?);
     }
     Ok(Running {
         address,
@@ -227,6 +242,11 @@ pub async fn start(config: Config, role: Role) -> Result<Running, StartError> {
 }
 
 impl Running {
+    /// Until a part without which the service does not work has ended by itself: it is to be stopped then.
+    pub async fn broken(&self) {
+        self.stop.broken.cancelled().await;
+    }
+
     /// Takes no more requests and jobs, leaves running jobs some time to end, gives the others back
     /// so that they are resumed, and waits for all.
     pub async fn stop(self) {
@@ -248,16 +268,37 @@ impl Running {
 fn run_server(
     server: std::io::Result<Server>,
     address: SocketAddr,
+    stop: &Stop,
     tracker: &TaskTracker,
 ) -> Result<ServerHandle, StartError> {
     let server = server.map_err(|source| StartError::Listen { address, source })?;
     let handle = server.handle();
-    tracker.spawn(async move {
+    let serve = async move {
         if let Err(error) = server.await {
             tracing::error!(%error, "the server failed");
         }
-    });
+    };
+    spawn_vital("server", serve, stop, tracker);
     Ok(handle)
+}
+
+/// Runs a task that must not end before the service is stopped. If it does, by a panic or otherwise, the
+/// service stops as a whole: what starts it again helps, and what only looks alive does not.
+fn spawn_vital(
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+    stop: &Stop,
+    tracker: &TaskTracker,
+) {
+    let stop = stop.clone();
+    tracker.spawn(async move {
+        let ended = AssertUnwindSafe(task).catch_unwind().await;
+        if !stop.taking.is_cancelled() {
+            let panicked = ended.is_err();
+            tracing::error!(task = name, panicked, "a vital task has ended; stopping");
+            stop.broken.cancel();
+        }
+    });
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -282,9 +323,16 @@ fn assemble(
 ) -> Result<Parts, StartError> {
     let clock = Clock::System;
     let db = Db::open(&config.database_url())?;
-    let master = storages::open_master_key(config, &db)?;
-    let (storages, default_storage) =
-        storages::open(config, &db, &clock, &master, &handle, &stop, metrics)?;
+    let masters = storages::open_keys(config, &db)?;
+    let (storages, default_storage) = storages::open(
+        config,
+        &db,
+        &clock,
+        &masters.current,
+        &handle,
+        &stop,
+        metrics,
+    )?;
     let catalog = Catalog::open(db.clone(), clock.clone(), config)?;
     let (identity, users) = open_identity(config, data_dir, &db, &clock)?;
     let policy = Arc::new(open_policy(config, data_dir)?);
@@ -298,7 +346,7 @@ fn assemble(
         default_storage,
         host: locks::host_name(),
     };
-    let tasks = make_tasks(config, db.clone(), clock, catalog, storages, master);
+    let tasks = make_tasks(config, db.clone(), clock, catalog, storages, masters);
     let api = Api::new(
         services,
         identity,
@@ -319,11 +367,18 @@ fn assemble(
 pub fn tasks(config: &Config, handle: &Handle) -> Result<Tasks, StartError> {
     let (clock, stop) = (Clock::System, CancellationToken::new());
     let db = Db::open(&config.database_url())?;
-    let master = storages::open_master_key(config, &db)?;
-    let (storages, _) =
-        storages::open(config, &db, &clock, &master, handle, &stop, &Arc::default())?;
+    let masters = storages::open_keys(config, &db)?;
+    let (storages, _) = storages::open(
+        config,
+        &db,
+        &clock,
+        &masters.current,
+        handle,
+        &stop,
+        &Arc::default(),
+    )?;
     let catalog = Catalog::open(db.clone(), clock.clone(), config)?;
-    Ok(make_tasks(config, db, clock, catalog, storages, master))
+    Ok(make_tasks(config, db, clock, catalog, storages, masters))
 }
 
 fn make_tasks(
@@ -332,14 +387,14 @@ fn make_tasks(
     clock: Clock,
     catalog: Catalog,
     storages: BTreeMap<StorageId, OpenStorage>,
-    master: MasterKey,
+    masters: Keyring,
 ) -> Tasks {
     Tasks {
         db,
         clock,
         catalog,
         storages,
-        master,
+        masters,
         parameters: Parameters::from_settings(&config.engine),
         options: Options::from_settings(config),
         attempts_max: config.jobs.attempts_max,
@@ -385,15 +440,23 @@ fn run_lanes(
     tracker: &TaskTracker,
 ) {
     let (tasks, taking) = (Arc::new(tasks), || stop.taking.clone());
-    tracker.spawn(schedule(tasks.clone(), maintenance, taking()));
+    let vital = |name, task: BoxFuture<'static, ()>| spawn_vital(name, task, stop, tracker);
+    vital(
+        "maintenance",
+        schedule(tasks.clone(), maintenance, taking()).boxed(),
+    );
     let lease = worker.settings.lease;
-    tracker.spawn(look_after_orphans(tasks.clone(), lease, taking()));
+    vital(
+        "orphans",
+        look_after_orphans(tasks.clone(), lease, taking()).boxed(),
+    );
     let run = Arc::new(move |claimed| tasks.run(claimed));
     for lane in [Lane::Backup, Lane::Quick] {
         let runner = Runner::new(worker.clone(), lane, run.clone());
-        tracker.spawn(runner.work(taking(), stop.working.clone()));
+        let work = runner.work(taking(), stop.working.clone());
+        vital(lane.as_str(), work.boxed());
     }
-    tracker.spawn(beat(worker, taking()));
+    vital("heartbeat", beat(worker, taking()).boxed());
 }
 
 /// Adds the jobs that nobody asks for when they are due.
@@ -443,5 +506,32 @@ async fn look_after_orphans(tasks: Arc<Tasks>, lease: Duration, stop: Cancellati
                 tracing::warn!(error = %chain(&error), "an orphan could not be ended");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_vital_task_that_ends_by_itself_ends_the_service() {
+        for panics in [true, false] {
+            let (stop, tracker) = (Stop::default(), TaskTracker::new());
+            let task = async move { assert!(!panics, "a defect") };
+            spawn_vital("task", task, &stop, &tracker);
+            let broken = stop.broken.cancelled();
+            assert!(
+                tokio::time::timeout(Duration::from_secs(5), broken)
+                    .await
+                    .is_ok()
+            );
+        }
+        let (stop, tracker) = (Stop::default(), TaskTracker::new());
+        let taking = stop.taking.clone();
+        spawn_vital("task", taking.cancelled_owned(), &stop, &tracker);
+        stop.taking.cancel();
+        tracker.close();
+        tracker.wait().await;
+        assert!(!stop.broken.is_cancelled());
     }
 }

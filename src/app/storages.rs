@@ -5,7 +5,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::{self, Db, DbError};
 use crate::engine;
-use crate::engine::keys::MasterKey;
+use crate::engine::keys::{Keyring, MasterKey};
 use crate::metrics::Metrics;
 use crate::model::id::StorageId;
 use crate::model::vault::StorageRow;
@@ -16,18 +16,18 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-/// The master key; made only where no storage was ever used with another.
-pub(super) fn open_master_key(config: &Config, db: &Db) -> Result<MasterKey, StartError> {
+/// The master key, made only where no storage was ever used with another, and those that it has replaced.
+pub(super) fn open_keys(config: &Config, db: &Db) -> Result<Keyring, StartError> {
     let path = config.master_key_file();
-    if let Some(key) = MasterKey::load(&path)? {
-        return Ok(key);
+    if let Some(keys) = Keyring::load(&path)? {
+        return Ok(keys);
     }
     for name in config.storages().keys() {
         if find(db, name)?.is_some() {
             return Err(StartError::NoMasterKey(path));
         }
     }
-    Ok(MasterKey::create(&path)?)
+    Ok(Keyring::of(MasterKey::create(&path)?))
 }
 
 fn find(db: &Db, name: &str) -> Result<Option<StorageRow>, DbError> {
@@ -80,7 +80,7 @@ pub(super) fn open_for_rotation(
     config: &Config,
     db: &Db,
     handle: &Handle,
-    old: &MasterKey,
+    old: &Keyring,
     new: &MasterKey,
 ) -> Result<BTreeMap<StorageId, (String, Store)>, StartError> {
     let mut open = BTreeMap::new();
@@ -89,8 +89,8 @@ pub(super) fn open_for_rotation(
             let name = name.clone();
             StartError::Open { name, source }
         })?;
-        let row = identify(db, &Clock::System, old, &name, &store)?;
-        if ![old.check(), new.check()].contains(&row.master_key_check) {
+        let row = identify(db, &Clock::System, &old.current, &name, &store)?;
+        if ![old.current.check(), new.check()].contains(&row.master_key_check) {
             return Err(StartError::WrongMasterKey {
                 path: config.master_key_file(),
                 storage: name,

@@ -44,7 +44,7 @@ pub(super) fn run(size_gib: u32, input: Option<&Path>) -> anyhow::Result<()> {
         filter: "error".to_owned(),
         ..Log::default()
     };
-    logging::start(&log).map_err(anyhow::Error::msg)?;
+    let _logs = logging::start(&log).map_err(anyhow::Error::msg)?;
     let size_gib = match input {
         None => u64::from(size_gib),
         Some(path) => {

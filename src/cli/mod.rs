@@ -11,13 +11,15 @@ mod table;
 mod transfer;
 mod vault;
 
-use crate::app::Role;
+use crate::app::{Role, logging};
 use crate::config::{Config, DataDir};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tracing_appender::non_blocking::WorkerGuard;
 
 /// Volume backups for OpenStack clouds: Cinder's backup API over a deduplicating, encrypting engine.
 #[derive(Debug, Parser)]
@@ -260,6 +262,13 @@ impl SettingsArguments {
         }
         Ok(config)
     }
+
+    /// For a command beside the service: what it meets that its user must know is logged as well.
+    fn load_for_command(&self, logs: &mut Option<WorkerGuard>) -> anyhow::Result<Config> {
+        let config = self.load()?;
+        *logs = Some(logging::start_for_command(&config.log).map_err(anyhow::Error::msg)?);
+        Ok(config)
+    }
 }
 
 /// Runs the program.
@@ -269,13 +278,15 @@ pub fn run() -> ExitCode {
     match dispatch(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("embervault: {error:#}");
+            // Also where standard error is closed.
+            writeln!(std::io::stderr(), "embervault: {error:#}").ok();
             ExitCode::FAILURE
         }
     }
 }
 
 fn dispatch(command: Command) -> anyhow::Result<()> {
+    let mut logs = None;
     match command {
         Command::Serve { settings, listen } => {
             let mut config = settings.load()?;
@@ -305,7 +316,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             settings,
             dry_run,
             json,
-        }) => vault::collect(&settings.load()?, dry_run, json),
+        }) => vault::collect(&settings.load_for_command(&mut logs)?, dry_run, json),
         Command::Vault(VaultCommand::Verify {
             settings,
             full,
@@ -313,28 +324,30 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             json,
         }) => {
             let sample = sample.map(|size| size.as_u64());
-            vault::verify(&settings.load()?, full, sample, json)
+            vault::verify(&settings.load_for_command(&mut logs)?, full, sample, json)
         }
         Command::Vault(VaultCommand::Repair { settings, json }) => {
-            vault::repair(&settings.load()?, json)
+            vault::repair(&settings.load_for_command(&mut logs)?, json)
         }
         Command::Vault(VaultCommand::Rebuild { settings, storage }) => {
-            vault::rebuild(&settings.load()?, &storage)
+            vault::rebuild(&settings.load_for_command(&mut logs)?, &storage)
         }
         Command::Vault(VaultCommand::Usage { settings, json }) => {
-            vault::usage(&settings.load()?, json)
+            vault::usage(&settings.load_for_command(&mut logs)?, json)
         }
         Command::Vault(VaultCommand::Shred {
             settings,
             project,
             yes,
-        }) => vault::shred(&settings.load()?, &project, yes),
-        Command::Key(KeyCommand::Rotate { settings }) => vault::rotate(&settings.load()?),
+        }) => vault::shred(&settings.load_for_command(&mut logs)?, &project, yes),
+        Command::Key(KeyCommand::Rotate { settings }) => {
+            vault::rotate(&settings.load_for_command(&mut logs)?)
+        }
         Command::Storage(StorageCommand::Check {
             settings,
             name,
             json,
-        }) => storage::check(&settings.load()?, &name, json),
+        }) => storage::check(&settings.load_for_command(&mut logs)?, &name, json),
         Command::Config(ConfigCommand::Print { settings }) => {
             print!("{}", toml::to_string_pretty(&settings.load()?)?);
             Ok(())

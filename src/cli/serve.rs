@@ -3,6 +3,7 @@
 use crate::app::{self, Role, Running, logging};
 use crate::config::Config;
 use anyhow::Context;
+use std::io::Write;
 use std::pin::pin;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -20,7 +21,7 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 /// Runs until SIGTERM or Ctrl-C.
 pub(super) fn run(config: Config, role: Role) -> anyhow::Result<()> {
-    logging::start(&config.log).map_err(anyhow::Error::msg)?;
+    let _logs = logging::start(&config.log).map_err(anyhow::Error::msg)?;
     let runtime = runtime()?;
     let end = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -36,9 +37,15 @@ pub(super) fn run(config: Config, role: Role) -> anyhow::Result<()> {
             () = &mut told => return Ok(()),
         };
         greet(&running);
-        told.await;
+        let is_broken = tokio::select! {
+            () = &mut told => false,
+            () = running.broken() => true,
+        };
         tracing::info!("stopping; jobs that do not end in time will be resumed");
         running.stop().await;
+        if is_broken {
+            anyhow::bail!("a part of the service ended by itself; the log says which");
+        }
         Ok(())
     });
     // A start that was cut off may still be waiting for a storage.
@@ -46,29 +53,37 @@ pub(super) fn run(config: Config, role: Role) -> anyhow::Result<()> {
     end
 }
 
+/// Says where everything is. That nobody may be listening any more is no reason to end.
 fn greet(running: &Running) {
-    introduce(running);
-    if let Some(address) = running.metrics {
-        println!("Metrics are at http://{address}/metrics");
+    for line in greeting(running) {
+        if writeln!(std::io::stdout(), "{line}").is_err() {
+            return;
+        }
     }
 }
 
-fn introduce(running: &Running) {
+fn greeting(running: &Running) -> Vec<String> {
     let version = env!("CARGO_PKG_VERSION");
+    let metrics = running
+        .metrics
+        .map(|address| format!("Metrics are at http://{address}/metrics"));
     let Some(address) = running.address else {
         let name = running.worker.as_deref().unwrap_or_default();
-        println!("Embervault {version} works as {name}");
-        return;
+        let mut lines = vec![format!("Embervault {version} works as {name}")];
+        lines.extend(metrics);
+        return lines;
     };
-    println!("Embervault {version} listens on http://{address}");
-    let Some(clouds) = &running.clouds_yaml else {
-        println!("Users come from the configuration.");
-        return;
-    };
-    let clouds = clouds.display();
-    println!("Clouds `embervault` (member) and `embervault-admin` are in {clouds}");
-    println!("Try:");
-    println!("  export OS_CLIENT_CONFIG_FILE={clouds} OS_CLOUD=embervault");
-    println!("  openstack volume create --size 1 first");
-    println!("  openstack volume backup create --name first-backup first");
+    let mut lines = vec![format!("Embervault {version} listens on http://{address}")];
+    match running.clouds_yaml.as_ref().map(|path| path.display()) {
+        None => lines.push("Users come from the configuration.".to_owned()),
+        Some(clouds) => lines.extend([
+            format!("Clouds `embervault` (member) and `embervault-admin` are in {clouds}"),
+            "Try:".to_owned(),
+            format!("  export OS_CLIENT_CONFIG_FILE={clouds} OS_CLOUD=embervault"),
+            "  openstack volume create --size 1 first".to_owned(),
+            "  openstack volume backup create --name first-backup first".to_owned(),
+        ]),
+    }
+    lines.extend(metrics);
+    lines
 }

@@ -290,7 +290,7 @@ pub(super) fn shred(config: &Config, project: &str, yes: bool) -> anyhow::Result
         "Copies of the database and of the storage that are older still hold the wrapped keys;"
     );
     println!(
-        "run `embervault key rotate` and destroy the old master key to make them useless too."
+        "run `embervault key rotate` and destroy all earlier master keys (master.previous-…) to make them useless too."
     );
     Ok(())
 }

@@ -144,17 +144,44 @@ pub fn set_restore_volume(
         .map(|_| ())
 }
 
-/// Other backups whose data is under the same root, and their states.
+/// Backups of a vault whose data is under this root. A backup's own id is the name of its root only where
+/// no other is noted: an import may bear the id of one backup and have the data of another.
+#[diesel::dsl::auto_type(no_type_alias)]
+pub fn has_root<'a>(vault: &'a VaultId, root: &'a BackupId) -> _ {
+    let is_own = backups::id.eq(root).and(backups::root_id.is_null());
+    backups::vault_id
+        .eq(vault)
+        .and(backups::root_id.eq(root).or(is_own))
+}
+
+/// Other backups whose data is under the same root, and their states. A backup that got no vault has no
+/// data.
 pub fn sharing(
     connection: &mut DbConnection,
     backup: &Backup,
 ) -> QueryResult<Vec<(BackupId, BackupStatus)>> {
-    let root = backup.root_name();
+    let Some(vault) = &backup.vault_id else {
+        return Ok(Vec::new());
+    };
     backups::table
-        .filter(backups::id.eq(root).or(backups::root_id.eq(root)))
+        .filter(has_root(vault, backup.root_name()))
         .filter(backups::id.ne(&backup.id))
         .select((backups::id, backups::status))
         .load(connection)
+}
+
+/// A backup that has this root.
+pub fn with_root(
+    connection: &mut DbConnection,
+    vault: &VaultId,
+    root: &BackupId,
+) -> QueryResult<Option<Backup>> {
+    backups::table
+        .filter(has_root(vault, root))
+        .order(backups::id)
+        .select(Backup::as_select())
+        .first(connection)
+        .optional()
 }
 
 /// Fills the row of an imported backup from its record and its root, but for what it came to.

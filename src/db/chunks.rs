@@ -12,11 +12,24 @@ const BATCH: usize = 4000;
 pub fn lookup(
     connection: &mut DbConnection,
     vault: i64,
-    ids: Vec<Vec<u8>>,
+    ids: &[Vec<u8>],
 ) -> QueryResult<Vec<IndexedChunk>> {
     chunks::table
         .filter(chunks::vault.eq(vault).and(chunks::id.eq_any(ids)))
         .select(IndexedChunk::as_select())
+        .load(connection)
+}
+
+/// Ids of the chunks of a pack.
+#[cfg(test)]
+pub(crate) fn of_pack(
+    connection: &mut DbConnection,
+    vault: i64,
+    pack: i64,
+) -> QueryResult<Vec<Vec<u8>>> {
+    chunks::table
+        .filter(chunks::vault.eq(vault).and(chunks::pack.eq(pack)))
+        .select(chunks::id)
         .load(connection)
 }
 

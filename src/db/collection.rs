@@ -8,7 +8,6 @@ use crate::model::pack::{Pack, PackState};
 use crate::model::schema::{
     backups, chunks, packs, removed_roots, session_packs, unknown_objects, vaults,
 };
-use crate::model::time::Timestamp;
 use diesel::prelude::*;
 
 /// Packs in one statement, below both databases' limits.
@@ -92,11 +91,16 @@ pub fn needed(connection: &mut DbConnection, vault: &VaultId) -> QueryResult<Vec
         .collect())
 }
 
-/// Whether a backup that is not being deleted has this root.
-pub fn is_needed(connection: &mut DbConnection, root: &BackupId) -> QueryResult<bool> {
+/// Whether a backup whose deletion has not begun has this root.
+pub fn is_needed(
+    connection: &mut DbConnection,
+    vault: &VaultId,
+    root: &BackupId,
+) -> QueryResult<bool> {
+    let going = [BackupStatus::Deleting, BackupStatus::ErrorDeleting];
     let owners = backups::table
-        .filter(backups::id.eq(root).or(backups::root_id.eq(root)))
-        .filter(backups::status.ne(BackupStatus::Deleting))
+        .filter(db::backups::has_root(vault, root))
+        .filter(backups::status.ne_all(going))
         .filter(backups::pack_set.is_not_null());
     diesel::select(diesel::dsl::exists(owners)).get_result(connection)
 }
@@ -107,10 +111,7 @@ pub fn roots(connection: &mut DbConnection, vault: &VaultId) -> QueryResult<Vec<
         .filter(backups::vault_id.eq(vault))
         .select((backups::id, backups::root_id))
         .load(connection)?;
-    Ok(rows
-        .into_iter()
-        .map(|(id, root)| root.unwrap_or(id))
-        .collect())
+    Ok(root_names(rows))
 }
 
 /// Names of the roots of available backups of a vault.
@@ -123,10 +124,14 @@ pub fn available_roots(
         .filter(backups::status.eq(BackupStatus::Available))
         .select((backups::id, backups::root_id))
         .load(connection)?;
-    Ok(rows
-        .into_iter()
+    Ok(root_names(rows))
+}
+
+/// Of backups and the roots that they have of others.
+fn root_names(rows: Vec<(BackupId, Option<BackupId>)>) -> Vec<BackupId> {
+    rows.into_iter()
         .map(|(id, root)| root.unwrap_or(id))
-        .collect())
+        .collect()
 }
 
 /// Backups of a vault whose root could not be read when the database was made again: not even their
@@ -140,13 +145,23 @@ pub fn unreadable_roots(
         .filter(backups::volume_id.eq(VolumeId::unknown()))
         .filter(backups::pack_set.is_null())
         .filter(backups::status.eq(BackupStatus::Error))
-        .select(backups::id)
+        .select((backups::id, backups::root_id))
         .load(connection)
+        .map(root_names)
 }
 
-/// Notes that a root is not to be there any more.
-pub fn remove_root(connection: &mut DbConnection, root: &BackupId) -> QueryResult<()> {
-    let row = removed_roots::root.eq(root.as_str());
+/// Notes that a root was removed with its backup. `was_available`: the backup was complete.
+pub fn note_removed_root(
+    connection: &mut DbConnection,
+    vault: i64,
+    root: &BackupId,
+    was_available: bool,
+) -> QueryResult<()> {
+    let row = (
+        removed_roots::vault.eq(vault),
+        removed_roots::root.eq(root.as_str()),
+        removed_roots::was_available.eq(was_available),
+    );
     match connection {
         DbConnection::Postgres(connection) => diesel::insert_into(removed_roots::table)
             .values(row)
@@ -159,9 +174,28 @@ pub fn remove_root(connection: &mut DbConnection, root: &BackupId) -> QueryResul
     .map(|_| ())
 }
 
-/// Whether a root was removed.
-pub fn is_removed(connection: &mut DbConnection, root: &str) -> QueryResult<bool> {
-    diesel::select(diesel::dsl::exists(removed_roots::table.find(root))).get_result(connection)
+/// Whether a root was removed with its backup, and if so whether the backup had been available.
+pub fn removed_root(
+    connection: &mut DbConnection,
+    vault: i64,
+    root: &BackupId,
+) -> QueryResult<Option<bool>> {
+    removed_roots::table
+        .find((vault, root.as_str()))
+        .select(removed_roots::was_available)
+        .first(connection)
+        .optional()
+}
+
+/// A root that was removed belongs to a backup again.
+pub fn forget_removed_root(
+    connection: &mut DbConnection,
+    vault: i64,
+    root: &BackupId,
+) -> QueryResult<()> {
+    diesel::delete(removed_roots::table.find((vault, root.as_str())))
+        .execute(connection)
+        .map(|_| ())
 }
 
 /// Packs that may be in the store, each with the generation that condemned it. Those being written
@@ -389,20 +423,31 @@ pub fn sizes(connection: &mut DbConnection, vault: i64) -> QueryResult<Vec<(i64,
 /// was given out, and the pack's state.
 pub type Place = (i64, i32, i32, PackState);
 
+/// The places of some packs of a vault.
+pub fn places_of(
+    connection: &mut DbConnection,
+    vault: i64,
+    numbers: &[i64],
+) -> QueryResult<Vec<Place>> {
+    let mut found = Vec::with_capacity(numbers.len());
+    for batch in numbers.chunks(BATCH) {
+        found.extend(
+            packs::table
+                .filter(packs::vault.eq(vault))
+                .filter(packs::number.eq_any(batch))
+                .select((packs::number, packs::rewrite, packs::rewrites, packs::state))
+                .load::<Place>(connection)?,
+        );
+    }
+    Ok(found)
+}
+
 /// The places of all packs of a vault.
 pub fn places(connection: &mut DbConnection, vault: i64) -> QueryResult<Vec<Place>> {
     packs::table
         .filter(packs::vault.eq(vault))
         .select((packs::number, packs::rewrite, packs::rewrites, packs::state))
         .load(connection)
-}
-
-/// Notes when a vault was collected.
-pub fn set_collected(connection: &mut DbConnection, vault: i64, now: Timestamp) -> QueryResult<()> {
-    diesel::update(vaults::table.find(vault))
-        .set(vaults::collected_at.eq(now))
-        .execute(connection)
-        .map(|_| ())
 }
 
 /// Takes note of objects of packs that the database does not know; gives those that were unknown in an

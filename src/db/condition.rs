@@ -168,14 +168,6 @@ pub fn tell(
     .map(|_| ())
 }
 
-/// Notes when a vault was verified.
-pub fn set_verified(connection: &mut DbConnection, vault: i64, now: Timestamp) -> QueryResult<()> {
-    diesel::update(vaults::table.find(vault))
-        .set(vaults::verified_at.eq(now))
-        .execute(connection)
-        .map(|_| ())
-}
-
 /// When the full verification began that is under way; begins one unless there is.
 pub fn begin_full(
     connection: &mut DbConnection,

@@ -40,16 +40,19 @@ pub fn live_for(connection: &mut DbConnection, subject: &str) -> QueryResult<Opt
         .optional()
 }
 
-/// Jobs of a lane that run in other processes: which, which run of it, and its signs of life.
+/// A job that runs in another process: its signs of life, and in whose place it runs.
+pub type Elsewhere = (JobId, i64, Option<String>);
+
+/// Jobs of a lane that run in other processes.
 pub fn running_elsewhere(
     connection: &mut DbConnection,
     lane: Lane,
     running_here: Vec<JobId>,
-) -> QueryResult<Vec<(JobId, i64)>> {
+) -> QueryResult<Vec<Elsewhere>> {
     jobs::table
         .filter(jobs::lane.eq(lane).and(jobs::state.eq(JobState::Running)))
         .filter(jobs::id.ne_all(running_here))
-        .select((jobs::id, jobs::beats))
+        .select((jobs::id, jobs::beats, jobs::holder))
         .load(connection)
 }
 
@@ -59,7 +62,7 @@ pub fn running_elsewhere(
 pub fn claim(
     connection: &mut DbConnection,
     lane: Lane,
-    worker: &str,
+    (worker, place): (&str, &str),
     now: Timestamp,
     leased_until: Timestamp,
     abandoned: &[(JobId, i64)],
@@ -83,6 +86,7 @@ pub fn claim(
             jobs::orphaned.eq(job.orphaned),
             jobs::leased_until.eq(leased_until),
             jobs::worker.eq(worker),
+            jobs::holder.eq(place),
             jobs::updated_at.eq(now),
         ))
         .execute(connection)?;
@@ -266,16 +270,6 @@ pub fn set_checkpoint(
         .map(|count| count == 1)
 }
 
-/// Whether a job was cancelled, or is to be.
-pub fn is_cancelled(connection: &mut DbConnection, id: &JobId) -> QueryResult<bool> {
-    let found = jobs::table
-        .find(id)
-        .select((jobs::state, jobs::cancel_requested))
-        .first::<(JobState, bool)>(connection)
-        .optional()?;
-    Ok(found.is_some_and(|(state, wish)| wish || state == JobState::Cancelled))
-}
-
 /// Whether some vault is being collected or verified, or is to be.
 pub fn is_maintained(connection: &mut DbConnection) -> QueryResult<bool> {
     let live = jobs::table
@@ -324,14 +318,6 @@ pub fn nudge(connection: &mut DbConnection, id: &JobId, now: Timestamp) -> Query
         .set(jobs::run_at.eq(now))
         .execute(connection)
         .map(|_| ())
-}
-
-/// Removes a job that nobody has claimed yet. `false`: somebody has.
-pub fn withdraw(connection: &mut DbConnection, id: &JobId) -> QueryResult<bool> {
-    diesel::delete(jobs::table.find(id))
-        .filter(jobs::state.eq(JobState::Available).and(jobs::attempt.eq(0)))
-        .execute(connection)
-        .map(|count| count == 1)
 }
 
 /// Removes jobs that ended before a moment.

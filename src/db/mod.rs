@@ -21,6 +21,7 @@ pub mod packs;
 mod page;
 pub mod quotas;
 pub mod records;
+mod reserve;
 pub mod services;
 pub mod sessions;
 pub mod snapshots;
@@ -29,13 +30,14 @@ pub mod vaults;
 pub mod volumes;
 pub mod workers;
 
+use crate::db::reserve::Reserve;
 use crate::model::error::Error;
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::prelude::*;
 use diesel::r2d2::{ManageConnection, Pool, R2D2Connection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use std::path::PathBuf;
-
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use diesel::QueryResult;
@@ -46,10 +48,19 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 const SQLITE_PRAGMAS: &str = "PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; \
      PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -16384;";
 
-/// A process that is halted inside a transaction must not hold its locks for ever, and who waits for one
-/// gives up in the end. The longest transactions, those that remove a vault, take seconds.
+/// A process that is halted inside a transaction must not hold its locks for ever, and a wait for a lock ends
+/// while the waiting job still has its lease (15 s by default). The longest transactions, those that remove a
+/// vault, take seconds.
 const POSTGRES_LIMITS: &str =
-    "SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '60s'";
+    "SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '10s'";
+
+/// Longest wait for a connection out of a pool, for the same reason.
+const POOL_WAIT: Duration = Duration::from_secs(10);
+
+/// How often a transaction is tried that another one has thrown out.
+const TRIES: u32 = 5;
+/// Pause before the first repetition; doubled each time.
+const TRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a URL says of connections that go dead without a word, unless it says something else: the server
 /// or the network may be gone.
@@ -63,6 +74,8 @@ const POSTGRES_DEAD_AFTER: [(&str, &str); 5] = [
 
 /// Connections kept for reading on SQLite, and for everything on PostgreSQL.
 const CONNECTIONS_MAX: u32 = 8;
+/// Connections for signs of life.
+const RENEWALS_MAX: u32 = 2;
 
 /// One connection to either database.
 #[derive(diesel::MultiConnection)]
@@ -78,6 +91,8 @@ pub enum DbError {
     Url(String),
     #[error("database: no connection")]
     Connect(#[source] diesel::r2d2::PoolError),
+    #[error("database: a query panicked")]
+    Panicked,
     #[error("database: {0}")]
     Query(#[from] diesel::result::Error),
     #[error("database: migration failed")]
@@ -103,9 +118,11 @@ impl From<DbError> for Error {
                 message: "The database is unavailable for now.".to_owned(),
                 source: Some(error.into()),
             },
-            DbError::Url(_) | DbError::Query(_) | DbError::Migrate(_) | DbError::File { .. } => {
-                Error::internal(error)
-            }
+            DbError::Url(_)
+            | DbError::Query(_)
+            | DbError::Migrate(_)
+            | DbError::Panicked
+            | DbError::File { .. } => Error::internal(error),
         }
     }
 }
@@ -125,32 +142,82 @@ pub fn is_duplicate(error: &diesel::result::Error) -> bool {
     )
 }
 
+/// Whether the transaction was thrown out for the sake of another one, so that a repetition may succeed: a
+/// deadlock or a serialisation failure. PostgreSQL tells a deadlock by its text alone, through diesel.
+fn is_thrown_out(error: &(dyn std::error::Error + 'static)) -> bool {
+    use diesel::result::{DatabaseErrorKind, Error};
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| match cause.downcast_ref() {
+        Some(Error::DatabaseError(DatabaseErrorKind::SerializationFailure, _)) => true,
+        Some(Error::DatabaseError(_, information)) => {
+            information.message().contains("deadlock detected")
+        }
+        _ => false,
+    })
+}
+
+/// Whether SQLite found no room on its disk, which diesel has no kind for.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| match cause.downcast_ref() {
+        Some(diesel::result::Error::DatabaseError(_, information)) => {
+            let message = information.message();
+            message.contains("disk is full") || message.contains("disk I/O error")
+        }
+        _ => false,
+    })
+}
+
 /// The database. Cheap to clone.
 #[derive(Clone)]
 pub struct Db {
     readers: Pool<Manager>,
     /// On SQLite a single connection, as SQLite has a single writer.
     writer: Pool<Manager>,
+    /// For signs of life alone, which must not wait behind other work.
+    renewals: Pool<Manager>,
+    /// Of SQLite.
+    reserve: Option<Arc<Reserve>>,
 }
 
 impl Db {
     /// Connects, and brings the tables to the present form.
     pub fn open(url: &str) -> Result<Self, DbError> {
         let manager = Manager::from_url(url)?;
-        if let Manager::Sqlite(path) = &manager {
-            create_private(path)?;
-        }
+        let reserve = match &manager {
+            Manager::Sqlite(path) => {
+                let reserve = Reserve::beside(path);
+                reserve.make_room_to_start();
+                create_private(path)?;
+                Some(Arc::new(reserve))
+            }
+            Manager::Postgres(_) => None,
+        };
         let writers = match &manager {
             Manager::Sqlite(_) => 1,
             Manager::Postgres(_) => CONNECTIONS_MAX,
         };
         let writer = pool(manager.clone(), writers)?;
         migrate(&mut *writer.get().map_err(DbError::Connect)?)?;
+        let renewals = pool(manager.clone(), RENEWALS_MAX)?;
         let readers = match &manager {
             Manager::Sqlite(_) => pool(manager, CONNECTIONS_MAX)?,
             Manager::Postgres(_) => writer.clone(),
         };
-        Ok(Self { readers, writer })
+        let db = Self {
+            readers,
+            writer,
+            renewals,
+            reserve,
+        };
+        db.has_room();
+        Ok(db)
+    }
+
+    /// Whether the disk of an SQLite database has room to spare; if so, the reserve for the day on which it has
+    /// not is there as well.
+    pub fn has_room(&self) -> bool {
+        self.reserve.as_ref().is_none_or(|reserve| reserve.fill())
     }
 
     /// Runs queries that change nothing.
@@ -162,23 +229,64 @@ impl Db {
         queries(&mut connection)
     }
 
-    /// Runs queries in one transaction: all of them happen, or, after an error, none.
-    pub fn write<T, E: From<DbError>>(
+    /// Runs queries in one transaction: all of them happen, or, after an error, none. They are run again
+    /// if the database threw the transaction out for the sake of another one, and if it found no room and the
+    /// reserve gave some.
+    pub fn write<T, E: From<DbError> + std::error::Error + 'static>(
         &self,
-        queries: impl FnOnce(&mut DbConnection) -> Result<T, E>,
+        mut queries: impl FnMut(&mut DbConnection) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut connection = self.writer.get().map_err(DbError::Connect)?;
-        let connection: &mut DbConnection = &mut connection;
-        begin(connection).map_err(DbError::Query)?;
-        match queries(connection) {
-            Ok(value) => {
-                commit(connection).map_err(DbError::Query)?;
-                Ok(value)
+        let mut pause = TRY_PAUSE;
+        for _ in 1..TRIES {
+            match transact(&self.writer, &mut queries) {
+                Err(error) if is_thrown_out(&error) => {
+                    std::thread::sleep(pause);
+                    pause *= 2;
+                }
+                Err(error) if is_full(&error) && self.release_reserve() => {}
+                result => return result,
             }
-            Err(error) => {
-                roll_back(connection).map_err(DbError::Query)?;
-                Err(error)
-            }
+        }
+        transact(&self.writer, &mut queries)
+    }
+
+    fn release_reserve(&self) -> bool {
+        let is_released = self
+            .reserve
+            .as_ref()
+            .is_some_and(|reserve| reserve.release());
+        if is_released {
+            tracing::error!(
+                "the database's disk is full; the database goes on in its reserve: make room"
+            );
+        }
+        is_released
+    }
+
+    /// The same for signs of life, on connections that nothing else uses.
+    pub fn renew<T>(
+        &self,
+        mut queries: impl FnMut(&mut DbConnection) -> Result<T, DbError>,
+    ) -> Result<T, DbError> {
+        transact(&self.renewals, &mut queries)
+    }
+}
+
+fn transact<T, E: From<DbError>>(
+    pool: &Pool<Manager>,
+    queries: &mut impl FnMut(&mut DbConnection) -> Result<T, E>,
+) -> Result<T, E> {
+    let mut connection = pool.get().map_err(DbError::Connect)?;
+    let connection: &mut DbConnection = &mut connection;
+    begin(connection).map_err(DbError::Query)?;
+    match queries(connection) {
+        Ok(value) => {
+            commit(connection).map_err(DbError::Query)?;
+            Ok(value)
+        }
+        Err(error) => {
+            roll_back(connection).map_err(DbError::Query)?;
+            Err(error)
         }
     }
 }
@@ -212,7 +320,7 @@ fn pool(manager: Manager, size: u32) -> Result<Pool<Manager>, DbError> {
     Pool::builder()
         .max_size(size)
         .min_idle(Some(1))
-        .connection_timeout(Duration::from_secs(30))
+        .connection_timeout(POOL_WAIT)
         .build(manager)
         .map_err(DbError::Connect)
 }

@@ -61,8 +61,17 @@ pub fn adopt(connection: &mut DbConnection, pack: &Pack, rewrites: i32) -> Query
         .filter(packs::damage.ne(FRAMES_LOST))
         .set(packs::damage.eq(None::<String>))
         .execute(connection)?;
-    // No number is given twice.
-    diesel::update(packs::table.find((pack.vault, pack.number)))
+    raise_rewrites(connection, pack.vault, pack.number, rewrites)
+}
+
+/// Makes sure that no rewrite of a pack up to this one is given out: no number is given twice.
+pub fn raise_rewrites(
+    connection: &mut DbConnection,
+    vault: i64,
+    number: i64,
+    rewrites: i32,
+) -> QueryResult<()> {
+    diesel::update(packs::table.find((vault, number)))
         .filter(packs::rewrites.lt(rewrites))
         .set(packs::rewrites.eq(rewrites))
         .execute(connection)
@@ -123,7 +132,7 @@ pub fn reference(
 ) -> QueryResult<Vec<i64>> {
     let mut held = Vec::with_capacity(numbers.len());
     for batch in numbers.chunks(BATCH) {
-        let alive: Vec<i64> = diesel::update(packs::table)
+        let alive: Vec<(i64, i32)> = diesel::update(packs::table)
             .filter(
                 packs::vault
                     .eq(vault)
@@ -131,27 +140,63 @@ pub fn reference(
                     .and(packs::state.eq_any([PackState::Live, PackState::Condemned])),
             )
             .set(packs::state.eq(PackState::Live))
-            .returning(packs::number)
+            .returning((packs::number, packs::rewrite))
             .get_results(connection)?;
         insert_references(connection, vault, session, &alive)?;
-        held.extend(alive);
+        held.extend(alive.into_iter().map(|(number, _)| number));
     }
     Ok(held)
+}
+
+/// Whether a pack that the session references is another object now than when the reference was taken.
+/// No rule allows that; where it happens all the same, what the session has found may be gone.
+pub fn is_rewritten(connection: &mut DbConnection, session: &JobId) -> QueryResult<bool> {
+    let rewritten = session_packs::table
+        .inner_join(
+            packs::table.on(packs::vault
+                .eq(session_packs::vault)
+                .and(packs::number.eq(session_packs::pack))),
+        )
+        .filter(session_packs::session.eq(session))
+        .filter(session_packs::rewrite.ne(packs::rewrite.nullable()));
+    diesel::select(diesel::dsl::exists(rewritten)).get_result(connection)
+}
+
+/// Lets all references of a session go: its next run finds everything anew.
+pub fn drop_references(connection: &mut DbConnection, session: &JobId) -> QueryResult<()> {
+    diesel::delete(session_packs::table)
+        .filter(session_packs::session.eq(session))
+        .execute(connection)
+        .map(|_| ())
+}
+
+/// A pack was written again with every frame it had: who references it has lost nothing.
+pub fn note_whole_rewrite(connection: &mut DbConnection, written: &Pack) -> QueryResult<()> {
+    diesel::update(session_packs::table)
+        .filter(
+            session_packs::vault
+                .eq(written.vault)
+                .and(session_packs::pack.eq(written.number)),
+        )
+        .set(session_packs::rewrite.eq(written.rewrite))
+        .execute(connection)
+        .map(|_| ())
 }
 
 fn insert_references(
     connection: &mut DbConnection,
     vault: i64,
     session: &JobId,
-    numbers: &[i64],
+    alive: &[(i64, i32)],
 ) -> QueryResult<()> {
-    let rows: Vec<_> = numbers
+    let rows: Vec<_> = alive
         .iter()
-        .map(|number| {
+        .map(|(number, rewrite)| {
             (
                 session_packs::session.eq(session.as_str()),
                 session_packs::vault.eq(vault),
                 session_packs::pack.eq(*number),
+                session_packs::rewrite.eq(*rewrite),
             )
         })
         .collect();
@@ -187,9 +232,7 @@ pub fn referenced(
 /// Ends a session: its references go, the packs it wrote stand on their own, and no run of it goes on.
 pub fn end_session(connection: &mut DbConnection, session: &JobId) -> QueryResult<()> {
     sessions::end(connection, session)?;
-    diesel::delete(session_packs::table)
-        .filter(session_packs::session.eq(session))
-        .execute(connection)?;
+    drop_references(connection, session)?;
     diesel::update(packs::table)
         .filter(packs::session.eq(session))
         .set(packs::session.eq(None::<JobId>))

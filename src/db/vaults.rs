@@ -3,11 +3,16 @@
 use crate::db::DbConnection;
 use crate::model::id::{ProjectId, StorageId, VaultId};
 use crate::model::schema::{
-    backups, chunks, lost_chunks, packs, session_packs, storages, unknown_objects, vaults,
+    backups, chunks, lost_chunks, packs, removed_roots, session_packs, storages, unknown_objects,
+    vaults,
 };
 use crate::model::time::Timestamp;
 use crate::model::vault::{StorageRow, VaultRow};
 use diesel::prelude::*;
+
+/// In the place of the record of a vault that is being shredded, so that nobody who still has the record
+/// puts it back.
+pub const SHREDDED: &str = "";
 
 /// The storage of a configured name, if it was ever opened.
 pub fn find_storage(connection: &mut DbConnection, name: &str) -> QueryResult<Option<StorageRow>> {
@@ -131,22 +136,10 @@ pub fn raise_next_pack(connection: &mut DbConnection, vault: i64, next: i64) -> 
         .map(|_| ())
 }
 
-/// Notes whose a vault is, where nobody has.
-pub fn set_project(
-    connection: &mut DbConnection,
-    vault: i64,
-    project: &ProjectId,
-) -> QueryResult<()> {
-    diesel::update(vaults::table.find(vault))
-        .set(vaults::project_id.eq(project))
-        .execute(connection)
-        .map(|_| ())
-}
-
-/// Replaces the record of a vault, unless that is empty: then the vault is going.
+/// Replaces the record of a vault, unless the vault is being shredded.
 pub fn set_record(connection: &mut DbConnection, vault: i64, record: &str) -> QueryResult<()> {
     diesel::update(vaults::table.find(vault))
-        .filter(vaults::record.is_null().or(vaults::record.ne("")))
+        .filter(vaults::record.is_null().or(vaults::record.ne(SHREDDED)))
         .set(vaults::record.eq(record))
         .execute(connection)
         .map(|_| ())
@@ -162,6 +155,8 @@ pub fn remove(connection: &mut DbConnection, row: &VaultRow) -> QueryResult<()> 
         .execute(connection)?;
     diesel::delete(packs::table.filter(packs::vault.eq(number))).execute(connection)?;
     diesel::delete(unknown_objects::table.filter(unknown_objects::vault.eq(number)))
+        .execute(connection)?;
+    diesel::delete(removed_roots::table.filter(removed_roots::vault.eq(number)))
         .execute(connection)?;
     diesel::delete(vaults::table.find(number))
         .execute(connection)
@@ -191,15 +186,111 @@ pub fn set_master_key_check(
         .map(|_| ())
 }
 
-/// A vault, with when it was last collected and verified.
-pub type Maintained = (VaultId, Option<Timestamp>, Option<Timestamp>);
+/// Work on a vault that is done every so often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upkeep {
+    Collect,
+    Verify,
+}
 
-/// All vaults, with when each was last collected and verified.
-pub fn maintained(connection: &mut DbConnection) -> QueryResult<Vec<Maintained>> {
-    vaults::table
+/// How such work went last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Turn {
+    /// When it last succeeded.
+    pub done_at: Option<Timestamp>,
+    /// How often in a row it has failed since.
+    pub failures: i32,
+    /// When it last failed, if it did since.
+    pub failed_at: Option<Timestamp>,
+}
+
+type Times = (Option<Timestamp>, i32, Option<Timestamp>);
+
+impl From<Times> for Turn {
+    fn from((done_at, failures, failed_at): Times) -> Self {
+        Self {
+            done_at,
+            failures,
+            failed_at,
+        }
+    }
+}
+
+/// All vaults, with how collection and verification of each went last.
+pub fn maintained(connection: &mut DbConnection) -> QueryResult<Vec<(VaultId, Turn, Turn)>> {
+    let rows: Vec<(VaultId, Times, Times)> = vaults::table
         .order(vaults::number)
-        .select((vaults::id, vaults::collected_at, vaults::verified_at))
-        .load(connection)
+        .select((
+            vaults::id,
+            (
+                vaults::collected_at,
+                vaults::collect_failures,
+                vaults::collect_failed_at,
+            ),
+            (
+                vaults::verified_at,
+                vaults::verify_failures,
+                vaults::verify_failed_at,
+            ),
+        ))
+        .load(connection)?;
+    Ok(rows
+        .into_iter()
+        .map(|(id, collected, verified)| (id, collected.into(), verified.into()))
+        .collect())
+}
+
+/// Notes that such work has succeeded.
+pub fn note_done(
+    connection: &mut DbConnection,
+    vault: i64,
+    upkeep: Upkeep,
+    now: Timestamp,
+) -> QueryResult<()> {
+    let row = vaults::table.find(vault);
+    let never = None::<Timestamp>;
+    match upkeep {
+        Upkeep::Collect => diesel::update(row)
+            .set((
+                vaults::collected_at.eq(now),
+                vaults::collect_failures.eq(0),
+                vaults::collect_failed_at.eq(never),
+            ))
+            .execute(connection),
+        Upkeep::Verify => diesel::update(row)
+            .set((
+                vaults::verified_at.eq(now),
+                vaults::verify_failures.eq(0),
+                vaults::verify_failed_at.eq(never),
+            ))
+            .execute(connection),
+    }
+    .map(|_| ())
+}
+
+/// Notes that such work has failed.
+pub fn note_failed(
+    connection: &mut DbConnection,
+    vault: i64,
+    upkeep: Upkeep,
+    now: Timestamp,
+) -> QueryResult<()> {
+    let row = vaults::table.find(vault);
+    match upkeep {
+        Upkeep::Collect => diesel::update(row)
+            .set((
+                vaults::collect_failures.eq(vaults::collect_failures + 1),
+                vaults::collect_failed_at.eq(now),
+            ))
+            .execute(connection),
+        Upkeep::Verify => diesel::update(row)
+            .set((
+                vaults::verify_failures.eq(vaults::verify_failures + 1),
+                vaults::verify_failed_at.eq(now),
+            ))
+            .execute(connection),
+    }
+    .map(|_| ())
 }
 
 /// All vaults.

@@ -71,6 +71,7 @@ pub fn run(
         return Err(failure);
     }
     let manifest = backup?;
+    source.reader.check_length()?;
     session.confirm(&manifest.packs, &inherited)?;
     let root = Root {
         backup: description,
@@ -103,6 +104,12 @@ pub fn encode_pack_set(packs: &RoaringBitmap) -> Vec<u8> {
 /// A set of pack numbers from its stored form.
 pub fn decode_pack_set(bytes: &[u8]) -> Result<RoaringBitmap> {
     RoaringBitmap::deserialize_from(bytes).map_err(|error| Error::corrupt("a pack set", error))
+}
+
+/// All packs that are in some of these sets.
+pub fn decode_pack_sets(sets: &[Vec<u8>]) -> Result<RoaringBitmap> {
+    let mut sets = sets.iter().map(|set| decode_pack_set(set));
+    sets.try_fold(RoaringBitmap::new(), |all, set| Ok(all | set?))
 }
 
 /// A damaged parent does not spoil its child: what cannot be read of it is as good as not there.
@@ -157,11 +164,13 @@ fn usable_parent<'r, 'a>(
     }
     let vault = session.vault;
     // Only now, when the references are there: of a parent that was deleted before them, a compaction
-    // may have dropped what its leaves name.
-    let is_there = vault
+    // may have dropped what its leaves name. Its row alone does not tell: a deletion that failed halfway
+    // has removed the root and not the row.
+    let id = &root.backup.id;
+    let is_needed = vault
         .db
-        .read(|c| db::collection::is_needed(c, &root.backup.id).map_err(DbError::from))?;
-    if !is_there {
+        .read(|c| db::collection::is_needed(c, &vault.id, id).map_err(DbError::from))?;
+    if !is_needed || !vault.has_root(id)? {
         return Ok(None);
     }
     let damaged = vault
@@ -234,7 +243,7 @@ impl Job<'_, '_> {
                 if number >= count || is_lie {
                     return Ok(());
                 }
-                check(self.session.progress)?;
+                self.session.check()?;
                 let start = number as u64 * span_bytes;
                 let end = (start + span_bytes).min(self.source.reader.length());
                 let entry = writer.write(number, start..end)?;
@@ -251,7 +260,7 @@ impl Job<'_, '_> {
                 });
             }
         });
-        check(self.session.progress)?;
+        self.session.check()?;
         Ok(tree)
     }
 

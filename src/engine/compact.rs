@@ -40,6 +40,14 @@ pub(crate) struct Census {
 impl Census {
     /// Reads the manifests of all backups of the vault.
     pub(crate) fn take(vault: &Vault) -> Result<Self> {
+        Self::take_unless(vault, |_, error| Err(error))
+    }
+
+    /// The same; what of a backup's manifest cannot be read is reported, and may be passed over.
+    pub(crate) fn take_unless(
+        vault: &Vault,
+        mut report: impl FnMut(&Needed, Error) -> Result<()>,
+    ) -> Result<Self> {
         let needed = vault
             .db
             .read(|c| collection::needed(c, &vault.id).map_err(DbError::from))?;
@@ -59,7 +67,7 @@ impl Census {
                 {
                     opaque |= decode_pack_set(&backup.pack_set)?;
                 }
-                Err(error) => return Err(error),
+                Err(error) => report(backup, error)?,
             }
         }
         Ok(Self {
@@ -74,17 +82,16 @@ impl Census {
         self.live.of(pack).cloned().unwrap_or_default()
     }
 
-    /// Whether a pack that can be read has been written without a frame that some backup needs.
-    pub(crate) fn lacks(&self, vault: &Vault, pack: &Pack) -> Result<bool> {
-        let name = pack_name(vault, pack)?;
-        let Some(reader) = unless_unreadable(open(vault, name, pack))? else {
-            return Ok(false);
-        };
+    /// Whether a pack's trailer does not name a frame that some backup needs.
+    pub(crate) fn lacks(&self, pack: u32, reader: &PackReader) -> bool {
         let is_there = |ordinal: u32| {
             let row = reader.rows.get(ordinal as usize);
             row.is_some_and(|row| !row.is_left_out())
         };
-        Ok(!self.used(name.number).iter().all(is_there))
+        !self
+            .live
+            .of(pack)
+            .is_none_or(|used| used.iter().all(is_there))
     }
 
     /// Those of these packs of which at least such a share is dead. One that cannot be read is left to

@@ -62,9 +62,10 @@
 //! Codec: 0 raw, 1 zstd. Chunk kinds: 0 data, 1 leaf, 2 node, 3 sums.
 //!
 //! A pack number is logical: compaction writes `<pack>.<n>`, n above every rewrite before, with the
-//! same ordinals; a frame that it leaves out has stored and plain length 0 and no chunks. A rewrite
-//! never holds a frame that one before it does not: of several objects of a pack the lowest is
-//! always enough.
+//! same ordinals; a frame that it leaves out has stored and plain length 0 and no chunks. A repair
+//! writes a rewrite as well, and that may hold frames which the object before it has lost. So of several
+//! objects of a pack neither the lowest nor the highest is always enough: a rebuild reads all of them, and
+//! takes one that holds everything the backups need.
 //!
 //! A **ref** names a frame: `varint pack · varint ordinal · varint plain length · check (8)`. The
 //! check is the first 8 bytes of BLAKE3, keyed, over the ids of the frame's chunks; it is computed

@@ -1,6 +1,8 @@
 //! Which chunks are known. Advisory: a miss costs duplicate bytes, never correctness.
 //!
-//! A hit counts only once the session's reference on its pack is committed; until a new pack is
+//! A hit counts only if the session's reference on its pack was committed before the look-up began, or
+//! by the very transaction that looks up. A reference that another thread of the session takes after
+//! the look-up proves nothing: a compaction may have dropped the chunk in between. Until a new pack is
 //! live its chunks are known to this session alone.
 
 use crate::db::{self, Db, DbError};
@@ -56,7 +58,13 @@ pub(crate) struct Index<'a> {
     stored: Mutex<RoaringBitmap>,
     /// Those to which the database has led.
     found: Mutex<RoaringBitmap>,
+    /// What other threads do between a look-up and its evaluation.
+    #[cfg(test)]
+    pub(crate) meanwhile: std::sync::OnceLock<Meanwhile<'a>>,
 }
+
+#[cfg(test)]
+type Meanwhile<'a> = Box<dyn Fn(&Index<'_>) + Send + Sync + 'a>;
 
 impl<'a> Index<'a> {
     pub(crate) fn new(db: &'a Db, vault: i64, lease: &'a Lease) -> Self {
@@ -68,44 +76,45 @@ impl<'a> Index<'a> {
             held: Mutex::default(),
             stored: Mutex::default(),
             found: Mutex::default(),
+            #[cfg(test)]
+            meanwhile: std::sync::OnceLock::new(),
         }
     }
 
     /// Takes references on packs. `false`: some of them are being deleted.
     pub(crate) fn hold(&self, packs: &RoaringBitmap) -> Result<bool> {
         let (alive, _) = self.hold_and_look(packs, Vec::new())?;
-        Ok(alive == packs.len() as usize)
+        Ok(alive.len() == packs.len())
     }
 
-    /// Takes references on packs, and looks chunks up under them: how many packs are alive, and where
-    /// the chunks are that cannot go any more.
+    /// Takes references on packs, and looks chunks up under them, in one transaction. Gives the packs
+    /// that are alive, and the rows of the chunks.
     fn hold_and_look(
         &self,
         packs: &RoaringBitmap,
         ids: Vec<Vec<u8>>,
-    ) -> Result<(usize, Vec<IndexedChunk>)> {
+    ) -> Result<(RoaringBitmap, Vec<IndexedChunk>)> {
         let wanted: Vec<i64> = packs.iter().map(i64::from).collect();
         let (alive, rows) = self.db.write(|c| -> Result<_> {
             if !db::sessions::hold(c, self.lease).map_err(DbError::from)? {
                 return Err(Error::Fenced);
             }
-            let take = || -> db::QueryResult<_> {
+            let mut take = || -> db::QueryResult<_> {
                 let alive = db::packs::reference(c, self.vault, &self.lease.job_id, &wanted)?;
                 let rows = match ids.is_empty() {
                     true => Vec::new(),
-                    false => db::chunks::lookup(c, self.vault, ids)?,
+                    false => db::chunks::lookup(c, self.vault, &ids)?,
                 };
                 Ok((alive, rows))
             };
             Ok(take().map_err(DbError::from)?)
         })?;
-        let count = alive.len();
-        self.held().extend(
-            alive
-                .into_iter()
-                .filter_map(|number| u32::try_from(number).ok()),
-        );
-        Ok((count, rows))
+        let alive: RoaringBitmap = alive
+            .into_iter()
+            .filter_map(|number| u32::try_from(number).ok())
+            .collect();
+        *self.held() |= &alive;
+        Ok((alive, rows))
     }
 
     /// Which of these chunks need not be stored.
@@ -114,24 +123,28 @@ impl<'a> Index<'a> {
         if missing.is_empty() {
             return Ok(known);
         }
+        // Read before the look-up: what another thread comes to hold during it does not count.
+        let mut held = self.held().clone();
         let rows = self
             .db
-            .read(|c| db::chunks::lookup(c, self.vault, missing.clone()).map_err(DbError::from))?;
+            .read(|c| db::chunks::lookup(c, self.vault, &missing).map_err(DbError::from))?;
+        #[cfg(test)]
+        if let Some(meanwhile) = self.meanwhile.get() {
+            meanwhile(self);
+        }
         let mut hits = places(&rows);
-        let unheld: RoaringBitmap = {
-            let held = self.held();
-            hits.iter()
-                .map(|(_, place)| place.frame.pack)
-                .filter(|pack| !held.contains(*pack))
-                .collect()
-        };
+        let unheld: RoaringBitmap = hits
+            .iter()
+            .map(|(_, place)| place.frame.pack)
+            .filter(|pack| !held.contains(*pack))
+            .collect();
         if !unheld.is_empty() {
             // Until a pack is held its dead chunks may go: compaction takes them out of the index
             // and out of the pack. So what was seen before does not count.
-            let (_, rows) = self.hold_and_look(&unheld, missing)?;
+            let (alive, rows) = self.hold_and_look(&unheld, missing)?;
+            held |= alive;
             hits = places(&rows);
         }
-        let held = self.held();
         hits.retain(|(_, place)| held.contains(place.frame.pack));
         let mut found = self.found.lock().expect("nothing panics under it");
         found.extend(hits.iter().map(|(_, place)| place.frame.pack));

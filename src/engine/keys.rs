@@ -133,27 +133,6 @@ impl MasterKey {
         Ok(Self(key))
     }
 
-    /// Lets a key take the place of another: its file is renamed, and the old one kept beside it.
-    pub fn promote(
-        next: &Path,
-        path: &Path,
-        kept: &Path,
-    ) -> std::result::Result<(), MasterKeyError> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let promote = || {
-            std::fs::hard_link(path, kept).or_else(|error| match error.kind() {
-                std::io::ErrorKind::AlreadyExists => Ok(()),
-                _ => Err(error),
-            })?;
-            std::fs::rename(next, path)?;
-            std::fs::File::open(folder)?.sync_all()
-        };
-        promote().map_err(|source| MasterKeyError::Io {
-            path: path.to_owned(),
-            source,
-        })
-    }
-
     /// A fixed key, for tests.
     pub fn for_tests(byte: u8) -> Self {
         Self(Key([byte; KEY_BYTES]))
@@ -221,6 +200,108 @@ fn parse_hex(text: &str) -> Option<[u8; KEY_BYTES]> {
         *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
     }
     Some(bytes)
+}
+
+/// The master key, and those that it has replaced. A replaced key is kept beside the key file as
+/// `NAME.previous-1`, `NAME.previous-2` and so on, the oldest first. The program never removes or replaces
+/// one: a vault that only such a key opens may come to light at any time.
+#[derive(Debug, Clone)]
+pub struct Keyring {
+    pub current: MasterKey,
+    /// The youngest first.
+    kept: Vec<(PathBuf, MasterKey)>,
+}
+
+impl Keyring {
+    /// One key alone.
+    pub fn of(current: MasterKey) -> Self {
+        Self {
+            current,
+            kept: Vec::new(),
+        }
+    }
+
+    /// Reads the key file and the kept ones beside it; `None` if there is no key file.
+    pub fn load(path: &Path) -> std::result::Result<Option<Self>, MasterKeyError> {
+        let Some(current) = MasterKey::load(path)? else {
+            return Ok(None);
+        };
+        let mut kept = Vec::new();
+        for (_, path) in kept_files(path)?.into_iter().rev() {
+            if let Some(key) = MasterKey::load(&path)? {
+                kept.push((path, key));
+            }
+        }
+        Ok(Some(Self { current, kept }))
+    }
+
+    /// All keys, each with its file where it is a kept one, in the order in which they are tried.
+    pub fn keys(&self) -> impl Iterator<Item = (Option<&Path>, &MasterKey)> {
+        let kept = self
+            .kept
+            .iter()
+            .map(|(path, key)| (Some(path.as_path()), key));
+        std::iter::once((None, &self.current)).chain(kept)
+    }
+
+    /// Lets a key take the place of the current one: its file is renamed, and the current one is kept under
+    /// the next number. Gives the name of the kept file. May be repeated after it was cut off.
+    pub fn promote(
+        &self,
+        next: &Path,
+        path: &Path,
+    ) -> std::result::Result<PathBuf, MasterKeyError> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let is_kept = |(_, key): &&(PathBuf, MasterKey)| key.check() == self.current.check();
+        let kept = match self.kept.iter().find(is_kept) {
+            Some((kept, _)) => kept.clone(),
+            None => {
+                let last = kept_files(path)?.last().map_or(0, |(number, _)| *number);
+                path.with_extension(format!("previous-{}", last + 1))
+            }
+        };
+        let promote = || {
+            if !kept.exists() {
+                std::fs::hard_link(path, &kept)?;
+            }
+            std::fs::rename(next, path)?;
+            std::fs::File::open(folder)?.sync_all()
+        };
+        promote().map_err(|source| MasterKeyError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(kept)
+    }
+}
+
+/// The files of kept keys beside a key file, by number. One without a number is from before they had any.
+fn kept_files(path: &Path) -> std::result::Result<Vec<(u32, PathBuf)>, MasterKeyError> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let list = || {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(folder)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let number = match name.strip_prefix(&format!("{stem}.previous")) {
+                Some("") => Some(0),
+                Some(rest) => rest
+                    .strip_prefix('-')
+                    .and_then(|number| number.parse().ok()),
+                None => None,
+            };
+            found.extend(number.map(|number| (number, folder.join(&name))));
+        }
+        found.sort();
+        Ok(found)
+    };
+    list().map_err(|source| MasterKeyError::Io {
+        path: folder.to_owned(),
+        source,
+    })
 }
 
 /// What is derived from a vault's key.

@@ -52,6 +52,7 @@ pub mod codec;
 pub mod collect;
 pub mod compact;
 pub mod format;
+mod frames;
 mod index;
 pub mod keys;
 mod live;
@@ -105,17 +106,27 @@ pub enum Error {
     Key { object: String },
     /// The store holds backups that the database does not know.
     #[error(
-        "vault {vault} holds {count} backups that the database does not know; run `embervault vault rebuild` before anything is written or reclaimed"
+        "vault {vault} holds {count} backups that the database does not know, {first} among them, so nothing is reclaimed: run `embervault vault rebuild`"
     )]
-    UnknownRoots { vault: String, count: usize },
+    UnknownRoots {
+        vault: String,
+        count: usize,
+        first: String,
+    },
     /// What the root of a backup needs cannot be told.
     #[error(
         "{object} could not be read when the database was made again, so nothing is reclaimed: put it right and run `embervault vault rebuild`, or delete the backup"
     )]
     UnreadableRoot { object: String },
+    /// A defect of ours: a thread panicked. What is stored is not in doubt.
+    #[error("{0} failed: its thread panicked")]
+    Panicked(&'static str),
     /// Asked to stop.
     #[error("stopped before the end")]
     Cancelled,
+    /// The lease was not renewed in time: nothing may be touched any more.
+    #[error("the job's lease could not be renewed in time")]
+    Overdue,
     /// The session was overtaken by another.
     #[error("another worker has taken over")]
     Fenced,
@@ -154,7 +165,7 @@ impl Error {
             Error::Store(error) => {
                 matches!(error.kind, StoreErrorKind::Other | StoreErrorKind::Denied)
             }
-            Error::Db(_) | Error::Lost { .. } => true,
+            Error::Db(_) | Error::Lost { .. } | Error::Panicked(_) | Error::Overdue => true,
             Error::Corrupt { .. }
             | Error::Missing { .. }
             | Error::Volume(_)
@@ -170,10 +181,13 @@ impl Error {
 /// Result of the engine.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An error once somebody asked the job to stop.
+/// An error once the job was asked to stop, or may not go on.
 fn check(progress: &Progress) -> Result<()> {
-    match progress.is_stopped() {
-        true => Err(Error::Cancelled),
-        false => Ok(()),
+    if progress.is_asked_to_stop() {
+        return Err(Error::Cancelled);
     }
+    if progress.is_overdue() {
+        return Err(Error::Overdue);
+    }
+    Ok(())
 }

@@ -6,8 +6,9 @@ use crate::db::{self, DbError};
 use crate::engine::codec::{Encoder, Pace};
 use crate::engine::index::{Index, Place};
 use crate::engine::pack::{FrameRow, NewFrame, PackBuilder, PackName, PackReader, SealedPack};
+use crate::engine::parallel::{self, Failure};
 use crate::engine::vault::Vault;
-use crate::engine::{Error, Result, check, parallel};
+use crate::engine::{Error, Result};
 use crate::model::id::JobId;
 use crate::model::job::Lease;
 use crate::model::pack::{IndexedChunk, Pack, PackKind, PackState};
@@ -38,8 +39,8 @@ pub(crate) struct Session<'a> {
     /// How hard to compress, where that is left to us.
     pub(crate) pace: Pace,
     spare: Mutex<Vec<Vec<u8>>>,
-    /// The first failure of an upload; everybody stops at it.
-    failure: Mutex<Option<Error>>,
+    /// The first failure of a thread; the others stop at it.
+    failure: Failure,
 }
 
 impl<'a> Session<'a> {
@@ -69,8 +70,13 @@ impl<'a> Session<'a> {
             distrusts_meta: AtomicBool::new(false),
             pace: Pace::new(vault.options.threads),
             spare: Mutex::default(),
-            failure: Mutex::new(None),
+            failure: Failure::default(),
         }
+    }
+
+    /// An error once the job was asked to stop, or another thread of it has failed.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.failure.check(self.progress)
     }
 
     /// Compresses for one thread of the session.
@@ -95,7 +101,10 @@ impl<'a> Session<'a> {
     fn adopt_one(&self, pack: &Pack) -> Result<()> {
         let name = pack_name(self.vault, pack)?;
         match stored_pack(&self.vault.store, name, self.vault) {
-            Ok(Some((length, reader))) => self.go_live(&name, length, &reader.rows),
+            Ok(Some((length, reader))) => {
+                self.vault.store.make_durable(&name.key())?;
+                self.go_live(&name, length, &reader.rows)
+            }
             Ok(None) | Err(Error::Corrupt { .. } | Error::Missing { .. }) => {
                 self.write(|c| db::packs::abandon(c, pack, self.id()))
             }
@@ -123,7 +132,7 @@ impl<'a> Session<'a> {
     /// Changes rows if the session is still this run's.
     fn write<T>(
         &self,
-        change: impl FnOnce(&mut db::DbConnection) -> db::QueryResult<T>,
+        mut change: impl FnMut(&mut db::DbConnection) -> db::QueryResult<T>,
     ) -> Result<T> {
         self.vault.db.write(
             |c| match db::sessions::hold(c, self.lease).map_err(DbError::from)? {
@@ -140,7 +149,7 @@ impl<'a> Session<'a> {
     pub(crate) fn confirm(&self, needed: &RoaringBitmap, inherited: &RoaringBitmap) -> Result<()> {
         let numbers: Vec<u32> = self.index.unseen(needed, inherited).iter().collect();
         parallel::each(&numbers, self.vault.options.uploads, |number| {
-            check(self.progress)?;
+            self.check()?;
             // Its row is gone only if somebody has removed it; the commit will not find it either.
             let Some(pack) = self.find(*number)? else {
                 return Ok(());
@@ -229,22 +238,14 @@ impl<'a> Session<'a> {
         Progress::add(&self.progress.objects, 1);
     }
 
-    /// Records a failure, and makes everybody stop.
+    /// Records a failure; the other threads stop at their next check.
     pub(crate) fn fail(&self, error: Error) {
-        let mut failure = self
-            .failure
-            .lock()
-            .expect("no panic while the failure is locked");
-        failure.get_or_insert(error);
-        self.progress.stop();
+        self.failure.set(error);
     }
 
     /// The first failure, if there was one.
     pub(crate) fn failure(&self) -> Option<Error> {
-        self.failure
-            .lock()
-            .expect("no panic while the failure is locked")
-            .take()
+        self.failure.take()
     }
 }
 
@@ -312,16 +313,16 @@ impl Uploads {
                 .expect("no panic while receiving")
                 .recv();
             let Ok(pack) = received else { return };
-            if session.progress.is_stopped() {
+            if let Err(stopped) = session.check() {
                 // A pack that is not stored must fail the backup, or its root would be written.
-                session.fail(Error::Cancelled);
+                session.fail(stopped);
                 continue;
             }
             // A panic must not leave the others waiting at the queue for ever.
             match catch_unwind(AssertUnwindSafe(|| session.upload(pack.finish()))) {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => session.fail(error),
-                Err(_) => session.fail(Error::corrupt("an upload", "its thread panicked")),
+                Err(_) => session.fail(Error::Panicked("an upload")),
             }
         }
     }
@@ -435,7 +436,7 @@ impl<'a, 's> Packer<'a, 's> {
     }
 
     fn send(&self, builder: PackBuilder) -> Result<()> {
-        check(self.session.progress)?;
+        self.session.check()?;
         self.uploads.send(builder).map_err(|_| Error::Cancelled)
     }
 }

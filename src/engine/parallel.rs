@@ -1,8 +1,39 @@
 //! The same work on many things, some at once.
 
-use crate::engine::Result;
+use crate::engine::{Error, Result, check};
+use crate::model::progress::Progress;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// The first failure among the threads of one job. It is kept apart from the job's wish to stop: a job
+/// that was asked to stop is resumed at once, one that failed is not.
+#[derive(Debug, Default)]
+pub(crate) struct Failure {
+    is_set: AtomicBool,
+    first: Mutex<Option<Error>>,
+}
+
+impl Failure {
+    /// Records a failure, unless there is an earlier one.
+    pub(crate) fn set(&self, error: Error) {
+        let mut first = self.first.lock().expect("nothing panics under it");
+        first.get_or_insert(error);
+        self.is_set.store(true, Ordering::SeqCst);
+    }
+
+    /// An error once the job was asked to stop, may not go on, or one of its threads has failed.
+    pub(crate) fn check(&self, progress: &Progress) -> Result<()> {
+        if self.is_set.load(Ordering::SeqCst) {
+            return Err(Error::Cancelled);
+        }
+        check(progress)
+    }
+
+    /// The first failure, if there was one.
+    pub(crate) fn take(&self) -> Option<Error> {
+        self.first.lock().expect("nothing panics under it").take()
+    }
+}
 
 /// Works on all items with so many threads; the first failure ends it, once those under way are done.
 pub(crate) fn each<T: Sync>(
@@ -10,14 +41,12 @@ pub(crate) fn each<T: Sync>(
     threads: usize,
     work: impl Fn(&T) -> Result<()> + Sync,
 ) -> Result<()> {
-    let next = AtomicUsize::new(0);
-    let failure = Mutex::new(None);
+    let (next, failure) = (AtomicUsize::new(0), Failure::default());
     let run = || {
         while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
             if let Err(error) = work(item) {
                 next.store(items.len(), Ordering::Relaxed);
-                let mut failure = failure.lock().expect("nothing panics under it");
-                failure.get_or_insert(error);
+                failure.set(error);
             }
         }
     };
@@ -26,8 +55,5 @@ pub(crate) fn each<T: Sync>(
             scope.spawn(run);
         }
     });
-    match failure.into_inner().expect("nothing panics under it") {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
+    failure.take().map_or(Ok(()), Err)
 }

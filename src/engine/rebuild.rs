@@ -2,14 +2,15 @@
 //! a lost database is made again, and an old one is brought up to date.
 
 use crate::db::{self, DbError};
+use crate::engine::compact::Census;
 use crate::engine::manifest::Root;
-use crate::engine::pack::{PackName, PackReader};
+use crate::engine::pack::PackReader;
 use crate::engine::packer::{indexed, pack_name};
-use crate::engine::vault::Vault;
-use crate::engine::{Error, Result, parallel};
+use crate::engine::vault::{self, Vault, pack_folders};
+use crate::engine::{Error, Result, frames, parallel};
 use crate::model::id::ProjectId;
 use crate::model::id::{BackupId, StorageId, VaultId};
-use crate::model::pack::{IndexedChunk, Pack, PackState};
+use crate::model::pack::{IndexedChunk, Pack, PackKind, PackState};
 use crate::model::time::Timestamp;
 use crate::model::vault::VaultRow;
 use crate::store::Store;
@@ -22,60 +23,74 @@ use std::sync::Mutex;
 #[derive(Debug, Default)]
 pub struct Found {
     pub roots: Vec<BackupId>,
-    /// Of each pack the lowest rewrite, which holds all that any later one does; its kind and length.
-    packs: BTreeMap<u32, Pack>,
-    /// The highest rewrite of each.
-    rewrites: BTreeMap<u32, i32>,
-    /// All that are there.
-    objects: BTreeSet<(i64, i32)>,
+    /// The objects of each pack, by rewrite, ascending.
+    packs: BTreeMap<u32, Vec<Pack>>,
     has_record: bool,
 }
 
-/// All vaults of a storage.
-pub fn vaults(store: &Store) -> Result<BTreeMap<VaultId, Found>> {
-    below(store, "v/")
-}
-
-/// One vault; `None` if the storage has none of this name.
-pub fn vault(store: &Store, id: &VaultId) -> Result<Option<Found>> {
-    Ok(below(store, &format!("v/{id}/"))?.remove(id))
-}
-
-fn below(store: &Store, folder: &str) -> Result<BTreeMap<VaultId, Found>> {
-    let mut vaults: BTreeMap<VaultId, Found> = BTreeMap::new();
-    for (object, bytes) in store.list(folder)? {
-        let Some(id) = vault_name(&object) else {
-            continue;
+impl Found {
+    fn add_pack(
+        &mut self,
+        (kind, number, rewrite): (PackKind, u32, u32),
+        bytes: u64,
+    ) -> Result<()> {
+        let too_large = || Error::corrupt(format!("pack {number:08x}.{rewrite}"), "too large");
+        let pack = Pack {
+            vault: 0,
+            number: number.into(),
+            rewrite: i32::try_from(rewrite).map_err(|_| too_large())?,
+            kind,
+            state: PackState::Live,
+            session: None,
+            stored_bytes: i64::try_from(bytes).map_err(|_| too_large())?,
+            chunk_count: 0,
+            frame_count: 0,
         };
-        let found = vaults.entry(id.clone()).or_default();
-        if let Some(root) = root_name(&id, &object) {
-            found.roots.push(BackupId::new(root));
-        } else if let Some((kind, number, rewrite)) = parse_pack(&id, &object) {
-            let rewrite = i32::try_from(rewrite).unwrap_or(i32::MAX);
-            let pack = Pack {
-                vault: 0,
-                number: number.into(),
-                rewrite,
-                kind,
-                state: PackState::Live,
-                session: None,
-                stored_bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
-                chunk_count: 0,
-                frame_count: 0,
-            };
-            found.objects.insert((pack.number, rewrite));
-            let highest = found.rewrites.entry(number).or_default();
-            *highest = rewrite.max(*highest);
-            let lowest = found.packs.entry(number).or_insert_with(|| pack.clone());
-            if rewrite < lowest.rewrite {
-                *lowest = pack;
+        let objects = self.packs.entry(number).or_default();
+        objects.push(pack);
+        objects.sort_by_key(|pack| pack.rewrite);
+        Ok(())
+    }
+
+    fn next_pack(&self) -> i64 {
+        self.packs
+            .keys()
+            .next_back()
+            .map_or(1, |last| i64::from(*last) + 1)
+    }
+}
+
+/// The names of all vaults of a storage, those without a record too.
+pub fn vault_names(store: &Store) -> Result<Vec<VaultId>> {
+    let folders = store.folders("v/")?;
+    Ok(folders
+        .iter()
+        .filter_map(|folder| vault_name(folder))
+        .collect())
+}
+
+/// What a vault holds; `None` if the storage has none of this name.
+pub fn vault(store: &Store, id: &VaultId) -> Result<Option<Found>> {
+    let mut found = Found {
+        has_record: vault::is_there(store, id)?,
+        ..Found::default()
+    };
+    if !found.has_record {
+        return Ok(None);
+    }
+    for (object, _) in store.list(&format!("v/{id}/b/"))? {
+        found
+            .roots
+            .extend(root_name(id, &object).map(BackupId::new));
+    }
+    for folder in pack_folders(store, id)? {
+        for (object, bytes) in store.list(&folder)? {
+            if let Some(pack) = parse_pack(id, &object) {
+                found.add_pack(pack, bytes)?;
             }
-        } else {
-            found.has_record |= object.ends_with("/vault.json");
         }
     }
-    vaults.retain(|_, found| found.has_record);
-    Ok(vaults)
+    Ok(Some(found))
 }
 
 /// The row of a vault that the database does not know; whose it is, its backups tell.
@@ -85,58 +100,49 @@ pub fn row(id: &VaultId, storage: &StorageId, found: &Found, now: Timestamp) -> 
         id: id.clone(),
         project_id: ProjectId::new(""),
         storage_id: storage.clone(),
-        next_pack: found
-            .packs
-            .keys()
-            .next_back()
-            .map_or(1, |last| i64::from(*last) + 1),
+        next_pack: found.next_pack(),
         created_at: now,
     }
 }
 
-/// Brings the packs and the index of a vault up to what is stored: all packs, or only those that
-/// somebody needs. Gives how many are new to the database; those whose trailer cannot be read are left
-/// out, and named.
+/// Brings the packs and the index of a vault up to what is stored: all packs, or only those that are
+/// needed. Gives how many are new to the database; those that cannot be read are left out, and named.
+///
+/// Of several objects of one pack the one with the most readable frames is taken; [`prefer_needed`]
+/// corrects that once all manifests can be read.
 pub fn packs(
     vault: &Vault,
     found: &Found,
     needed: Option<&RoaringBitmap>,
 ) -> Result<(usize, Vec<String>)> {
-    let known: BTreeMap<i64, (i32, PackState)> = vault
-        .db
-        .read(|c| db::collection::places(c, vault.number).map_err(DbError::from))?
-        .into_iter()
-        .map(|(number, rewrite, _, state)| (number, (rewrite, state)))
-        .collect();
-    // A row whose object is there is right, whatever else is there: a collector may be removing it.
-    let wanted: Vec<&Pack> = found
+    // A collection that is under way removes nothing more: it may have listed what is taken over here.
+    vault.db.write(|c| -> std::result::Result<_, DbError> {
+        db::collection::lock(c, vault.number)?;
+        Ok(db::collection::next_generation(c, vault.number)?)
+    })?;
+    let known: BTreeMap<i64, Known> = known(vault)?;
+    // A row whose only object is there is right.
+    let wanted: Vec<&Vec<Pack>> = found
         .packs
         .iter()
         .filter(|(number, _)| needed.is_none_or(|needed| needed.contains(**number)))
-        .map(|(_, pack)| pack)
-        .filter(|pack| match known.get(&pack.number) {
-            None => true,
-            Some((_, PackState::Gone | PackState::Deleting)) => false,
-            Some((rewrite, _)) => !found.objects.contains(&(pack.number, *rewrite)),
+        .map(|(_, objects)| objects)
+        .filter(|objects| match known.get(&objects[0].number) {
+            None | Some((_, _, PackState::Gone)) => true,
+            Some((_, _, PackState::Deleting)) => false,
+            Some((rewrite, ..)) => objects.len() > 1 || objects[0].rewrite != *rewrite,
         })
         .collect();
+    raise_rewrites(vault, found, &known)?;
     let unreadable = Mutex::new(Vec::new());
     let threads = vault.options.threads.max(vault.options.downloads);
-    parallel::each(&wanted, threads, |pack| {
-        let name = pack_name(vault, pack)?;
-        let last = found.rewrites[&name.number];
-        let read = match read(vault, name, pack) {
-            // A repair that was cut off after its end has left the damaged one beside the sound one.
-            Err(Error::Corrupt { .. } | Error::Missing { .. }) if last > pack.rewrite => {
-                read_rewrite(vault, pack, last)
-            }
-            read => read,
+    parallel::each(&wanted, threads, |objects| {
+        let taken = match objects.as_slice() {
+            [one] => read(vault, one),
+            several => most_readable(vault, several),
         };
-        match read {
-            Ok((row, chunks)) => {
-                let before = known.get(&pack.number).copied();
-                adopt(vault, &row, before, last, &chunks)
-            }
+        match taken {
+            Ok(taken) => adopt(vault, &taken, known.get(&taken.row.number), objects),
             Err(error @ (Error::Corrupt { .. } | Error::Missing { .. })) => {
                 let mut unreadable = unreadable.lock().expect("nothing panics under it");
                 unreadable.push(error.to_string());
@@ -146,16 +152,121 @@ pub fn packs(
         }
     })?;
     tell_missing(vault, found)?;
-    let next = found
-        .packs
-        .keys()
-        .next_back()
-        .map_or(1, |last| i64::from(*last) + 1);
-    vault
-        .db
-        .write(|c| db::vaults::raise_next_pack(c, vault.number, next).map_err(DbError::from))?;
+    vault.db.write(|c| {
+        db::vaults::raise_next_pack(c, vault.number, found.next_pack()).map_err(DbError::from)
+    })?;
     let unreadable = unreadable.into_inner().expect("nothing panics under it");
     Ok((wanted.len() - unreadable.len(), unreadable))
+}
+
+/// Rewrite, last rewrite that was given out, and state of a pack's row.
+type Known = (i32, i32, PackState);
+
+fn known(vault: &Vault) -> Result<BTreeMap<i64, Known>> {
+    let places = vault
+        .db
+        .read(|c| db::collection::places(c, vault.number).map_err(DbError::from))?;
+    Ok(places
+        .into_iter()
+        .map(|(number, rewrite, rewrites, state)| (number, (rewrite, rewrites, state)))
+        .collect())
+}
+
+/// No number of a rewrite is given out that an object has already, also by an old database.
+fn raise_rewrites(vault: &Vault, found: &Found, known: &BTreeMap<i64, Known>) -> Result<()> {
+    for last in found.packs.values().filter_map(|objects| objects.last()) {
+        let is_higher = known
+            .get(&last.number)
+            .is_some_and(|(_, rewrites, _)| last.rewrite > *rewrites);
+        if is_higher {
+            vault.db.write(|c| {
+                db::packs::raise_rewrites(c, vault.number, last.number, last.rewrite)
+                    .map_err(DbError::from)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// An object of a pack that the database is to lead to.
+struct Taken {
+    row: Pack,
+    chunks: Vec<IndexedChunk>,
+    /// Ordinals of the frames that it should hold and that cannot be read.
+    damaged: RoaringBitmap,
+}
+
+/// Of several objects of one pack the one of which the most frames can be read; of equal ones the lowest
+/// rewrite, as a compaction may have stored a later one and not have come to switch to it.
+fn most_readable(vault: &Vault, objects: &[Pack]) -> Result<Taken> {
+    let mut best: Option<(u64, Taken)> = None;
+    let mut damage = None;
+    for object in objects {
+        match read_whole(vault, object) {
+            Ok((readable, taken)) => {
+                if best.as_ref().is_none_or(|(most, _)| readable.len() > *most) {
+                    best = Some((readable.len(), taken));
+                }
+            }
+            Err(error @ (Error::Corrupt { .. } | Error::Missing { .. })) => {
+                damage.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match (best, damage) {
+        (Some((_, taken)), _) => Ok(taken),
+        (None, Some(error)) => Err(error),
+        (None, None) => Err(Error::corrupt("a pack", "it has no object")),
+    }
+}
+
+/// Where packs have several objects: leads each to one that holds everything that backups need, readable,
+/// if the one taken first does not. For once all backups are known.
+pub fn prefer_needed(vault: &Vault, found: &Found) -> Result<()> {
+    let several: Vec<&Vec<Pack>> = found
+        .packs
+        .values()
+        .filter(|objects| objects.len() > 1)
+        .collect();
+    if several.is_empty() {
+        return Ok(());
+    }
+    let census = match Census::take(vault) {
+        Ok(census) => census,
+        // Which frames are needed cannot be told; a repair looks through all objects.
+        Err(Error::Corrupt { .. } | Error::Missing { .. }) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for objects in several {
+        prefer(vault, objects, &census)?;
+    }
+    Ok(())
+}
+
+fn prefer(vault: &Vault, objects: &[Pack], census: &Census) -> Result<()> {
+    let needed = census.used(pack_name(vault, &objects[0])?.number);
+    let known = known(vault)?;
+    let before = known.get(&objects[0].number);
+    let mut others = Vec::new();
+    for object in objects {
+        let (readable, taken) = match read_whole(vault, object) {
+            Ok(read) => read,
+            Err(Error::Corrupt { .. } | Error::Missing { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        let is_current = before.is_some_and(|(rewrite, ..)| *rewrite == object.rewrite);
+        if needed.is_subset(&readable) {
+            if is_current {
+                return Ok(());
+            }
+            others.push(taken);
+        }
+    }
+    match others.first() {
+        Some(taken) => adopt(vault, taken, before, objects),
+        None => Ok(()),
+    }
 }
 
 /// Packs that an old database knows and that were removed since: nothing may rely on them any more.
@@ -164,32 +275,29 @@ fn tell_missing(vault: &Vault, found: &Found) -> Result<()> {
         .db
         .read(|c| db::condition::packs(c, vault.number).map_err(DbError::from))?;
     for (pack, _) in known {
-        let number = u32::try_from(pack.number).unwrap_or(u32::MAX);
-        let key = pack_name(vault, &pack)?.key();
-        if found.packs.contains_key(&number) || vault.store.length(&key)?.is_some() {
-            continue;
+        let number = pack_name(vault, &pack)?.number;
+        if !found.packs.contains_key(&number) {
+            note_if_missing(vault, &pack)?;
         }
-        let damage = format!("{key} is missing");
-        vault
-            .db
-            .write(|c| db::condition::set(c, &pack, Some(&damage), None).map_err(DbError::from))?;
     }
     Ok(())
 }
 
-fn read_rewrite(vault: &Vault, pack: &Pack, rewrite: i32) -> Result<(Pack, Vec<IndexedChunk>)> {
-    let mut pack = Pack {
-        rewrite,
-        ..pack.clone()
-    };
-    let name = pack_name(vault, &pack)?;
-    let length = vault.store.length(&name.key())?.unwrap_or(0);
-    pack.stored_bytes = i64::try_from(length).unwrap_or(i64::MAX);
-    read(vault, name, &pack)
+fn note_if_missing(vault: &Vault, pack: &Pack) -> Result<()> {
+    let key = pack_name(vault, pack)?.key();
+    if vault.store.length(&key)?.is_none() {
+        let damage = format!("{key} is missing");
+        vault
+            .db
+            .write(|c| db::condition::set(c, pack, Some(&damage), None).map_err(DbError::from))?;
+    }
+    Ok(())
 }
 
-fn read(vault: &Vault, name: PackName, pack: &Pack) -> Result<(Pack, Vec<IndexedChunk>)> {
-    let length = u64::try_from(pack.stored_bytes).unwrap_or(0);
+/// Reads the trailer of an object; its frames are believed.
+fn read(vault: &Vault, object: &Pack) -> Result<Taken> {
+    let name = pack_name(vault, object)?;
+    let length = u64::try_from(object.stored_bytes).unwrap_or(0);
     let reader = PackReader::open(&vault.store, name, length, &vault.keys)?;
     let chunks = indexed(vault.number, name.number, &reader.rows);
     let signed = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
@@ -197,41 +305,48 @@ fn read(vault: &Vault, name: PackName, pack: &Pack) -> Result<(Pack, Vec<Indexed
         vault: vault.number,
         chunk_count: signed(chunks.len()),
         frame_count: signed(reader.rows.len()),
-        ..pack.clone()
+        ..object.clone()
     };
-    Ok((row, chunks))
+    Ok(Taken {
+        row,
+        chunks,
+        damaged: RoaringBitmap::new(),
+    })
 }
 
-/// Takes a pack over, unless somebody has changed its row since it was looked at: a compaction, or
-/// another rebuild. What the row led to is no longer there, and neither are chunks that are not in it.
-fn adopt(
-    vault: &Vault,
-    row: &Pack,
-    before: Option<(i32, PackState)>,
-    rewrites: i32,
-    chunks: &[IndexedChunk],
-) -> Result<()> {
-    let adopt = |c: &mut db::DbConnection| {
+/// Reads all of an object: the ordinals of the frames that can be read, and what it is.
+fn read_whole(vault: &Vault, object: &Pack) -> Result<(RoaringBitmap, Taken)> {
+    let mut taken = read(vault, object)?;
+    let frames = frames::look(vault, object)?;
+    taken.damaged = frames.damaged;
+    Ok((frames.readable, taken))
+}
+
+/// Takes a pack over, unless its row has changed since it was looked at: by a compaction, or another
+/// rebuild. What the row led to is no longer there, and neither are chunks that are not in it.
+fn adopt(vault: &Vault, taken: &Taken, before: Option<&Known>, objects: &[Pack]) -> Result<()> {
+    let row = &taken.row;
+    let last = objects.last().map_or(row.rewrite, |last| last.rewrite);
+    let adopt = |c: &mut db::DbConnection| -> db::QueryResult<()> {
         db::collection::lock(c, vault.number)?;
         let now = db::packs::find(c, vault.number, row.number)?;
+        let before = before.map(|(rewrite, _, state)| (*rewrite, *state));
         if now.map(|now| (now.rewrite, now.state)) != before {
             return Ok(());
         }
-        db::packs::adopt(c, row, rewrites)?;
+        db::packs::adopt(c, row, last)?;
         db::condition::found(c, row)?;
         db::collection::forget_chunks(c, vault.number, row.number)?;
-        db::chunks::insert(c, chunks)
+        db::chunks::insert(c, &taken.chunks)?;
+        if !taken.damaged.is_empty() {
+            let damage = format!("{} of its frames cannot be read", taken.damaged.len());
+            db::condition::set(c, row, Some(&damage), None)?;
+        }
+        Ok(())
     };
     vault.db.write(|c| adopt(c).map_err(DbError::from))?;
     // A collector may have been about to remove it as unknown.
-    let key = pack_name(vault, row)?.key();
-    if vault.store.length(&key)?.is_none() {
-        let damage = format!("{key} is missing");
-        vault
-            .db
-            .write(|c| db::condition::set(c, row, Some(&damage), None).map_err(DbError::from))?;
-    }
-    Ok(())
+    note_if_missing(vault, row)
 }
 
 /// Which of the packs that a root needs are not stored, or were given up.

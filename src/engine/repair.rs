@@ -12,6 +12,7 @@ use crate::engine::backup::decode_pack_set;
 use crate::engine::codec::{Encoder, Pace};
 use crate::engine::compact::Census;
 use crate::engine::format::ChunkKind;
+use crate::engine::frames::twice;
 use crate::engine::manifest::{ChunkId, Extent, FrameRef, SpanEntry, decode_leaf, frame_check};
 use crate::engine::pack::{ChunkRow, NewFrame, PackBuilder, PackName, PackReader};
 use crate::engine::packer::{indexed, pack_name};
@@ -21,6 +22,7 @@ use crate::engine::vault::Vault;
 use crate::engine::{Error, Result};
 use crate::model::id::VolumeId;
 use crate::model::pack::{Pack, PackKind, PackState};
+use crate::store::key::parse_pack;
 use crate::volume::VolumeReader;
 use std::collections::{BTreeMap, HashMap};
 
@@ -129,6 +131,9 @@ fn repair(
     }
     let is_unknown = |ordinal: &u32| !frames.contains_key(ordinal);
     let unknown = needed.iter().filter(is_unknown).count();
+    if frames.values().any(|frame| !frame.is_whole) {
+        from_other_objects(vault, name, &mut frames)?;
+    }
     for frame in frames.values_mut().filter(|frame| !frame.is_whole) {
         from_other_packs(vault, frame)?;
     }
@@ -152,18 +157,6 @@ fn repair(
         }
     }
     Ok(found)
-}
-
-/// What can be read, at the second try if need be; `None` if it is damaged.
-fn twice<T>(mut read: impl FnMut() -> Result<T>) -> Result<Option<T>> {
-    for _ in 0..2 {
-        match read() {
-            Ok(value) => return Ok(Some(value)),
-            Err(Error::Corrupt { .. } | Error::Missing { .. }) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(None)
 }
 
 /// The frames by ordinal as the pack's trailer names them, with the bytes of those that can still be
@@ -233,6 +226,49 @@ fn as_indexed(vault: &Vault, pack: &Pack) -> Result<BTreeMap<u32, Wanted>> {
         .collect())
 }
 
+/// Fills in the frames that other objects of the same pack still hold: what an earlier repair or
+/// compaction was to replace, or has stored and never came to lead to.
+fn from_other_objects(
+    vault: &Vault,
+    name: PackName,
+    frames: &mut BTreeMap<u32, Wanted>,
+) -> Result<()> {
+    let object = name.key().to_string();
+    let folder = object.rsplit_once('/').map_or("", |(folder, _)| folder);
+    for (other, length) in vault.store.list(&format!("{folder}/"))? {
+        let Some((kind, number, rewrite)) = parse_pack(&vault.id, &other) else {
+            continue;
+        };
+        if (kind, number) != (name.kind, name.number) || rewrite == name.rewrite {
+            continue;
+        }
+        let other = PackName { rewrite, ..name };
+        let Some(reader) = twice(|| PackReader::open(&vault.store, other, length, &vault.keys))?
+        else {
+            continue;
+        };
+        for (ordinal, frame) in frames.iter_mut().filter(|(_, frame)| !frame.is_whole) {
+            let Some(row) = reader.rows.get(*ordinal as usize) else {
+                continue;
+            };
+            if row.is_left_out() || row.chunks != frame.chunks {
+                continue;
+            }
+            let range = u64::from(row.offset)..u64::from(row.offset) + u64::from(row.stored_length);
+            let place = row.place(number, *ordinal);
+            let plain = twice(|| {
+                let mut sealed = vault.store.get_range(&other.key(), range.clone())?;
+                reader.open_frame(&vault.keys, &place, &mut sealed)
+            })?;
+            if let Some(plain) = plain {
+                frame.plain = plain;
+                frame.is_whole = true;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Fills in the chunks that other packs hold too.
 fn from_other_packs(vault: &Vault, frame: &mut Wanted) -> Result<()> {
     let ids: Vec<Vec<u8>> = frame
@@ -242,7 +278,7 @@ fn from_other_packs(vault: &Vault, frame: &mut Wanted) -> Result<()> {
         .collect();
     let rows = vault
         .db
-        .read(|c| db::chunks::lookup(c, vault.number, ids).map_err(DbError::from))?;
+        .read(|c| db::chunks::lookup(c, vault.number, &ids).map_err(DbError::from))?;
     let rows: HashMap<&[u8], _> = rows.iter().map(|row| (row.id.as_slice(), row)).collect();
     let reader = FrameReader::new(vault);
     let mut at = 0;
@@ -423,6 +459,9 @@ fn store(
             match is_whole {
                 true => {
                     condition::found(c, pack)?;
+                    if is_all {
+                        db::packs::note_whole_rewrite(c, &written)?;
+                    }
                     db::chunks::insert(c, &chunks)
                 }
                 // New backups stay away from it: they would be told to be damaged too.

@@ -2,10 +2,11 @@
 //! and written wherever the span has a slice of it.
 
 use crate::engine::manifest::{Extent, FrameRef, Root, SpanEntry, decode_leaf};
+use crate::engine::parallel::Failure;
 use crate::engine::reader::FrameReader;
 use crate::engine::tree::TreeReader;
 use crate::engine::vault::Vault;
-use crate::engine::{Error, Result, check};
+use crate::engine::{Error, Result};
 use crate::model::progress::Progress;
 use crate::volume::file::VolumeWriter;
 use std::collections::HashMap;
@@ -15,6 +16,11 @@ use std::sync::{Condvar, Mutex};
 
 /// A span whose pieces are shorter than this on average is put together in memory first.
 const PIECE_BYTES_MIN: u64 = 32 << 10;
+
+/// Bytes written between two looks whether the restore may still write.
+const STEP_BYTES: usize = 64 << 10;
+/// Bytes made zero between two such looks: one call where the target has holes.
+const ZERO_BYTES: usize = 4 << 20;
 
 /// Writes a backup to a volume that is at least as long. Whatever the target held is replaced, by
 /// holes where the backup has holes, and up to its end. The result is durable on return.
@@ -29,16 +35,16 @@ pub fn run(vault: &Vault, root: &Root, writer: &VolumeWriter, progress: &Progres
         writer,
         progress,
         rooms: Rooms::new(vault.options.assemblies),
+        failure: Failure::default(),
     };
     let next = AtomicUsize::new(0);
-    let failure = Mutex::new(None);
     let work = || -> Result<()> {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let Some(entry) = tree.span(number)? else {
                 return Ok(());
             };
-            check(progress)?;
+            restore.check()?;
             let start = number as u64 * root.span_bytes;
             let end = (start + root.span_bytes).min(root.volume_bytes);
             restore.span(&entry, start..end)?;
@@ -49,17 +55,15 @@ pub fn run(vault: &Vault, root: &Root, writer: &VolumeWriter, progress: &Progres
         for _ in 0..threads.min(tree.len()) {
             scope.spawn(|| {
                 if let Err(error) = work() {
-                    let mut failure = failure.lock().expect("no panic while it is locked");
-                    failure.get_or_insert(error);
-                    progress.stop();
+                    restore.failure.set(error);
                 }
             });
         }
     });
-    if let Some(error) = failure.into_inner().expect("no panic while it is locked") {
+    if let Some(error) = restore.failure.take() {
         return Err(error);
     }
-    writer.zero(root.volume_bytes..writer.length().max(root.volume_bytes))?;
+    restore.zero(root.volume_bytes..writer.length().max(root.volume_bytes))?;
     Ok(writer.sync()?)
 }
 
@@ -75,12 +79,18 @@ struct Restore<'r, 'a> {
     writer: &'r VolumeWriter,
     progress: &'r Progress,
     rooms: Rooms,
+    failure: Failure,
 }
 
 impl Restore<'_, '_> {
+    /// An error once the restore was asked to stop, or another thread of it has failed.
+    fn check(&self) -> Result<()> {
+        self.failure.check(self.progress)
+    }
+
     fn span(&self, entry: &SpanEntry, span: Range<u64>) -> Result<()> {
         let SpanEntry::Leaf { leaf, .. } = entry else {
-            return Ok(self.writer.zero(span)?);
+            return self.zero(span);
         };
         let bytes = self.reader.frame(leaf)?;
         let extents = decode_leaf(&bytes, span.end - span.start).ok_or_else(|| {
@@ -92,7 +102,7 @@ impl Restore<'_, '_> {
         for extent in &extents {
             let end = at + u64::from(extent.length());
             match extent {
-                Extent::Hole { .. } => self.writer.zero(span.start + at..span.start + end)?,
+                Extent::Hole { .. } => self.zero(span.start + at..span.start + end)?,
                 Extent::Slice {
                     length,
                     frame,
@@ -127,8 +137,6 @@ impl Restore<'_, '_> {
         mut give: impl FnMut(u64, &[u8]) -> Result<()>,
     ) -> Result<()> {
         self.reader.frames(frames.copied(), |frame, plain| {
-            // Fetching may have taken long; a run that was overtaken meanwhile must not write.
-            check(self.progress)?;
             for Target { at, slice } in &targets[frame] {
                 let bytes = plain.get(slice.clone()).ok_or_else(|| {
                     let object = format!("a leaf that names pack {:08x}", frame.pack);
@@ -168,12 +176,27 @@ impl Restore<'_, '_> {
         written
     }
 
+    /// Writes a piece, in steps: a run that was overtaken while it was halted, or while it fetched, writes
+    /// at most what one step holds.
     fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
-        check(self.progress)?;
-        match self.reader.vault.options.restore_compares {
-            true => Ok(self.writer.write_difference(bytes, at)?),
-            false => Ok(self.writer.write_at(bytes, at)?),
+        for (step, offset) in bytes.chunks(STEP_BYTES).zip((at..).step_by(STEP_BYTES)) {
+            self.check()?;
+            if self.reader.vault.options.restore_compares {
+                self.writer.write_difference(step, offset)?;
+            } else {
+                self.writer.write_at(step, offset)?;
+            }
         }
+        Ok(())
+    }
+
+    fn zero(&self, range: Range<u64>) -> Result<()> {
+        for start in range.clone().step_by(ZERO_BYTES) {
+            self.check()?;
+            let end = range.end.min(start + ZERO_BYTES as u64);
+            self.writer.zero(start..end)?;
+        }
+        Ok(())
     }
 }
 

@@ -211,7 +211,7 @@ impl<'j, 'a, 's> SpanWriter<'j, 'a, 's> {
         let mut piece = std::mem::take(&mut self.piece);
         let mut at = range.start;
         while at < range.end {
-            let data = next_data(&self.job.source.reader, at..range.end);
+            let data = next_data(&self.job.source.reader, at..range.end)?;
             self.zero_blocks(block_of(at)..block_of(data.start))?;
             at = data.start;
             while at < data.end {
@@ -379,15 +379,15 @@ fn offset_of(block: usize) -> u32 {
 }
 
 /// The next data, widened to whole blocks; an empty range at the end if there is none.
-fn next_data(reader: &VolumeReader, range: Range<u64>) -> Range<u64> {
+fn next_data(reader: &VolumeReader, range: Range<u64>) -> Result<Range<u64>> {
     let block = BLOCK_BYTES as u64;
-    match reader.next_data(range.clone()) {
+    Ok(match reader.next_data(range.clone())? {
         None => range.end..range.end,
         Some(data) => {
             (data.start / block * block).max(range.start)
                 ..data.end.next_multiple_of(block).min(range.end)
         }
-    }
+    })
 }
 
 fn read_piece<'b>(job: &Job<'_, '_>, buffer: &'b mut [u8], range: Range<u64>) -> Result<&'b [u8]> {

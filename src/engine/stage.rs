@@ -1,6 +1,7 @@
 //! New data of a span on its way into frames: runs are cut into chunks, looked up, and what is new
 //! is compressed together and appended.
 
+use crate::engine::Result;
 use crate::engine::backup::Job;
 use crate::engine::codec::{Encoded, Encoder};
 use crate::engine::format::ChunkKind;
@@ -8,7 +9,6 @@ use crate::engine::index::Place;
 use crate::engine::manifest::{ChunkId, Extent};
 use crate::engine::pack::{ChunkRow, NewFrame};
 use crate::engine::splice::Change;
-use crate::engine::{Result, check};
 use crate::model::progress::Progress;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -166,7 +166,7 @@ impl<'j, 'a, 's> Stage<'j, 'a, 's> {
     /// Cuts what is staged into chunks and stores the new ones. The tail of a run that may go on
     /// stays.
     fn flush(&mut self) -> Result<()> {
-        check(self.job.session.progress)?;
+        self.job.session.check()?;
         let spare = std::mem::take(&mut self.spare);
         let (bytes, runs) = (
             std::mem::replace(&mut self.bytes, spare),

@@ -1,11 +1,12 @@
 //! A vault: one project's keys, parameters and chunks in one storage.
 
 use crate::config;
+use crate::db::vaults::SHREDDED;
 use crate::db::{self, Db};
 use crate::engine::format::{
     BLOCK_BYTES, ROOT_HEADER_BYTES, ROOT_MAGIC, SALT_BYTES, TAG_BYTES, VERSION,
 };
-use crate::engine::keys::{self, MasterKey, NONCE_BYTES, VaultKeys, random_bytes};
+use crate::engine::keys::{self, Keyring, MasterKey, NONCE_BYTES, VaultKeys, random_bytes};
 use crate::engine::manifest::Root;
 use crate::engine::{Error, Result, parallel, storage};
 use crate::model::error::chain;
@@ -18,6 +19,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use ring::aead::{Aad, Nonce};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -26,9 +28,6 @@ const ROOT_KEY_CONTEXT: &str = "embervault 2026-11 one root";
 const SPAN_BYTES: u64 = 32 << 20;
 /// Pause before an object is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
-/// In the database in place of the record of a vault that is being shredded, so that nobody who still
-/// has the record puts it back.
-const SHREDDED: &str = "";
 /// Longest plain root that is believed.
 const ROOT_BYTES_MAX: usize = 64 << 20;
 
@@ -181,7 +180,7 @@ impl Vault {
     pub fn open(
         db: Db,
         store: Store,
-        master: &MasterKey,
+        masters: &Keyring,
         row: &VaultRow,
         parameters: &Parameters,
         options: Options,
@@ -202,11 +201,11 @@ impl Vault {
             Err(error) if storage::identify(&store)?.as_ref() != Some(&row.storage_id) => {
                 return Err(error.into());
             }
-            Err(_) => create_record(&db, &store, master, row, parameters)?,
+            Err(_) => create_record(&db, &store, &masters.current, row, parameters)?,
         };
-        let (record, vault_key) = match (read_record(&bytes, &key, row, master), known) {
+        let (record, vault_key) = match (read_record(&bytes, &key, row, masters), known) {
             (Err(error @ (Error::Corrupt { .. } | Error::Key { .. })), Some(known)) => {
-                let sound = read_record(known.as_bytes(), &key, row, master)?;
+                let sound = read_record(known.as_bytes(), &key, row, masters)?;
                 tracing::error!(%error, "using the database's copy, and putting it back");
                 if let Err(error) = store.replace(&key, known.into_bytes()) {
                     tracing::error!(error = %chain(&error), "it could not be put back");
@@ -344,6 +343,11 @@ impl Vault {
         }
     }
 
+    /// Makes sure that a root that was found, not stored by this run, survives a crash.
+    pub fn make_root_durable(&self, backup: &BackupId) -> Result<()> {
+        Ok(self.store.make_durable(&self.root_key(backup))?)
+    }
+
     /// Whether the root of a backup is in the store, unread.
     pub fn has_root(&self, backup: &BackupId) -> Result<bool> {
         Ok(self.store.length(&self.root_key(backup))?.is_some())
@@ -363,6 +367,14 @@ impl Root {
     }
 }
 
+/// The folders in which a vault's packs lie: at most 256 for data and as many for manifests, so that each can
+/// be listed by itself.
+pub(crate) fn pack_folders(store: &Store, vault: &VaultId) -> Result<Vec<String>> {
+    let mut folders = store.folders(&format!("v/{vault}/p/"))?;
+    folders.extend(store.folders(&format!("v/{vault}/m/"))?);
+    Ok(folders)
+}
+
 /// Whether a storage has the record of a vault.
 pub fn is_there(store: &Store, vault: &VaultId) -> Result<bool> {
     Ok(store.length(&Key::Vault(vault.clone()))?.is_some())
@@ -377,17 +389,40 @@ fn root_header(vault: Uuid, salt: &[u8; SALT_BYTES]) -> [u8; ROOT_HEADER_BYTES] 
     header
 }
 
-/// Wraps the key of a vault with another master key: first in the database, then in the store. May be
-/// repeated after it was cut off; a vault that is wrapped with the new one already is left as it is.
+/// Makes sure that some master key opens a vault that lies in a storage, before any is wrapped anew.
+pub fn check_opens(store: &Store, vault: &VaultId, old: &Keyring, new: &MasterKey) -> Result<()> {
+    let key = Key::Vault(vault.clone());
+    match store.get(&key) {
+        Ok(bytes) => unwrapped(&parse_record(&bytes, &key)?, &key, either(old, new)).map(drop),
+        // A vault that was shredded, or whose record is lost: the database may have a copy.
+        Err(error) if error.kind == StoreErrorKind::Missing => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn either<'k>(
+    old: &'k Keyring,
+    new: &'k MasterKey,
+) -> impl Iterator<Item = (Option<&'k Path>, &'k MasterKey)> {
+    std::iter::once((None, new)).chain(old.keys())
+}
+
+/// Wraps the key of a vault with another master key: first in the database, if it knows the vault, then in
+/// the store. May be repeated after it was cut off; a vault that is wrapped with the new one already is
+/// left as it is.
 pub fn rewrap(
     db: &Db,
     store: &Store,
-    row: &VaultRow,
-    old: &MasterKey,
+    vault: &VaultId,
+    row: Option<&VaultRow>,
+    old: &Keyring,
     new: &MasterKey,
 ) -> Result<()> {
-    let key = Key::Vault(row.id.clone());
-    let known = db.read(|c| db::vaults::record(c, row.number).map_err(db::DbError::from))?;
+    let key = Key::Vault(vault.clone());
+    let known = match row {
+        Some(row) => db.read(|c| db::vaults::record(c, row.number).map_err(db::DbError::from))?,
+        None => None,
+    };
     let text = match (known, store.get(&key)) {
         (Some(known), _) if known == SHREDDED => return Ok(()),
         (Some(known), _) => known.into_bytes(),
@@ -396,11 +431,14 @@ pub fn rewrap(
         (None, Err(error)) => return Err(error.into()),
     };
     let mut record = parse_record(&text, &key)?;
-    let vault_key = unwrapped(&record, &key, &[new, old])?;
+    let vault_key = unwrapped(&record, &key, either(old, new))?;
     record.wrapped_key =
         BASE64_STANDARD.encode(new.wrap(&vault_key, &record.storage, &record.vault));
     record.mac = record.authenticate(&vault_key);
     let json = serde_json::to_string_pretty(&record).expect("own types serialize to JSON");
+    let Some(row) = row else {
+        return Ok(store.replace(&key, json.into_bytes())?);
+    };
     db.write(|c| db::vaults::set_record(c, row.number, &json).map_err(db::DbError::from))?;
     store.replace(&key, json.into_bytes())?;
     take_back_if_shredded(db, store, row)
@@ -421,14 +459,20 @@ pub fn shred(db: &Db, store: &Store, row: &VaultRow) -> Result<usize> {
     let mut count = 0;
     // Who was storing something when its session was ended may have stored it since.
     for _ in 0..SHRED_LOOKS_MAX {
-        let listed = store.list(&format!("v/{}/", row.id))?;
-        if listed.is_empty() {
+        let mut removed = 0;
+        let mut folders = pack_folders(store, &row.id)?;
+        folders.push(format!("v/{}/", row.id));
+        for folder in folders {
+            let listed = store.list(&folder)?;
+            parallel::each(&listed, 8, |(object, _)| {
+                Ok(store.delete(&Key::Stray(object.clone()))?)
+            })?;
+            removed += listed.len();
+        }
+        count += removed;
+        if removed == 0 {
             break;
         }
-        parallel::each(&listed, 8, |(object, _)| {
-            Ok(store.delete(&Key::Stray(object.clone()))?)
-        })?;
-        count += listed.len();
     }
     db.write(|c| db::vaults::remove(c, row).map_err(db::DbError::from))?;
     Ok(count)
@@ -467,25 +511,33 @@ fn read_record(
     bytes: &[u8],
     key: &Key,
     row: &VaultRow,
-    master: &MasterKey,
+    masters: &Keyring,
 ) -> Result<(VaultRecord, keys::Key)> {
     let record = parse_record(bytes, key)?;
     if record.vault != row.id || record.storage != row.storage_id {
         return Err(Error::corrupt(key, "it is the record of another vault"));
     }
-    let vault_key = unwrapped(&record, key, &[master])?;
+    let vault_key = unwrapped(&record, key, masters.keys())?;
     Ok((record, vault_key))
 }
 
-/// The key in a record, by the first of these master keys that opens it.
-fn unwrapped(record: &VaultRecord, key: &Key, masters: &[&MasterKey]) -> Result<keys::Key> {
+/// The key in a record, by the first of these master keys that opens it. That a kept one was needed is
+/// reported.
+fn unwrapped<'m>(
+    record: &VaultRecord,
+    key: &Key,
+    masters: impl Iterator<Item = (Option<&'m Path>, &'m MasterKey)>,
+) -> Result<keys::Key> {
     let wrapped = BASE64_STANDARD
         .decode(&record.wrapped_key)
         .map_err(|_| Error::corrupt(key, "its key is not base64"))?;
     let mut opened = Err(Error::corrupt(key, "no master key was tried"));
-    for master in masters {
+    for (kept, master) in masters {
         opened = master.unwrap(&wrapped, &record.storage, &record.vault);
         if opened.is_ok() {
+            if let Some(kept) = kept {
+                tracing::warn!(object = %key, key = %kept.display(), "only a previous master key opens this vault; run `embervault key rotate` to wrap it with the present one");
+            }
             break;
         }
     }

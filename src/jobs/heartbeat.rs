@@ -17,7 +17,7 @@ pub async fn beat(worker: Worker, stop: CancellationToken) {
             seen_at: worker.clock.now(),
         };
         let db = worker.db.clone();
-        let put = move || db.write(|c| db::workers::put(c, &row).map_err(DbError::from));
+        let put = move || db.renew(|c| db::workers::put(c, &row).map_err(DbError::from));
         match tokio::task::spawn_blocking(put).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(error = %chain(&error), "no sign of life was given"),

@@ -13,7 +13,7 @@ use crate::model::job::{Job, JobState, Lane, Lease, Outcome};
 use crate::model::progress::Progress;
 use crate::model::time::Timestamp;
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -42,6 +42,8 @@ pub struct Worker {
     pub settings: config::Jobs,
     /// Its name, for the operator.
     pub name: String,
+    /// Its place, which one process has at a time: what runs there when it starts is its predecessor's.
+    pub place: String,
     pub wake: Arc<Wake>,
     pub metrics: Arc<Metrics>,
 }
@@ -55,6 +57,8 @@ pub struct Runner<F> {
     running: Mutex<HashSet<JobId>>,
     /// What other processes run.
     watch: Mutex<Watch>,
+    /// What the process that had our place before has left running.
+    inherited: OnceLock<Vec<(JobId, i64)>>,
 }
 
 impl<F> Runner<F>
@@ -69,6 +73,7 @@ where
             run,
             running: Mutex::default(),
             watch: Mutex::default(),
+            inherited: OnceLock::new(),
         }
     }
 
@@ -101,9 +106,8 @@ where
                 Ok(Some((job, since))) => {
                     let (runner, stop) = (runner.clone(), give_back.clone());
                     tracker.spawn(async move {
-                        let id = job.id.clone();
+                        let _here = Here::new(&runner.running, job.id.clone());
                         runner.run_one(job, since, stop).await;
-                        runner.running().remove(&id);
                         drop(place);
                     });
                 }
@@ -154,17 +158,30 @@ where
     /// A job, and when it was certainly not yet ours: its lease counts from there.
     async fn claim(&self) -> Result<Option<(Job, Instant)>, DbError> {
         let (lane, worker) = (self.lane, self.worker.name.clone());
+        let place = self.worker.place.clone();
         let (clock, lease) = (self.worker.clock.clone(), self.worker.settings.lease);
         let running = self.running().iter().cloned().collect();
         let elsewhere = self
             .read(move |c| db::jobs::running_elsewhere(c, lane, running))
             .await?;
-        let abandoned = self
+        // Before this process has claimed anything, all that runs in its place was left there.
+        let inherited = self.inherited.get_or_init(|| {
+            let left = elsewhere
+                .iter()
+                .filter(|(.., holder)| *holder == Some(place.clone()));
+            left.map(|(job, beats, _)| (job.clone(), *beats)).collect()
+        });
+        let elsewhere = elsewhere
+            .into_iter()
+            .map(|(job, beats, _)| (job, beats))
+            .collect();
+        let mut abandoned = self
             .watch()
             .look(elsewhere, std::time::Instant::now(), lease);
         for (job, _) in &abandoned {
             tracing::warn!(job.id = %job, "its worker has given no sign of life for a lease");
         }
+        abandoned.extend(inherited.iter().cloned());
         let started = Instant::now();
         let claimed = self
             .write(move |c| {
@@ -173,7 +190,8 @@ where
                 if lane == Lane::Backup && db::workers::is_resting(c, &worker, now)? {
                     return Ok(None);
                 }
-                db::jobs::claim(c, lane, &worker, now, now.after(lease), &abandoned)
+                let us = (worker.as_str(), place.as_str());
+                db::jobs::claim(c, lane, us, now, now.after(lease), &abandoned)
             })
             .await?;
         if let Some(job) = &claimed {
@@ -216,7 +234,7 @@ where
                         reason: "the worker panicked".to_owned(),
                     });
                 }
-                () = stop.cancelled(), if !progress.is_stopped() => progress.stop(),
+                () = stop.cancelled(), if !progress.is_asked_to_stop() => progress.stop(),
                 _ = renewals.tick() => {
                     let asked = Instant::now();
                     match self.renew(&lease, &progress).await {
@@ -259,25 +277,30 @@ where
             signed(Progress::value(&progress.done)),
             signed(Progress::value(&progress.total)),
         );
-        self.write(move |c| {
-            let now = clock.now();
-            db::jobs::renew(c, &lease, now.after(length), done, now)
-        })
-        .await
+        let db = self.worker.db.clone();
+        let renew = move || {
+            db.renew(|c| {
+                let now = clock.now();
+                db::jobs::renew(c, &lease, now.after(length), done, now).map_err(DbError::from)
+            })
+        };
+        tokio::task::spawn_blocking(renew)
+            .await
+            .unwrap_or(Err(DbError::Panicked))
     }
 
     async fn settle(&self, lease: &Lease, outcome: Outcome) -> Result<bool, DbError> {
         let lease = lease.clone();
         let now = self.worker.clock.now();
-        self.write(move |c| match outcome {
+        self.write(move |c| match &outcome {
             Outcome::Settled | Outcome::Cancelled => Ok(true),
             Outcome::Done => db::jobs::settle(c, &lease, JobState::Completed, None, now),
             Outcome::Failed { reason } => {
-                db::jobs::settle(c, &lease, JobState::Discarded, Some(&reason), now)
+                db::jobs::settle(c, &lease, JobState::Discarded, Some(reason), now)
             }
             Outcome::Released => db::jobs::put_back(c, &lease, now, None, now),
             Outcome::Retry { after, reason } => {
-                db::jobs::put_back(c, &lease, now.after(after), Some(&reason), now)
+                db::jobs::put_back(c, &lease, now.after(*after), Some(reason), now)
             }
         })
         .await
@@ -290,17 +313,37 @@ where
         let db = self.worker.db.clone();
         tokio::task::spawn_blocking(move || db.read(|c| queries(c).map_err(DbError::from)))
             .await
-            .expect("queries do not panic")
+            .unwrap_or(Err(DbError::Panicked))
     }
 
     async fn write<T: Send + 'static>(
         &self,
-        queries: impl FnOnce(&mut db::DbConnection) -> crate::db::QueryResult<T> + Send + 'static,
+        mut queries: impl FnMut(&mut db::DbConnection) -> crate::db::QueryResult<T> + Send + 'static,
     ) -> Result<T, DbError> {
         let db = self.worker.db.clone();
         tokio::task::spawn_blocking(move || db.write(|c| queries(c).map_err(DbError::from)))
             .await
-            .expect("queries do not panic")
+            .unwrap_or(Err(DbError::Panicked))
+    }
+}
+
+/// Keeps a job among those that run here, for as long as it does, however it ends.
+struct Here<'r> {
+    running: &'r Mutex<HashSet<JobId>>,
+    job: JobId,
+}
+
+impl<'r> Here<'r> {
+    fn new(running: &'r Mutex<HashSet<JobId>>, job: JobId) -> Self {
+        Self { running, job }
+    }
+}
+
+impl Drop for Here<'_> {
+    fn drop(&mut self) {
+        if let Ok(mut running) = self.running.lock() {
+            running.remove(&self.job);
+        }
     }
 }
 

@@ -18,6 +18,7 @@ pub enum Action {
     DeleteBackup,
     RestoreBackup,
     CreateVolume,
+    ExtendVolume,
 }
 
 impl Action {
@@ -27,6 +28,7 @@ impl Action {
             Action::DeleteBackup => ("014", "delete backup"),
             Action::RestoreBackup => ("015", "restore backup"),
             Action::CreateVolume => ("001", "schedule allocate volume"),
+            Action::ExtendVolume => ("007", "extend volume"),
         }
     }
 }
@@ -39,6 +41,9 @@ pub enum Detail {
     RestoreFailed,
     NoService,
     NoHost,
+    /// The volume's file could not be made, or not be made longer.
+    ExtendFailed,
+    VolumeFailed,
 }
 
 impl Detail {
@@ -52,6 +57,11 @@ impl Detail {
                 "Backup failed to schedule. Service not found for creating backup.",
             ),
             Detail::NoHost => ("003", "Could not find any available weighted backend."),
+            Detail::ExtendFailed => ("010", "Driver failed to extend the volume."),
+            Detail::VolumeFailed => (
+                "012",
+                "Driver failed to create the volume: it may be too large for the file system.",
+            ),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Counters of one running backup or restore, and the wish to stop it. The only tally there is:
+//! Counters of one running backup or restore, the wish to stop it, and its lease. The only tally there is:
 //! results, progress and logs all read it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -64,19 +64,20 @@ impl Progress {
         self.lease.until.store(until, Ordering::SeqCst);
     }
 
-    /// Whether somebody asked it to stop, or nobody allowed it to go on.
-    pub fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::SeqCst) || self.is_overdue()
+    /// Whether it was asked to stop. A failure of its own never sets that.
+    pub fn is_asked_to_stop(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// Whether the time for which it may go on is over.
+    pub fn is_overdue(&self) -> bool {
+        self.allowed_until()
+            .is_some_and(|until| Instant::now() > until)
     }
 
     /// Until when it may go on, as far as is known now; `None` is for ever.
     pub fn allowed_until(&self) -> Option<Instant> {
         let until = self.lease.until.load(Ordering::SeqCst);
         (until != u64::MAX).then(|| self.lease.counted_from + Duration::from_millis(until))
-    }
-
-    fn is_overdue(&self) -> bool {
-        self.allowed_until()
-            .is_some_and(|until| Instant::now() > until)
     }
 }

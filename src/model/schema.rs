@@ -7,6 +7,7 @@ diesel::table! {
     vaults (number) {
         number -> BigInt, id -> Text, project_id -> Text, storage_id -> Text, next_pack -> BigInt, created_at -> BigInt,
         generation -> BigInt, record -> Nullable<Text>, collected_at -> Nullable<BigInt>, verified_at -> Nullable<BigInt>, verifying_since -> Nullable<BigInt>,
+        collect_failures -> Integer, collect_failed_at -> Nullable<BigInt>, verify_failures -> Integer, verify_failed_at -> Nullable<BigInt>,
     }
 }
 diesel::table! {
@@ -18,7 +19,9 @@ diesel::table! {
     }
 }
 diesel::table! {
-    session_packs (session, vault, pack) { session -> Text, vault -> BigInt, pack -> BigInt, }
+    session_packs (session, vault, pack) {
+        session -> Text, vault -> BigInt, pack -> BigInt, rewrite -> Nullable<Integer>,
+    }
 }
 diesel::table! {
     chunks (vault, id) {
@@ -52,11 +55,11 @@ diesel::table! {
         reason -> Nullable<Text>, progress_done -> BigInt, progress_total -> BigInt,
         failures -> Integer, orphaned -> Integer, checkpoint -> Nullable<Text>,
         request_id -> Nullable<Text>, cancel_requested -> Bool, project_id -> Nullable<Text>,
-        beats -> BigInt, created_at -> BigInt, updated_at -> BigInt,
+        beats -> BigInt, holder -> Nullable<Text>, created_at -> BigInt, updated_at -> BigInt,
     }
 }
 diesel::table! { unknown_objects (object) { object -> Text, vault -> BigInt, generation -> BigInt, } }
-diesel::table! { removed_roots (root) { root -> Text, } }
+diesel::table! { removed_roots (vault, root) { vault -> BigInt, root -> Text, was_available -> Bool, } }
 diesel::table! { sessions (job) { job -> Text, attempt -> Integer, } }
 diesel::table! { workers (name) { name -> Text, started_at -> BigInt, seen_at -> BigInt, } }
 diesel::table! {

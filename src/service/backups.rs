@@ -7,7 +7,7 @@ use crate::identity::policy::Rule;
 use crate::model::backup::{Backup, BackupEvent, BackupStatus};
 use crate::model::column::Json;
 use crate::model::error::Error;
-use crate::model::id::{BackupId, JobId, SnapshotId, VolumeId};
+use crate::model::id::{BackupId, SnapshotId, VolumeId};
 use crate::model::job::{BackupSource, Job, JobArgs, Lease, RestoreTarget, RestoreVolume};
 use crate::model::page::{Filter, Page};
 use crate::model::snapshot::{Snapshot, SnapshotStatus};
@@ -15,11 +15,6 @@ use crate::model::volume::{Volume, VolumeStatus};
 use crate::service::{Metadata, Services, check_marker, insert_job};
 use crate::volume::catalog::CatalogError;
 use std::collections::HashSet;
-use std::time::Duration;
-
-/// How long a new job waits for its request to reserve the volume. Should the process die in
-/// between, the job runs then and does it itself.
-const PREPARATION: Duration = Duration::from_secs(10);
 
 /// What a client wants to be backed up, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,8 +56,8 @@ pub struct BackupList {
 }
 
 impl Services {
-    /// Accepts a backup: the row and its job are born in one transaction, then the volume is
-    /// reserved for that job.
+    /// Accepts a backup: in one transaction the volume is held for the job, the quota is checked, and row and
+    /// job are born.
     pub fn create_backup(
         &self,
         ctx: &RequestContext,
@@ -98,21 +93,24 @@ impl Services {
             updated_at: Some(now),
             ..Backup::blank(BackupId::random(), owner, storage, now)
         };
-        let mut job = Job::new(
-            JobArgs::CreateBackup {
-                backup_id: backup.id.clone(),
-                source: BackupSource {
-                    volume_id: wanted.volume_id.clone(),
-                    snapshot_id: wanted.snapshot_id.clone(),
-                },
-                force: wanted.force,
-            },
-            now,
-        )
-        .asked_by(&ctx.request_id, &ctx.project_id);
-        job.run_at = now.after(PREPARATION);
+        let source = BackupSource {
+            volume_id: wanted.volume_id.clone(),
+            snapshot_id: wanted.snapshot_id.clone(),
+        };
+        let args = JobArgs::CreateBackup {
+            backup_id: backup.id.clone(),
+            source,
+            force: wanted.force,
+        };
+        let job = Job::new(args, now).asked_by(&ctx.request_id, &ctx.project_id);
+        let lease = Lease::unclaimed(&job.id);
         self.db.write(|c| -> Result<(), Error> {
             db::lock_project(c, &ctx.project_id)?;
+            // What is bound to fail counts for no quota: the hold comes first, and all of it or nothing.
+            let (volume_id, snapshot_id) = (&wanted.volume_id, wanted.snapshot_id.as_ref());
+            self.catalog
+                .hold_source(c, &lease, volume_id, snapshot_id, wanted.force)
+                .map_err(|error| refused_source(error, volume_id))?;
             self.check_backup_quota(c, ctx, volume.size_gib)?;
             if wanted.incremental {
                 backup.parent_id = Some(self.parent_of(c, ctx, &backup, snapshot.as_ref())?);
@@ -120,22 +118,7 @@ impl Services {
             db::backups::insert(c, &backup)?;
             insert_job(c, &job)
         })?;
-        let (source, snapshot) = (&wanted.volume_id, wanted.snapshot_id.as_ref());
-        let lease = Lease::unclaimed(&job.id);
-        if let Err(error) = self
-            .catalog
-            .begin_backup(&lease, source, snapshot, wanted.force)
-        {
-            // The hold may have been taken although the answer was lost.
-            self.catalog.end_backup(&lease, source, snapshot, false)?;
-            self.withdraw(&job.id, |c| db::backups::remove(c, &backup.id))?;
-            return Err(refused_source(error, &wanted.volume_id));
-        }
-        if !self.start(&job)? {
-            // Deleted by force before it was held: whoever ends last lets go.
-            self.catalog.end_backup(&lease, source, snapshot, false)?;
-            return Err(Error::not_found("Backup", &backup.id));
-        }
+        self.wake.wake(job.lane);
         Ok(backup)
     }
 
@@ -213,32 +196,6 @@ impl Services {
                 ),
             )),
         }
-    }
-
-    /// Takes back what was prepared, unless a worker has claimed the job already; that worker
-    /// finds the same refusal and settles it.
-    fn withdraw(
-        &self,
-        job: &JobId,
-        undo: impl FnOnce(&mut db::DbConnection) -> db::QueryResult<()>,
-    ) -> Result<(), Error> {
-        Ok(self.db.write(|c| -> Result<(), DbError> {
-            if db::jobs::withdraw(c, job)? {
-                undo(c)?;
-            }
-            Ok(())
-        })?)
-    }
-
-    /// Lets a prepared job begin. `false`: it was cancelled meanwhile.
-    fn start(&self, job: &Job) -> Result<bool, Error> {
-        let now = self.clock.now();
-        let is_wanted = self.db.write(|c| -> Result<_, DbError> {
-            db::jobs::nudge(c, &job.id, now)?;
-            Ok(!db::jobs::is_cancelled(c, &job.id)?)
-        })?;
-        self.wake.wake(job.lane);
-        Ok(is_wanted)
     }
 
     /// One page of the backups the caller may see.
@@ -354,43 +311,24 @@ impl Services {
         let (target, restoring) = self.restore_target(ctx, &backup, wanted)?;
         self.check_backup_service()?;
         let now = self.clock.now();
-        let mut job = Job::new(
-            JobArgs::RestoreBackup {
-                backup_id: id.clone(),
-                target: target.clone(),
-            },
-            now,
-        )
-        .asked_by(&ctx.request_id, &ctx.project_id);
-        job.run_at = now.after(PREPARATION);
-        self.db.write(|c| {
+        let args = JobArgs::RestoreBackup {
+            backup_id: id.clone(),
+            target: target.clone(),
+        };
+        let job = Job::new(args, now).asked_by(&ctx.request_id, &ctx.project_id);
+        let lease = Lease::unclaimed(&job.id);
+        self.db.write(|c| -> Result<(), Error> {
+            db::lock_project(c, &ctx.project_id)?;
             if !db::backups::transition(c, id, BackupEvent::RestoreRequested, now)? {
                 return Err(Error::invalid("backup", "Backup status must be available"));
             }
+            self.catalog
+                .hold_target(c, &lease, &target)
+                .map_err(|error| refused_target(error, &target.volume_id))?;
             db::backups::set_restore_volume(c, id, &target.volume_id)?;
             insert_job(c, &job)
         })?;
-        let lease = Lease::unclaimed(&job.id);
-        let held = match &target.create {
-            Some(volume) => self
-                .catalog
-                .create_target(&lease, &target.volume_id, volume),
-            None => self.catalog.begin_restore(&lease, &target.volume_id),
-        };
-        if let Err(error) = held {
-            self.catalog
-                .end_restore(&lease, &target.volume_id, Err(()))?;
-            self.withdraw(&job.id, |c| {
-                db::backups::transition(c, id, BackupEvent::Finished, now).map(|_| ())
-            })?;
-            return Err(refused_target(error, &target.volume_id));
-        }
-        if !self.start(&job)? {
-            self.catalog
-                .end_restore(&lease, &target.volume_id, Err(()))?;
-            let message = "The restore was cancelled.";
-            return Err(Error::Conflict(message.to_owned()));
-        }
+        self.wake.wake(job.lane);
         Ok(restoring)
     }
 

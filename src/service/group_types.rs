@@ -82,14 +82,14 @@ impl Services {
     ) -> Result<Stored<GroupType>, Error> {
         ctx.authorize(Rule::GroupTypeUpdate, &ctx.project_id)?;
         self.change_record(id, |c, row: &mut Stored<GroupType>| {
-            if let Some(name) = changes.name
-                && row.name.as_ref() != Some(&name)
+            if let Some(name) = &changes.name
+                && row.name.as_ref() != Some(name)
             {
-                check_name(c, &name)?;
-                row.name = Some(name);
+                check_name(c, name)?;
+                row.name = Some(name.clone());
             }
-            if let Some(description) = changes.description {
-                row.body.description = description;
+            if let Some(description) = &changes.description {
+                row.body.description = description.clone();
             }
             if let Some(visibility) = changes.visibility {
                 row.status = visibility.to_string();

@@ -105,7 +105,11 @@ impl Services {
     ) -> Result<Stored<Group>, Error> {
         ctx.authorize(Rule::GroupCreate, &ctx.project_id)?;
         let here = &self.catalog.availability_zone;
-        if let Some(zone) = wanted.availability_zone.filter(|zone| zone != here) {
+        if let Some(zone) = wanted
+            .availability_zone
+            .as_ref()
+            .filter(|zone| *zone != here)
+        {
             let message = format!("Availability zone '{zone}' is invalid.");
             return Err(Error::Invalid(message));
         }
@@ -117,14 +121,14 @@ impl Services {
             }
             let body = Group {
                 user_id: ctx.user_id.clone(),
-                description: wanted.description,
+                description: wanted.description.clone(),
                 group_type_id: group_type.id,
                 volume_type_ids,
                 availability_zone: here.clone(),
                 group_snapshot_id: None,
                 source_group_id: None,
             };
-            self.insert_group(c, ctx, wanted.name, body)
+            self.insert_group(c, ctx, wanted.name.clone(), body)
         })
     }
 
@@ -180,12 +184,12 @@ impl Services {
             };
             let body = Group {
                 user_id: ctx.user_id.clone(),
-                description,
-                source_group_id: snapshot_id.is_none().then_some(group_id),
-                group_snapshot_id: snapshot_id,
+                description: description.clone(),
+                source_group_id: snapshot_id.is_none().then(|| group_id.clone()),
+                group_snapshot_id: snapshot_id.clone(),
                 ..source.body
             };
-            let group = self.insert_group(c, ctx, name, body)?;
+            let group = self.insert_group(c, ctx, name.clone(), body)?;
             let mut jobs = Vec::new();
             for wanted in members {
                 let volume = self.member(ctx, &group.id, wanted);
@@ -254,11 +258,11 @@ impl Services {
                 check_addable(c, row, volume)?;
                 db::groups::set_group(c, volume, Some(id), now)?;
             }
-            if let Some(name) = changes.name {
-                row.name = Some(name);
+            if let Some(name) = &changes.name {
+                row.name = Some(name.clone());
             }
-            if let Some(description) = changes.description {
-                row.body.description = Some(description);
+            if let Some(description) = &changes.description {
+                row.body.description = Some(description.clone());
             }
             Ok(())
         })?;

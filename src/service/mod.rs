@@ -51,9 +51,16 @@ pub struct Services {
 pub type Metadata = BTreeMap<String, String>;
 
 impl Services {
-    /// Whether the database answers.
+    /// Whether the database answers, and has room on its disk.
     pub fn check_database(&self) -> Result<(), Error> {
-        self.is_backup_disabled().map(|_| ())
+        self.is_backup_disabled()?;
+        if self.db.has_room() {
+            return Ok(());
+        }
+        Err(Error::Unavailable {
+            message: "The disk of the database is full.".to_owned(),
+            source: None,
+        })
     }
 
     /// Changes rows and adds a job for what follows, in one transaction; then tells the runner.
@@ -61,7 +68,7 @@ impl Services {
         &self,
         ctx: &RequestContext,
         args: JobArgs,
-        change: impl FnOnce(&mut DbConnection) -> Result<T, Error>,
+        mut change: impl FnMut(&mut DbConnection) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let job = Job::new(args, self.clock.now()).asked_by(&ctx.request_id, &ctx.project_id);
         let value = self.db.write(|c| {
@@ -79,7 +86,7 @@ impl Services {
         &self,
         ctx: &RequestContext,
         args: JobArgs,
-        change: impl FnOnce(&mut DbConnection) -> Result<(), Error>,
+        mut change: impl FnMut(&mut DbConnection) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let now = self.clock.now();
         let job = Job::new(args, now).asked_by(&ctx.request_id, &ctx.project_id);

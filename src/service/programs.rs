@@ -119,14 +119,14 @@ impl Services {
                     Wish::Enable | Wish::Disable { .. } => Error::NotFound(message),
                 });
             };
-            match wish {
+            match &wish {
                 Wish::Enable => {
                     program.row.disabled = false;
                     program.row.disabled_reason = None;
                 }
                 Wish::Disable { reason } => {
                     program.row.disabled = true;
-                    program.row.disabled_reason = reason;
+                    program.row.disabled_reason = reason.clone();
                 }
                 Wish::Freeze => program.row.frozen = true,
                 Wish::Thaw => program.row.frozen = false,

@@ -147,8 +147,15 @@ impl Services {
             metadata,
         } = changes;
         self.db.write(|c| {
-            db::snapshots::update(c, id, name.as_ref(), description.as_ref(), metadata, now)
-                .map_err(DbError::from)
+            db::snapshots::update(
+                c,
+                id,
+                name.as_ref(),
+                description.as_ref(),
+                metadata.clone(),
+                now,
+            )
+            .map_err(DbError::from)
         })?;
         self.visible_snapshot(ctx, id)
     }
@@ -191,7 +198,7 @@ impl Services {
         &self,
         ctx: &RequestContext,
         id: &SnapshotId,
-        change: impl FnOnce(&mut Metadata) -> Result<(), Error>,
+        mut change: impl FnMut(&mut Metadata) -> Result<(), Error>,
     ) -> Result<Metadata, Error> {
         let snapshot = self.visible_snapshot(ctx, id)?;
         ctx.authorize(Rule::SnapshotMetadataUpdate, &snapshot.project_id)?;

@@ -70,7 +70,7 @@ impl Services {
     pub(super) fn change_record<T: Resource>(
         &self,
         id: &RecordId,
-        change: impl FnOnce(&mut DbConnection, &mut Stored<T>) -> Result<(), Error>,
+        mut change: impl FnMut(&mut DbConnection, &mut Stored<T>) -> Result<(), Error>,
     ) -> Result<Stored<T>, Error> {
         let now = self.clock.now();
         self.db.write(|c| -> Result<_, Error> {
@@ -86,7 +86,7 @@ impl Services {
     pub(super) fn write_with_jobs<T>(
         &self,
         ctx: &RequestContext,
-        change: impl FnOnce(&mut DbConnection) -> Result<(T, Vec<JobArgs>), Error>,
+        mut change: impl FnMut(&mut DbConnection) -> Result<(T, Vec<JobArgs>), Error>,
     ) -> Result<T, Error> {
         let now = self.clock.now();
         let (value, jobs) = self.db.write(|c| -> Result<_, Error> {

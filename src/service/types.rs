@@ -154,17 +154,17 @@ impl Services {
     ) -> Result<VolumeType, Error> {
         ctx.authorize(Rule::TypeUpdate, &ctx.project_id)?;
         self.change_type(id, |c, row| {
-            if let Some(name) = changes.name.filter(|name| *name != row.name) {
+            if let Some(name) = changes.name.as_ref().filter(|name| **name != row.name) {
                 // The default type is found by its name.
                 if row.name == DEFAULT_TYPE_NAME {
                     let message = "The default volume type cannot be renamed.";
                     return Err(Error::Invalid(message.to_owned()));
                 }
-                check_name(c, &name)?;
-                row.name = name;
+                check_name(c, name)?;
+                row.name = name.clone();
             }
-            if let Some(description) = changes.description {
-                row.description = description;
+            if let Some(description) = &changes.description {
+                row.description = description.clone();
             }
             if let Some(is_public) = changes.is_public {
                 row.is_public = is_public;
@@ -257,7 +257,7 @@ impl Services {
                     "Volume type encryption for type {id} already exists."
                 )));
             }
-            row.encryption = Some(Json::new(encryption));
+            row.encryption = Some(Json::new(encryption.clone()));
             Ok(())
         })
     }
@@ -277,7 +277,7 @@ impl Services {
                 return Err(no_encryption(id));
             };
             let mut encryption = (**known).clone();
-            changes.apply(&mut encryption);
+            changes.clone().apply(&mut encryption);
             encryption.updated_at = Some(now);
             row.encryption = Some(Json::new(encryption));
             Ok(())
@@ -346,7 +346,7 @@ impl Services {
     pub(super) fn change_type(
         &self,
         id: &VolumeTypeId,
-        change: impl FnOnce(&mut DbConnection, &mut VolumeType) -> Result<(), Error>,
+        mut change: impl FnMut(&mut DbConnection, &mut VolumeType) -> Result<(), Error>,
     ) -> Result<VolumeType, Error> {
         let now = self.clock.now();
         self.db.write(|c| -> Result<VolumeType, Error> {

@@ -204,7 +204,7 @@ impl Services {
         &self,
         ctx: &RequestContext,
         id: &VolumeId,
-        change: impl FnOnce(&mut Metadata) -> Result<(), Error>,
+        mut change: impl FnMut(&mut Metadata) -> Result<(), Error>,
     ) -> Result<Metadata, Error> {
         self.volume_for(ctx, id, Rule::VolumeImageMetadata)?;
         self.db.write(|c| {

@@ -465,7 +465,7 @@ impl Services {
         &self,
         ctx: &RequestContext,
         id: &VolumeId,
-        change: impl FnOnce(&mut Metadata) -> Result<(), Error>,
+        mut change: impl FnMut(&mut Metadata) -> Result<(), Error>,
     ) -> Result<Metadata, Error> {
         let volume = self.visible_volume(ctx, id)?;
         ctx.authorize(Rule::VolumeMetadataUpdate, &volume.project_id)?;

@@ -3,7 +3,8 @@
 
 use crate::config;
 use backon::{BackoffBuilder, ExponentialBuilder};
-use opendal::{Error, ErrorKind};
+use futures_util::TryStreamExt;
+use opendal::{Entry, Error, ErrorKind, Lister};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -124,6 +125,61 @@ impl Caller {
                 () = tokio::time::sleep(pause) => {}
             }
             was_repeated = true;
+        }
+    }
+
+    /// Lists entry by entry: a page may take as long as a call, all pages together as long as they need.
+    /// After a fault that may pass the listing goes on behind the last entry, where the storage can do
+    /// that, else from the start. `open` begins a listing behind a name.
+    pub(super) async fn list<F>(
+        &self,
+        can_resume: bool,
+        open: impl Fn(Option<String>) -> F,
+        tell: impl Fn(Outcome, Duration),
+    ) -> Result<Vec<Entry>, Error>
+    where
+        F: Future<Output = Result<Lister, Error>>,
+    {
+        let mut listed: Vec<Entry> = Vec::new();
+        let mut deadline = Instant::now() + self.retry_for;
+        loop {
+            let before = listed.len();
+            let after = || listed.last().map(|entry| entry.path().to_owned());
+            // The first page, under the rules of all calls.
+            let first = || async {
+                let mut lister = open(after()).await?;
+                Ok((lister.try_next().await?, lister))
+            };
+            let called = self.call((Load::Nothing, &|| None), first, &tell).await;
+            let (mut next, mut lister) = called.result?;
+            let interrupted = loop {
+                let Some(entry) = next else { return Ok(listed) };
+                listed.push(entry);
+                let started = Instant::now();
+                let page = tokio::select! {
+                    () = self.stop.cancelled() => Err(stopped()),
+                    page = tokio::time::timeout(self.timeout, lister.try_next()) => {
+                        page.unwrap_or_else(|_| Err(timed_out(self.timeout)))
+                    }
+                };
+                if page.is_err() {
+                    tell(outcome(&page), started.elapsed());
+                }
+                match page {
+                    Ok(entry) => next = entry,
+                    Err(error) => break error,
+                }
+            };
+            if can_resume && listed.len() > before {
+                // It has come further: what follows has its own time.
+                deadline = Instant::now() + self.retry_for;
+            } else {
+                listed.clear();
+            }
+            let is_over = self.stop.is_cancelled() || Instant::now() > deadline;
+            if is_over || !interrupted.is_temporary() {
+                return Err(interrupted);
+            }
         }
     }
 

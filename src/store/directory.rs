@@ -21,6 +21,8 @@ pub(super) fn put_new(root: &Path, path: &str, bytes: &[u8]) -> io::Result<()> {
     let folder = target.parent().unwrap_or(root);
     make_folders(root, folder)?;
     if target.exists() {
+        // The caller may take the object that is there for its own: it must be as durable.
+        make_durable(root, path)?;
         return Err(io::ErrorKind::AlreadyExists.into());
     }
     let temporary = root.join(temporary::name());
@@ -31,6 +33,17 @@ pub(super) fn put_new(root: &Path, path: &str, bytes: &[u8]) -> io::Result<()> {
     }
     stored?;
     sync(folder)
+}
+
+/// Makes sure that a file that is there survives a crash: the process that stored it may have died between
+/// the rename and the sync of the directory.
+pub(super) fn make_durable(root: &Path, path: &str) -> io::Result<()> {
+    let target = root.join(path);
+    File::open(&target)?.sync_all()?;
+    let folders = target.ancestors().skip(1);
+    folders
+        .take_while(|folder| folder.starts_with(root))
+        .try_for_each(sync)
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -14,7 +14,7 @@ mod temporary;
 use crate::store::call::{Called, Caller, Load, Until};
 use crate::store::key::Key;
 use bytes::Bytes;
-use opendal::{ErrorKind, Operator};
+use opendal::{Entry, ErrorKind, Operator};
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -325,19 +325,42 @@ impl Store {
     }
 
     /// Names and sizes of all objects whose name starts with a folder, which ends in `/`. A folder
-    /// that is not there holds nothing.
+    /// that is not there holds nothing. All names are in memory: folders that may hold very many objects
+    /// are listed one sub-folder at a time.
     pub fn list(&self, folder: &str) -> Result<Vec<(String, u64)>, StoreError> {
-        let list = || async { self.operator.list_with(folder).recursive(true).await };
-        let called = self.call(Verb::List, folder, Load::Nothing, list)?;
-        let listed = match called.result {
-            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-            listed => listed.map_err(|error| failed(Verb::List, folder, error))?,
-        };
+        let mut listed = self.entries(folder, true)?;
+        listed.retain(|entry| entry.metadata().is_file());
         Ok(listed
             .into_iter()
-            .filter(|entry| entry.metadata().is_file())
             .map(|entry| (entry.path().to_owned(), entry.metadata().content_length()))
             .collect())
+    }
+
+    /// The folders directly below a folder; each name ends in `/`, as the folder's does.
+    pub fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError> {
+        let listed = self.entries(folder, false)?;
+        let folders = listed.iter().filter(|entry| entry.metadata().is_dir());
+        let mut folders: Vec<String> = folders.map(|entry| entry.path().to_owned()).collect();
+        folders.retain(|found| found != folder);
+        Ok(folders)
+    }
+
+    fn entries(&self, folder: &str, recursive: bool) -> Result<Vec<Entry>, StoreError> {
+        self.ask_hook(Verb::List, folder)?;
+        let can_resume = self.operator.info().capability().list_with_start_after;
+        let open = |after: Option<String>| async move {
+            let list = self.operator.lister_with(folder).recursive(recursive);
+            match after.filter(|_| can_resume) {
+                Some(after) => list.start_after(&after).await,
+                None => list.await,
+            }
+        };
+        let tell = |outcome, duration| self.tell(Verb::List, outcome, duration);
+        let listed = self.caller.list(can_resume, open, tell);
+        match self.handle.block_on(listed) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            listed => listed.map_err(|error| failed(Verb::List, folder, error)),
+        }
     }
 
     fn call<T, F>(
@@ -364,20 +387,39 @@ impl Store {
     where
         F: Future<Output = Result<T, opendal::Error>>,
     {
-        if let Some(hook) = &self.hook {
-            hook(verb, path).map_err(|kind| StoreError {
-                kind,
-                verb,
-                object: path.to_owned(),
-                source: None,
-            })?;
-        }
-        let tell = |outcome, duration| {
-            if let Some(observer) = &self.observer {
-                observer(verb, outcome, duration);
-            }
-        };
+        self.ask_hook(verb, path)?;
+        let tell = |outcome, duration| self.tell(verb, outcome, duration);
         Ok(self.handle.block_on(self.caller.call(how, make, tell)))
+    }
+
+    fn ask_hook(&self, verb: Verb, path: &str) -> Result<(), StoreError> {
+        let Some(hook) = &self.hook else {
+            return Ok(());
+        };
+        hook(verb, path).map_err(|kind| StoreError {
+            kind,
+            verb,
+            object: path.to_owned(),
+            source: None,
+        })
+    }
+
+    fn tell(&self, verb: Verb, outcome: Outcome, duration: Duration) {
+        if let Some(observer) = &self.observer {
+            observer(verb, outcome, duration);
+        }
+    }
+
+    /// Makes sure that an object that was found, not stored by this process, survives a crash of the
+    /// machine. Only a directory may hold objects of which it does not know that yet.
+    pub fn make_durable(&self, key: &Key) -> Result<(), StoreError> {
+        let Creation::File(root) = &self.creation else {
+            return Ok(());
+        };
+        let path = key.to_string();
+        directory::make_durable(root, &path)
+            .map_err(not_stored)
+            .map_err(|error| failed(Verb::Put, &path, error))
     }
 }
 

@@ -25,11 +25,18 @@ impl Tasks {
             .ok_or(TaskError::Subject("the backup has no vault"))?;
         // A root that is there was written by a run that was cut off right after it.
         let root = match vault.find_root(id)? {
-            Some(root) => root,
+            Some(root) => {
+                vault.make_root_durable(id)?;
+                root
+            }
             None => {
-                // An old database would number new packs as those are that it does not know.
-                let roots = engine::collect::check_roots(&vault)?;
-                if engine::collect::is_root_lost(&vault, &roots)? {
+                // An old database would number new packs as those are that it does not know, and would
+                // rely on packs that are gone.
+                let roots = engine::collect::roots(&vault)?;
+                if !roots.unknown.is_empty()
+                    || engine::collect::is_root_lost(&vault, &roots.listed)?
+                {
+                    tracing::error!(vault.id = %vault.id, unknown = roots.unknown.len(), "the database does not agree with the storage, so nothing is reclaimed; run `embervault vault rebuild`");
                     self.reconcile(&vault)?;
                 }
                 self.catalog.begin_backup(lease, volume, snapshot, force)?;
@@ -39,10 +46,18 @@ impl Tasks {
         self.catalog.end_backup(lease, volume, snapshot, true)?;
         let committed = self.commit(claimed, &vault, &root);
         if committed.is_err() && self.find_backup(id)?.is_none() {
-            // Nobody will ever ask for it, and it would be taken for one the database has lost.
-            self.db
-                .write(|c| db::collection::remove_root(c, id).map_err(DbError::from))?;
+            // No request leads to it any more, and it would be taken for one the database has lost.
+            self.db.write(|c| {
+                db::collection::note_removed_root(c, vault.number, id, false).map_err(DbError::from)
+            })?;
             vault.remove_root(id, &claimed.progress)?;
+        }
+        if matches!(committed, Err(TaskError::Rewritten)) {
+            // First the root, which must not stay without what it needs; the next run starts anew.
+            vault.remove_root(id, &claimed.progress)?;
+            self.under_lease(&claimed.lease, |c| {
+                db::packs::drop_references(c, &claimed.job.id)
+            })?;
         }
         committed
     }
@@ -86,7 +101,9 @@ impl Tasks {
             .as_ref()
             .and_then(|root| root.source_change_id.as_deref());
         let (volume, snapshot) = (&backup.volume_id, backup.snapshot_id.as_ref());
-        let source = self.catalog.open_source(job, volume, snapshot, since)?;
+        let source = self
+            .catalog
+            .open_source(job, volume, snapshot, backup.size_gib, since)?;
         let description = self.describe(backup)?;
         let progress = &claimed.progress;
         Ok(engine::backup::run(
@@ -148,6 +165,9 @@ impl Tasks {
         let id = &root.backup.id;
         self.settle(&claimed.lease, |c| {
             self.hold_packs(c, vault, &claimed.job.id, root)?;
+            if db::packs::is_rewritten(c, &claimed.job.id).map_err(DbError::from)? {
+                return Err(TaskError::Rewritten);
+            }
             db::backups::set_finished(c, id, &finished(root)).map_err(DbError::from)?;
             let moved = db::backups::transition(c, id, BackupEvent::Finished, now);
             if !moved.map_err(DbError::from)? {

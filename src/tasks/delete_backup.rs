@@ -1,7 +1,6 @@
 //! The job of deleting a backup. Its space follows when packs are collected.
 
 use crate::db::{self, DbError};
-use crate::engine;
 use crate::jobs::Claimed;
 use crate::model::backup::{Backup, BackupEvent, BackupStatus};
 use crate::model::id::BackupId;
@@ -26,11 +25,12 @@ impl Tasks {
             None => false,
             Some(backup) => self.is_last(backup)?,
         };
+        let mut removed_from = None;
         if let (true, Some(backup)) = (is_last, &backup)
             && let Some(vault) = self.vault_of(backup)?
         {
-            engine::collect::check_roots(&vault)?;
             vault.remove_root(backup.root_name(), &claimed.progress)?;
+            removed_from = Some(vault.number);
         }
         let (lease, now) = (&claimed.lease, self.clock.now());
         self.db.write(|c| {
@@ -41,8 +41,12 @@ impl Tasks {
                     return Err(TaskError::Overtaken);
                 }
                 db::backups::remove(c, id).map_err(DbError::from)?;
-                if is_last {
-                    db::collection::remove_root(c, backup.root_name()).map_err(DbError::from)?;
+                // Only of a root that was this backup's own: the row of an import that failed never had one.
+                if let Some(vault) = removed_from {
+                    let was_available = backup.pack_set.is_some() || backup.is_unreadable();
+                    let root = backup.root_name();
+                    db::collection::note_removed_root(c, vault, root, was_available)
+                        .map_err(DbError::from)?;
                 }
             }
             db::packs::end_session(c, &lease.job_id).map_err(DbError::from)?;

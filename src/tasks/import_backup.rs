@@ -7,6 +7,7 @@ use crate::jobs::Claimed;
 use crate::model::backup::{Backup, BackupEvent, BackupStatus};
 use crate::model::column::Json;
 use crate::model::id::{BackupId, SnapshotId, VolumeId};
+use crate::model::pack::PackState;
 use crate::model::record::{BackupRecord, Locator};
 use crate::model::time::Timestamp;
 use crate::tasks::{TaskError, Tasks, finished};
@@ -98,6 +99,7 @@ impl Tasks {
             .db
             .read(|c| db::collection::places(c, vault.number).map_err(DbError::from))?
             .into_iter()
+            .filter(|(.., state)| *state != PackState::Gone)
             .map(|(number, ..)| number)
             .collect();
         let needed = engine::backup::decode_pack_set(&root.pack_set)?;

@@ -1,6 +1,7 @@
 //! Work on vaults that nobody asks for: collection and verification, one vault at a time.
 
 use crate::config::Maintenance;
+use crate::db::vaults::{Turn, Upkeep};
 use crate::db::{self, DbConnection, DbError};
 use crate::engine::vault::Vault;
 use crate::engine::verify::Depth;
@@ -12,6 +13,10 @@ use crate::model::time::Timestamp;
 use crate::tasks::{TaskError, Tasks};
 use std::time::Duration;
 
+/// Pause before work on a vault that failed is tried again, and the longest one.
+const RETRY_MIN: Duration = Duration::from_secs(60);
+const RETRY_MAX: Duration = Duration::from_secs(3600);
+
 impl Tasks {
     /// Adds the job that is due the longest, unless one is under way.
     pub fn schedule(&self, settings: &Maintenance) -> Result<(), DbError> {
@@ -21,13 +26,13 @@ impl Tasks {
                 return Ok(None);
             }
             let mut due = Vec::new();
-            for (vault_id, collected_at, verified_at) in db::vaults::maintained(c)? {
-                if is_due(settings.verify_every, verified_at, now) {
+            for (vault_id, collected, verified) in db::vaults::maintained(c)? {
+                if is_due(settings.verify_every, &verified, now) {
                     let vault_id = vault_id.clone();
-                    due.push((verified_at, JobArgs::VerifyVault { vault_id }));
+                    due.push((last_try(&verified), JobArgs::VerifyVault { vault_id }));
                 }
-                if is_due(settings.collect_every, collected_at, now) {
-                    due.push((collected_at, JobArgs::CollectVault { vault_id }));
+                if is_due(settings.collect_every, &collected, now) {
+                    due.push((last_try(&collected), JobArgs::CollectVault { vault_id }));
                 }
             }
             // What was never done comes first.
@@ -35,9 +40,10 @@ impl Tasks {
             Ok(longest.map(|(_, args)| args))
         })?;
         let Some(args) = job else { return Ok(()) };
+        let job = Job::new(args, now);
         let added = self
             .db
-            .write(|c| db::jobs::insert(c, &Job::new(args, now)).map_err(DbError::from));
+            .write(|c| db::jobs::insert(c, &job).map_err(DbError::from));
         match added {
             // Another worker has just done the same.
             Err(DbError::Query(error)) if db::is_duplicate(&error) => Ok(()),
@@ -84,7 +90,7 @@ impl Tasks {
             "vault verified"
         );
         self.settle_maintenance(claimed, |c, number, now| {
-            db::condition::set_verified(c, number, now)
+            db::vaults::note_done(c, number, Upkeep::Verify, now)
         })
     }
 
@@ -102,29 +108,29 @@ impl Tasks {
             .write(|c| db::condition::end_full(c, vault.number).map_err(DbError::from))
     }
 
-    /// A vault that could not be worked on is left alone until its next turn.
+    /// A vault that could not be worked on is tried again soon, and ever more seldom.
     pub(super) fn maintenance_failed(
         &self,
         claimed: &Claimed,
         reason: &str,
     ) -> Result<(), TaskError> {
         let (vault, now) = (claimed.job.subject.as_str(), self.clock.now());
-        let is_collection = matches!(&*claimed.job.args, JobArgs::CollectVault { .. });
+        let upkeep = match &*claimed.job.args {
+            JobArgs::CollectVault { .. } => Upkeep::Collect,
+            _ => Upkeep::Verify,
+        };
         self.discard(claimed, reason, |c| {
             let Some(row) = db::vaults::find_by_id(c, &VaultId::new(vault))? else {
                 return Ok(());
             };
-            match is_collection {
-                true => db::collection::set_collected(c, row.number, now),
-                false => db::condition::set_verified(c, row.number, now),
-            }
+            db::vaults::note_failed(c, row.number, upkeep, now)
         })
     }
 
     fn settle_maintenance(
         &self,
         claimed: &Claimed,
-        note: impl FnOnce(&mut DbConnection, i64, Timestamp) -> db::QueryResult<()>,
+        mut note: impl FnMut(&mut DbConnection, i64, Timestamp) -> db::QueryResult<()>,
     ) -> Result<(), TaskError> {
         let (id, now) = (VaultId::new(&*claimed.job.subject), self.clock.now());
         self.settle(&claimed.lease, |c| {
@@ -144,10 +150,22 @@ impl Tasks {
     }
 }
 
-/// Whether something that was last done then is to be done again. A time to come was noted before the
-/// clock was set back.
-fn is_due(every: Duration, last: Option<Timestamp>, now: Timestamp) -> bool {
-    !every.is_zero() && last.is_none_or(|last| last.after(every) <= now || last > now)
+/// Whether work is to be done again: after its time, or, if it failed, after a minute, and twice as long after
+/// each further failure, up to an hour. A time to come was noted before the clock was set back.
+fn is_due(every: Duration, turn: &Turn, now: Timestamp) -> bool {
+    let doublings = u32::try_from(turn.failures.saturating_sub(1)).unwrap_or(0);
+    let (last, pause) = match turn.failed_at {
+        Some(failed_at) => {
+            let pause = RETRY_MIN.saturating_mul(2_u32.saturating_pow(doublings));
+            (Some(failed_at), pause.min(RETRY_MAX).min(every))
+        }
+        None => (turn.done_at, every),
+    };
+    !every.is_zero() && last.is_none_or(|last| last.after(pause) <= now || last > now)
+}
+
+fn last_try(turn: &Turn) -> Option<Timestamp> {
+    turn.failed_at.max(turn.done_at)
 }
 
 /// Time between two looks whether something is due.

@@ -20,7 +20,7 @@ use crate::db::backups::Finished;
 use crate::db::{self, Db, DbConnection, DbError};
 use crate::engine;
 use crate::engine::backup::decode_pack_set;
-use crate::engine::keys::MasterKey;
+use crate::engine::keys::Keyring;
 use crate::engine::manifest::Root;
 use crate::engine::vault::{Options, Parameters, Vault};
 use crate::jobs::Claimed;
@@ -56,7 +56,7 @@ pub struct Tasks {
     pub clock: Clock,
     pub catalog: Catalog,
     pub storages: BTreeMap<StorageId, OpenStorage>,
-    pub master: MasterKey,
+    pub masters: Keyring,
     pub parameters: Parameters,
     pub options: Options,
     pub attempts_max: i32,
@@ -81,6 +81,9 @@ pub enum TaskError {
     /// An administrator has disabled the service.
     #[error("Service not found for creating backup.")]
     NoService,
+    /// The second net below the rules of compaction.
+    #[error("a pack that the backup relies on was written again meanwhile")]
+    Rewritten,
     /// What the task decided by has changed under its hands.
     #[error("something changed meanwhile")]
     Overtaken,
@@ -93,7 +96,9 @@ impl TaskError {
     fn is_temporary(&self) -> bool {
         match self {
             TaskError::Engine(error) => error.is_temporary(),
-            TaskError::Catalog(CatalogError::Db(_)) | TaskError::Db(_) => true,
+            TaskError::Catalog(CatalogError::Db(_)) | TaskError::Db(_) | TaskError::Rewritten => {
+                true
+            }
             TaskError::Catalog(_)
             | TaskError::Subject(_)
             | TaskError::Attempts(_)
@@ -158,8 +163,8 @@ impl Tasks {
             | TaskError::Engine(engine::Error::Cancelled | engine::Error::Fenced) => {
                 return Outcome::Released;
             }
-            // Whatever failed while it was told to stop failed for that.
-            error if error.is_temporary() && claimed.progress.is_stopped() => {
+            // Whatever failed while the job was asked to stop failed for that.
+            error if error.is_temporary() && claimed.progress.is_asked_to_stop() => {
                 return Outcome::Released;
             }
             error if error.is_temporary() && claimed.job.failures < RETRIES_MAX => {
@@ -222,7 +227,7 @@ impl Tasks {
     fn settle(
         &self,
         lease: &Lease,
-        change: impl FnOnce(&mut DbConnection) -> Result<(), TaskError>,
+        change: impl FnMut(&mut DbConnection) -> Result<(), TaskError>,
     ) -> Result<(), TaskError> {
         self.settle_as(lease, JobState::Completed, change)
     }
@@ -231,7 +236,7 @@ impl Tasks {
         &self,
         lease: &Lease,
         end: JobState,
-        change: impl FnOnce(&mut DbConnection) -> Result<(), TaskError>,
+        mut change: impl FnMut(&mut DbConnection) -> Result<(), TaskError>,
     ) -> Result<(), TaskError> {
         let now = self.clock.now();
         self.db.write(|c| {
@@ -248,7 +253,7 @@ impl Tasks {
         &self,
         claimed: &Claimed,
         reason: &str,
-        change: impl FnOnce(&mut DbConnection) -> db::QueryResult<()>,
+        mut change: impl FnMut(&mut DbConnection) -> db::QueryResult<()>,
     ) -> Result<(), TaskError> {
         let now = self.clock.now();
         self.db.write(|c| {
@@ -267,7 +272,7 @@ impl Tasks {
     fn under_lease<T>(
         &self,
         lease: &Lease,
-        change: impl FnOnce(&mut DbConnection) -> db::QueryResult<T>,
+        mut change: impl FnMut(&mut DbConnection) -> db::QueryResult<T>,
     ) -> Result<T, TaskError> {
         self.db.write(|c| {
             let job = db::jobs::find(c, &lease.job_id).map_err(DbError::from)?;
@@ -345,7 +350,7 @@ impl Tasks {
         Ok(Vault::open(
             self.db.clone(),
             storage.store.clone(),
-            &self.master,
+            &self.masters,
             row,
             &self.parameters,
             self.options.clone(),

@@ -1,8 +1,8 @@
 //! Bringing the database up to what a storage holds: after it was lost, or replaced by an old copy.
 
-use crate::db::{self, DbError};
+use crate::db::{self, DbConnection, DbError};
 use crate::engine;
-use crate::engine::backup::decode_pack_set;
+use crate::engine::backup::decode_pack_sets;
 use crate::engine::manifest::Root;
 use crate::engine::rebuild::{self, Found};
 use crate::engine::vault::Vault;
@@ -12,7 +12,6 @@ use crate::model::id::{BackupId, ProjectId, StorageId, UserId, VaultId};
 use crate::model::time::Timestamp;
 use crate::model::vault::VaultRow;
 use crate::tasks::{OfVaults, TaskError, Tasks, finished};
-use roaring::RoaringBitmap;
 use std::collections::BTreeSet;
 
 /// What became of one vault.
@@ -33,8 +32,14 @@ impl Tasks {
     pub fn rebuild(&self, storage: &StorageId) -> Result<OfVaults<Rebuilt>, TaskError> {
         let store = &self.storage(storage)?.store;
         let mut done = Vec::new();
-        for (id, found) in rebuild::vaults(store)? {
-            let rebuilt = self.rebuild_vault(storage, &id, &found);
+        for id in rebuild::vault_names(store)? {
+            let found = rebuild::vault(store, &id).map_err(TaskError::from);
+            let rebuilt = match found {
+                Ok(Some(found)) => self.rebuild_vault(storage, &id, &found),
+                // Without its record there is no key to it.
+                Ok(None) => continue,
+                Err(error) => Err(error),
+            };
             done.push((id, rebuilt));
         }
         Ok(done)
@@ -70,6 +75,7 @@ impl Tasks {
             failed = failed.and(done);
         }
         failed?;
+        rebuild::prefer_needed(&vault, found)?;
         self.tell_lost(&vault, found)?;
         Ok(rebuilt)
     }
@@ -125,7 +131,9 @@ impl Tasks {
         found: &Found,
         rebuilt: &mut Rebuilt,
     ) -> Result<(), TaskError> {
-        let known = self.find_backup(id)?;
+        let known = self
+            .db
+            .read(|c| db::backups::with_root(c, &vault.id, id).map_err(DbError::from))?;
         // Of one that could not be read the root may be whole by now.
         if known.as_ref().is_some_and(|known| !known.is_unreadable()) {
             rebuilt.known += 1;
@@ -155,10 +163,10 @@ impl Tasks {
             backup.fail_reason = Some(reason);
         }
         self.db.write(|c| -> Result<(), DbError> {
-            if db::backups::find(c, id)?.is_some_and(|known| known.is_unreadable()) {
-                db::backups::remove(c, id)?;
+            if let Some(known) = &known {
+                db::backups::remove(c, &known.id)?;
             }
-            Ok(db::backups::insert(c, &backup)?)
+            insert_found(c, vault, backup.clone())
         })?;
         rebuilt.backups += usize::from(missing.is_empty());
         Ok(())
@@ -178,8 +186,7 @@ impl Tasks {
             Ok(row.map(|row| unreadable(storage, row, id, reason, self.clock.now())))
         })?;
         let Some(backup) = backup else { return Ok(()) };
-        self.db
-            .write(|c| db::backups::insert(c, &backup).map_err(DbError::from))?;
+        self.db.write(|c| insert_found(c, vault, backup.clone()))?;
         Ok(())
     }
 
@@ -191,11 +198,7 @@ impl Tasks {
             let sets = self
                 .db
                 .read(|c| db::collection::pack_sets(c, &vault.id).map_err(DbError::from))?;
-            let mut needed = RoaringBitmap::new();
-            for set in sets {
-                needed |= decode_pack_set(&set)?;
-            }
-            rebuild::packs(vault, &found, Some(&needed))?;
+            rebuild::packs(vault, &found, Some(&decode_pack_sets(&sets)?))?;
             self.tell_lost(vault, &found)?;
         }
         Ok(())
@@ -219,6 +222,20 @@ impl Tasks {
         }
         Ok(())
     }
+}
+
+/// Adds a backup that was found by its root. Its id may be taken: an import may bear the id of one backup
+/// and have the data of another.
+fn insert_found(
+    connection: &mut DbConnection,
+    vault: &Vault,
+    mut backup: Backup,
+) -> Result<(), DbError> {
+    db::collection::forget_removed_root(connection, vault.number, &backup.id)?;
+    if db::backups::find(connection, &backup.id)?.is_some() {
+        backup.root_id = Some(std::mem::replace(&mut backup.id, BackupId::random()));
+    }
+    Ok(db::backups::insert(connection, &backup)?)
 }
 
 fn unreadable(

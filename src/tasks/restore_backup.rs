@@ -32,12 +32,11 @@ impl Tasks {
             .ok_or(TaskError::Subject("the backup has no vault"))?;
         // What an earlier run has written may be in use by now.
         if claimed.job.checkpoint != Some(Checkpoint::Written) {
-            match &target.create {
-                Some(wanted) => self.catalog.create_target(lease, volume, wanted)?,
-                None => self.catalog.begin_restore(lease, volume)?,
-            }
+            self.catalog.begin_restore(lease, target)?;
             let root = vault.root(backup.root_name())?;
-            let writer = self.catalog.open_target(volume)?;
+            let writer = self
+                .catalog
+                .open_target(volume, root.volume_bytes, root.logical_bytes)?;
             if writer.length() < root.volume_bytes {
                 return Err(TaskError::Subject("the target is smaller than the backup"));
             }
@@ -73,6 +72,11 @@ impl Tasks {
         target: &RestoreTarget,
         reason: &str,
     ) -> Result<(), TaskError> {
+        if target.create.is_some() {
+            // Before anything is recorded, which may need the room.
+            self.under_lease(&claimed.lease, |_| Ok(()))?;
+            self.catalog.empty_target(&target.volume_id)?;
+        }
         self.catalog
             .end_restore(&claimed.lease, &target.volume_id, Err(()))?;
         let now = self.clock.now();

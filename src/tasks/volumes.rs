@@ -4,6 +4,7 @@ use crate::db::{self, DbError};
 use crate::jobs::Claimed;
 use crate::model::id::VolumeId;
 use crate::model::job::{JobArgs, JobState};
+use crate::model::message::{Action, Detail, Message};
 use crate::model::volume::{Volume, VolumeStatus};
 use crate::tasks::{TaskError, Tasks};
 
@@ -93,9 +94,21 @@ impl Tasks {
             VolumeStatus::Deleting,
             VolumeStatus::Extending,
         ];
+        let what = match &*claimed.job.args {
+            JobArgs::CreateVolume { .. } => Some((Action::CreateVolume, Detail::VolumeFailed)),
+            JobArgs::ExtendVolume { .. } => Some((Action::ExtendVolume, Detail::ExtendFailed)),
+            _ => None,
+        };
         let now = self.clock.now();
+        let row = self.catalog.volume(id)?;
         self.discard(claimed, reason, |c| {
-            db::volumes::transition(c, id, &from, to, None, now).map(|_| ())
+            db::volumes::transition(c, id, &from, to, None, now)?;
+            let (Some(row), Some(what)) = (&row, what) else {
+                return Ok(());
+            };
+            let (project, request) = (row.project_id.clone(), claimed.job.request_id.clone());
+            let message = Message::new(project, request, what, ("VOLUME", id.as_str()), now);
+            db::messages::insert(c, &message)
         })
     }
 }

@@ -41,37 +41,84 @@ impl FileReader {
         self.length
     }
 
+    /// The same volume, of which nothing behind this length is looked at. An error if there is anything but
+    /// zeros: a backend may round a volume up, but it must not hold more than its size.
+    pub fn limited(self, length: u64) -> Result<Self, VolumeError> {
+        let mut piece = vec![0; COPY_BYTES];
+        let mut at = length;
+        while let Some(data) = self.next_data(at..self.length.max(at))? {
+            at = data.start;
+            while at < data.end {
+                let count = (data.end - at).min(COPY_BYTES as u64) as usize;
+                self.read_at(&mut piece[..count], at)?;
+                if piece[..count].iter().any(|byte| *byte != 0) {
+                    let detail = format!(
+                        "it holds {} bytes, more than the {length} of its size, and not only zeros behind them; extend the volume, or shorten it",
+                        self.length
+                    );
+                    return Err(self.error("read", io::Error::other(detail)));
+                }
+                at += count as u64;
+            }
+        }
+        Ok(Self {
+            length: self.length.min(length),
+            ..self
+        })
+    }
+
     /// The next range within `range` that may hold data; everything before it is a hole. `None`:
-    /// the rest is a hole. Where holes cannot be told, everything may hold data.
-    pub fn next_data(&self, range: Range<u64>) -> Option<Range<u64>> {
+    /// the rest is a hole. Where holes cannot be told, everything may hold data. An error if the volume has
+    /// become shorter than it was when it was opened.
+    pub fn next_data(&self, range: Range<u64>) -> Result<Option<Range<u64>>, VolumeError> {
         if range.is_empty() {
-            return None;
+            return Ok(None);
         }
         let start = match rustix::fs::seek(&self.file, SeekFrom::Data(range.start)) {
             Ok(start) => start.max(range.start),
-            Err(rustix::io::Errno::NXIO) => return None,
-            Err(_) => return Some(range),
+            // A hole up to the end, or an end that has moved before the place.
+            Err(rustix::io::Errno::NXIO) => return self.check_length().map(|()| None),
+            Err(_) => return Ok(Some(range)),
         };
         if start >= range.end {
-            return None;
+            return Ok(None);
         }
         let end = match rustix::fs::seek(&self.file, SeekFrom::Hole(start)) {
             Ok(end) if end > start => end.min(range.end),
             _ => range.end,
         };
-        Some(start..end)
+        Ok(Some(start..end))
+    }
+
+    /// An error if the volume has become shorter than it was when it was opened.
+    pub fn check_length(&self) -> Result<(), VolumeError> {
+        check_length(&self.file, self.length).map_err(|source| self.error("read", source))
     }
 
     /// Fills the buffer from an offset; both lie within the volume.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), VolumeError> {
         self.file
             .read_exact_at(buffer, offset)
-            .map_err(|source| VolumeError {
-                path: self.path.clone(),
-                action: "read",
-                source,
-            })
+            .map_err(|source| self.error("read", source))
     }
+
+    fn error(&self, action: &'static str, source: io::Error) -> VolumeError {
+        VolumeError {
+            path: self.path.clone(),
+            action,
+            source,
+        }
+    }
+}
+
+fn check_length(file: &File, expected: u64) -> io::Result<()> {
+    let length = rustix::fs::seek(file, SeekFrom::End(0))?;
+    if length >= expected {
+        return Ok(());
+    }
+    let detail =
+        format!("it had {expected} bytes and now has {length}: it was shortened meanwhile");
+    Err(io::Error::new(io::ErrorKind::UnexpectedEof, detail))
 }
 
 /// A volume to be written. Shared by many threads, each writing its own ranges.
@@ -96,6 +143,26 @@ impl VolumeWriter {
     /// Bytes.
     pub fn length(&self) -> u64 {
         self.length
+    }
+
+    /// An error if the file system has not the room to write so much data where there is none yet.
+    pub fn check_room(&self, data_bytes: u64) -> Result<(), VolumeError> {
+        let check = || {
+            let (space, file) = (rustix::fs::fstatvfs(&self.file)?, self.file.metadata()?);
+            let taken = std::os::unix::fs::MetadataExt::blocks(&file) * 512;
+            let (needed, free) = (
+                data_bytes.saturating_sub(taken),
+                space.f_bavail * space.f_frsize,
+            );
+            if !file.is_file() || needed <= free {
+                return Ok(());
+            }
+            let detail = format!(
+                "no space left: {needed} bytes are needed, and the volumes' file system has {free}"
+            );
+            Err(io::Error::new(io::ErrorKind::StorageFull, detail))
+        };
+        check().map_err(|source| self.error("write", source))
     }
 
     /// Writes a piece.
@@ -164,8 +231,10 @@ impl VolumeWriter {
         Ok(())
     }
 
-    /// Makes everything written durable.
+    /// Makes everything written durable. An error if the volume has become shorter than it was when it was
+    /// opened.
     pub fn sync(&self) -> Result<(), VolumeError> {
+        check_length(&self.file, self.length).map_err(|source| self.error("write", source))?;
         self.file
             .sync_all()
             .map_err(|source| self.error("sync", source))
@@ -209,6 +278,25 @@ pub fn create(path: &Path, length: u64) -> Result<(), VolumeError> {
     make().map_err(|source| VolumeError {
         path: path.to_owned(),
         action: "create",
+        source,
+    })
+}
+
+/// Makes a file empty and as long as before: its blocks go back to the file system. One that is not there
+/// stays so.
+pub fn empty(path: &Path) -> Result<(), VolumeError> {
+    let empty = || {
+        let file = match OpenOptions::new().write(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            file => file?,
+        };
+        let length = file.metadata()?.len();
+        file.set_len(0)?;
+        file.set_len(length)
+    };
+    empty().map_err(|source| VolumeError {
+        path: path.to_owned(),
+        action: "empty",
         source,
     })
 }
@@ -355,12 +443,42 @@ mod tests {
         expected.resize(9 << 20, 0);
         assert_eq!(std::fs::read(&to).unwrap(), expected);
         let reader = FileReader::open(&to).unwrap();
-        let data = reader.next_data(0..9 << 20).unwrap();
+        let data = reader.next_data(0..9 << 20).unwrap().unwrap();
         assert!(data.start <= 3 << 20 && data.end >= (3 << 20) + 5000);
         assert!(
             data.end - data.start < 1 << 20,
             "the copy is not sparse: {data:?}"
         );
+    }
+
+    #[test]
+    fn a_file_that_was_shortened_while_it_was_read_is_an_error_and_no_hole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        create(&path, 1 << 20).unwrap();
+        let reader = FileReader::open(&path).unwrap();
+        assert_eq!(reader.next_data(0..1 << 20).unwrap(), None);
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(1 << 19).unwrap();
+        assert!(reader.next_data(3 << 18..1 << 20).is_err());
+        assert!(reader.check_length().is_err());
+    }
+
+    #[test]
+    fn an_excess_of_zeros_is_passed_over_and_any_other_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        create(&path, (1 << 20) + 512).unwrap();
+        let open = || FileReader::open(&path).unwrap().limited(1 << 20);
+        assert_eq!(open().unwrap().length(), 1 << 20);
+        let writer = VolumeWriter::open(&path).unwrap();
+        writer.write_at(&[0; 512], 1 << 20).unwrap();
+        assert_eq!(open().unwrap().length(), 1 << 20);
+        writer.write_at(&[7], (1 << 20) + 511).unwrap();
+        let error = open().unwrap_err();
+        assert!(error.source.to_string().contains("more than"), "{error:?}");
+        let longer = FileReader::open(&path).unwrap().limited(1 << 21).unwrap();
+        assert_eq!(longer.length(), (1 << 20) + 512);
     }
 
     #[test]

@@ -101,19 +101,21 @@ impl Generated {
         self.length
     }
 
-    pub(super) fn next_data(&self, range: Range<u64>) -> Option<Range<u64>> {
+    pub(super) fn next_data(&self, range: Range<u64>) -> Result<Option<Range<u64>>, VolumeError> {
         let moves = matches!(self.variant, Variant::Shifted | Variant::Reordered);
         match &self.base {
-            Base::File(_) if moves => Some(range).filter(|range| !range.is_empty()),
+            Base::File(_) if moves => Ok(Some(range).filter(|range| !range.is_empty())),
             Base::File(file) => file.next_data(range),
             Base::Pool { .. } => {
                 let used = (range.start / SEGMENT..range.end.div_ceil(SEGMENT))
-                    .find(|segment| self.is_used(*segment))?;
+                    .find(|segment| self.is_used(*segment));
+                let Some(used) = used else { return Ok(None) };
                 let unused = (used..range.end.div_ceil(SEGMENT))
                     .find(|segment| !self.is_used(*segment))
                     .unwrap_or(u64::MAX / SEGMENT);
                 let start = (used * SEGMENT).max(range.start);
-                Some(start..(unused * SEGMENT).min(range.end)).filter(|data| !data.is_empty())
+                let data = start..(unused * SEGMENT).min(range.end);
+                Ok(Some(data).filter(|data| !data.is_empty()))
             }
         }
     }
@@ -340,7 +342,7 @@ mod tests {
                 at = end;
             }
             let mut at = 0;
-            while let Some(data) = volume.next_data(at..16 << 20) {
+            while let Some(data) = volume.next_data(at..16 << 20).unwrap() {
                 assert!(
                     whole[at as usize..data.start as usize]
                         .iter()

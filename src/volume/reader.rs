@@ -28,11 +28,29 @@ impl VolumeReader {
     }
 
     /// The next range within `range` that may hold data; everything before it is a hole. `None`:
-    /// the rest is a hole. Where holes cannot be told, everything may hold data.
-    pub fn next_data(&self, range: Range<u64>) -> Option<Range<u64>> {
+    /// the rest is a hole. Where holes cannot be told, everything may hold data. An error if the volume has
+    /// become shorter than it was when it was opened.
+    pub fn next_data(&self, range: Range<u64>) -> Result<Option<Range<u64>>, VolumeError> {
         match self {
             Self::File(file) => file.next_data(range),
             Self::Generated(generated) => generated.next_data(range),
+        }
+    }
+
+    /// An error if the volume has become shorter than it was when it was opened.
+    pub fn check_length(&self) -> Result<(), VolumeError> {
+        match self {
+            Self::File(file) => file.check_length(),
+            Self::Generated(_) => Ok(()),
+        }
+    }
+
+    /// The same volume, of which nothing behind this length is looked at; an error if there is anything but
+    /// zeros.
+    pub fn limited(self, length: u64) -> Result<Self, VolumeError> {
+        match self {
+            Self::File(file) => file.limited(length).map(Self::File),
+            Self::Generated(generated) => Ok(Self::Generated(generated)),
         }
     }
 

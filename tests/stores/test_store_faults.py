@@ -1,6 +1,8 @@
 """A store that fails as stores and networks do, between the real program and a real gateway: whatever
 it does, what was available comes back bit for bit, and nothing hangs, lies or leaks afterwards."""
 
+import concurrent.futures
+
 import pytest
 
 from bed import MIB, Bed, Client, noise, until
@@ -69,3 +71,28 @@ def test_a_store_that_fails(park, tmp_path, name):
             struck = {kind for kind in proxy.struck}
             assert struck == {fault.kind for fault in plan}, struck
             print(f"{name}: struck {proxy.struck}, nothing lost")
+
+
+def test_a_list_has_as_long_as_its_pages_need_and_goes_on_behind_the_last_one(park, tmp_path):
+    """Each page is nearly as slow as one call may be, and one fails: together they take much longer."""
+    ceph = park.server("ceph")
+    with FaultyProxy(ceph.endpoint) as proxy:
+        storage = {**proxy.in_front(park.storage("ceph-s3")), "timeout": "2s", "retry_for": "6s"}
+        with Bed(tmp_path, storage) as bed:
+            demo = Client(bed, bed.start())
+            volume = demo.create_volume()
+            bed.write(volume, 0, noise(1, MIB))
+            backup = demo.back_up(volume)
+            demo.wait("backups", backup, "available")
+            (vault,), = bed.query("SELECT id FROM vaults")
+            # Names that are no root's, three pages of them, in the folder of the roots.
+            bucket, prefix = storage["url"].removeprefix("s3://").split("/", 1)
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                put = lambda n: ceph.s3.request("PUT", f"/{bucket}/{prefix}/v/{vault}/b/other-{n}").status
+                assert set(pool.map(put, range(2200))) == {200}
+            roots = f"prefix=[^&]*{vault}(%2F|/)b"
+            proxy.set([Fault("error", "GET", roots, times=1, skip=1), Fault("stall", "GET", roots, seconds=1.5)])
+            bed.collect(1)
+            assert proxy.struck["error"] == 1 and proxy.struck["stall"] >= 3, proxy.struck
+            proxy.clear()
+            demo.check(backup, bed.digest(volume))

@@ -7,7 +7,9 @@ use embervault::model::job::{Job, JobArgs, JobState, Lane, Lease};
 use embervault::model::time::Timestamp;
 use embervault::model::vault::StorageRow;
 use std::collections::HashSet;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Barrier, Mutex};
+use std::time::{Duration, Instant};
 
 struct Bed {
     _dir: tempfile::TempDir,
@@ -55,7 +57,7 @@ fn each_job_is_claimed_exactly_once() {
                             db::jobs::claim(
                                 c,
                                 Lane::Quick,
-                                &name,
+                                (&name, "place"),
                                 Timestamp(200),
                                 Timestamp(1000),
                                 &[],
@@ -112,8 +114,10 @@ fn a_lease_that_ran_out_is_claimed_again_and_the_old_owner_changes_nothing() {
 
 fn claim(db: &db::Db, now: Timestamp, abandoned: &[(JobId, i64)]) -> Option<Job> {
     let until = Timestamp(now.0 + 1000);
-    db.write(|c| db::jobs::claim(c, Lane::Quick, "w", now, until, abandoned).map_err(DbError::from))
-        .unwrap()
+    db.write(|c| {
+        db::jobs::claim(c, Lane::Quick, ("w", "p"), now, until, abandoned).map_err(DbError::from)
+    })
+    .unwrap()
 }
 
 #[test]
@@ -274,4 +278,62 @@ fn threads_that_ask_for_a_vault_get_the_same_and_pack_numbers_never_repeat() {
         });
         assert_eq!(numbers.lock().unwrap().len(), 120);
     }
+}
+
+#[test]
+fn a_transaction_that_a_deadlock_threw_out_is_run_again() {
+    for database in BOTH {
+        let bed = bed(database);
+        let (meeting, runs) = (Barrier::new(2), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for names in [["a", "b"], ["b", "a"]] {
+                let (db, meeting, runs) = (&bed.db, &meeting, &runs);
+                scope.spawn(move || {
+                    let mut is_first = true;
+                    db.write(|c| -> Result<(), DbError> {
+                        runs.fetch_add(1, Ordering::SeqCst);
+                        db::lock(c, names[0])?;
+                        // SQLite lets one transaction in at a time.
+                        if database == Database::Postgres && std::mem::take(&mut is_first) {
+                            meeting.wait();
+                        }
+                        Ok(db::lock(c, names[1])?)
+                    })
+                    .unwrap();
+                });
+            }
+        });
+        let runs = runs.into_inner();
+        let expected = if database == Database::Postgres { 3 } else { 2 };
+        assert_eq!(runs, expected);
+    }
+}
+
+#[test]
+fn a_sign_of_life_waits_for_no_other_work() {
+    let bed = bed(Database::Postgres);
+    let (entered, leave) = (Barrier::new(9), Barrier::new(9));
+    std::thread::scope(|scope| {
+        // Every connection of the others is taken.
+        for _ in 0..8 {
+            scope.spawn(|| {
+                bed.db
+                    .write(|_| -> Result<(), DbError> {
+                        entered.wait();
+                        leave.wait();
+                        Ok(())
+                    })
+                    .unwrap();
+            });
+        }
+        entered.wait();
+        let asked = Instant::now();
+        let renewed = bed.db.renew(|c| db::jobs::tally(c).map_err(DbError::from));
+        let waited = asked.elapsed();
+        leave.wait();
+        assert!(
+            renewed.is_ok() && waited < Duration::from_secs(2),
+            "{waited:?}"
+        );
+    });
 }

@@ -5,7 +5,7 @@ use super::Measured;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::{self, Db, DbError};
-use crate::engine::keys::MasterKey;
+use crate::engine::keys::{Keyring, MasterKey};
 use crate::engine::manifest::{Description, Root};
 use crate::engine::vault::{Options, Parameters, Vault};
 use crate::engine::{backup, restore, storage};
@@ -130,7 +130,14 @@ fn open(
     storage::create(&store, &row.storage_id, now)?;
     let parameters = Parameters::from_settings(&config.engine);
     let options = Options::from_settings(config);
-    let vault = Vault::open(db.clone(), store, &master, &row, &parameters, options)?;
+    let vault = Vault::open(
+        db.clone(),
+        store,
+        &Keyring::of(master),
+        &row,
+        &parameters,
+        options,
+    )?;
     Ok((db, vault))
 }
 

@@ -264,3 +264,155 @@ fn a_parent_that_is_gone_is_not_relied_upon() {
     collect::run(&bed.vault()).unwrap();
     assert!(bed.restore(&orphan.backup.id).unwrap() == bed.content());
 }
+
+#[test]
+fn a_chunk_that_went_between_look_up_and_hold_is_not_found() {
+    // Two threads of one session: the second takes a reference after the first has looked up, and a
+    // compaction came in between.
+    let bed = Bed::new();
+    half_dead(&bed);
+    let vault = bed.vault();
+    let (session, packs): (JobId, Vec<i64>) = (JobId::random(), (1..40).collect());
+    let known: Vec<manifest::ChunkId> = bed
+        .db
+        .read(|c| {
+            let mut ids = Vec::new();
+            for pack in &packs {
+                ids.extend(db::chunks::of_pack(c, vault.number, *pack)?);
+            }
+            Ok::<_, DbError>(ids)
+        })
+        .unwrap()
+        .into_iter()
+        .map(|id| manifest::ChunkId(id.as_slice().try_into().unwrap()))
+        .collect();
+    let compacted = AtomicUsize::new(0);
+    let lease = Lease::unclaimed(&session);
+    bed.db
+        .write(|c| db::sessions::begin(c, &lease).map_err(DbError::from))
+        .unwrap();
+    let index = crate::engine::index::Index::new(&bed.db, vault.number, &lease);
+    let meanwhile = |index: &crate::engine::index::Index<'_>| {
+        let plan = collect::run(&bed.vault()).unwrap();
+        compacted.store(plan.compacted.len(), Ordering::SeqCst);
+        index.hold(&(1..40).collect()).unwrap();
+    };
+    assert!(index.meanwhile.set(Box::new(meanwhile)).is_ok());
+    let found = index.known(&known).unwrap();
+    assert!(compacted.load(Ordering::SeqCst) > 0 && !found.is_empty());
+    assert!(found.len() < known.len(), "what was dropped is found");
+    let reader = crate::engine::reader::FrameReader::new(&vault);
+    for place in found.values() {
+        assert!(reader.frame(&place.frame).is_ok(), "{place:?} is not there");
+    }
+}
+
+#[test]
+fn a_reference_on_a_pack_that_was_written_again_is_told() {
+    let bed = Bed::new();
+    let child = half_dead(&bed);
+    let packs: Vec<i64> = backup::decode_pack_set(&child.pack_set)
+        .unwrap()
+        .iter()
+        .map(i64::from)
+        .collect();
+    let session = JobId::random();
+    let rewritten = |c: &mut db::DbConnection| db::packs::is_rewritten(c, &session);
+    let is_rewritten = || {
+        bed.db
+            .read(|c| rewritten(c).map_err(DbError::from))
+            .unwrap()
+    };
+    bed.db
+        .write(|c| db::packs::reference(c, bed.row.number, &session, &packs).map_err(DbError::from))
+        .unwrap();
+    assert!(!is_rewritten());
+    // Against the rules, as a defect would do it.
+    let row = bed
+        .db
+        .read(|c| db::packs::find(c, bed.row.number, packs[0]).map_err(DbError::from))
+        .unwrap()
+        .unwrap();
+    let other = crate::model::pack::Pack { rewrite: 9, ..row };
+    bed.db
+        .write(|c| db::packs::adopt(c, &other, 9).map_err(DbError::from))
+        .unwrap();
+    assert!(is_rewritten());
+    bed.db
+        .write(|c| db::packs::drop_references(c, &session).map_err(DbError::from))
+        .unwrap();
+    assert!(!is_rewritten());
+}
+
+#[test]
+fn a_parent_whose_deletion_failed_halfway_is_not_relied_upon() {
+    let bed = Bed::new();
+    bed.write(&noise(1, 400_000), 0);
+    let (full, _) = bed.backup(None);
+    let id = &full.backup.id;
+    bed.db
+        .write(|c| {
+            for event in [BackupEvent::DeleteRequested, BackupEvent::Failed] {
+                assert!(db::backups::transition(c, id, event, Timestamp(0))?);
+            }
+            Ok::<_, DbError>(())
+        })
+        .unwrap();
+    bed.vault().remove_root(id, &Progress::default()).unwrap();
+    bed.write(&noise(2, 4096), 0);
+    let (child, progress) = bed.backup(Some(&full));
+    assert!(Progress::value(&progress.read) >= 400_000, "it inherited");
+    bed.forget(id);
+    collect::run(&bed.vault()).unwrap();
+    collect::run(&bed.vault()).unwrap();
+    assert!(bed.restore(&child.backup.id).unwrap() == bed.content());
+}
+
+#[test]
+fn a_root_that_was_removed_and_is_there_again_is_never_removed_at_first_sight() {
+    let note = |bed: &Bed, root: &BackupId, was_available: bool| {
+        bed.db
+            .write(|c| {
+                db::collection::note_removed_root(c, bed.row.number, root, was_available)
+                    .map_err(DbError::from)
+            })
+            .unwrap();
+    };
+    // A copy that was put back stays, with its packs.
+    let bed = Bed::new();
+    fill(&bed);
+    let (root, _) = bed.backup(None);
+    let id = &root.backup.id;
+    bed.forget(id);
+    note(&bed, id, true);
+    for _ in 0..3 {
+        let plan = collect::run(&bed.vault()).unwrap();
+        assert!(
+            plan.deleted.is_empty() && plan.strays.is_empty(),
+            "{plan:?}"
+        );
+        assert!(
+            plan.unknown
+                .iter()
+                .any(|object| object.contains(id.as_str()))
+        );
+    }
+    assert!(bed.restore(id).unwrap() == bed.content());
+    // What a run that was overtaken has stored late goes, at the second sight.
+    let bed = Bed::new();
+    fill(&bed);
+    let (root, _) = bed.backup(None);
+    let id = &root.backup.id;
+    bed.forget(id);
+    note(&bed, id, false);
+    let first = collect::run(&bed.vault()).unwrap();
+    assert!(
+        first
+            .unknown
+            .iter()
+            .any(|object| object.contains(id.as_str()))
+    );
+    assert_eq!(bed.objects("/b/").len(), 1);
+    collect::run(&bed.vault()).unwrap();
+    assert_eq!(bed.objects("/b/").len(), 0);
+}

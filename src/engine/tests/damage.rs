@@ -11,12 +11,16 @@ fn verify_all(bed: &Bed) -> Report {
     verify::run(&bed.vault(), Depth::Full { since }, since, &progress).unwrap()
 }
 
-/// The row of the first data pack.
-fn data_pack(bed: &Bed) -> Pack {
+fn condition_packs(bed: &Bed) -> Vec<Pack> {
     let packs = bed
         .db
         .read(|c| condition::packs(c, bed.row.number).map_err(DbError::from));
-    let mut packs = packs.unwrap().into_iter().map(|(pack, _)| pack);
+    packs.unwrap().into_iter().map(|(pack, _)| pack).collect()
+}
+
+/// The row of the first data pack.
+fn data_pack(bed: &Bed) -> Pack {
+    let mut packs = condition_packs(bed).into_iter();
     packs.find(|pack| pack.kind == PackKind::Data).unwrap()
 }
 
@@ -141,4 +145,74 @@ fn a_damaged_record_of_a_vault_is_put_back_from_the_database() {
     }
     std::fs::remove_file(&path).unwrap();
     assert_eq!(bed.restore(&root.backup.id).unwrap(), bed.content());
+}
+
+#[test]
+fn only_backups_that_need_a_damaged_frame_are_called_damaged() {
+    let bed = Bed::new();
+    bed.write(&noise(1, 400_000), 0);
+    let (full, _) = bed.backup(None);
+    // It ends within a span, so that both need the pack of that span.
+    bed.write(&noise(2, 230_000), 0);
+    let (child, _) = bed.backup(Some(&full));
+    // A frame that only the full backup needs, in a pack that both need.
+    let vault = bed.vault();
+    let live = |root: &Root| {
+        let mut live = crate::engine::live::Live::default();
+        live.add(&reader::FrameReader::new(&vault), root).unwrap();
+        live
+    };
+    let (of_full, of_child) = (live(&full), live(&child));
+    let packs = condition_packs(&bed);
+    let (row, ordinal) = packs
+        .iter()
+        .filter(|row| row.kind == PackKind::Data)
+        .find_map(|row| {
+            let number = u32::try_from(row.number).unwrap();
+            let (full, child) = (of_full.of(number)?, of_child.of(number)?);
+            Some((row, (full - child).min()?))
+        })
+        .unwrap();
+    let name = packer::pack_name(&vault, row).unwrap();
+    let length = u64::try_from(row.stored_bytes).unwrap();
+    let opened = pack::PackReader::open(&vault.store, name, length, &vault.keys).unwrap();
+    let path = bed.dir.path().join("store").join(name.key().to_string());
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[opened.rows[ordinal as usize].offset as usize + 5] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    for _ in 0..2 {
+        let report = verify_all(&bed);
+        assert_eq!(report.backups, std::slice::from_ref(&full.backup.id));
+    }
+    assert!(bed.restore(&child.backup.id).unwrap() == bed.content());
+    assert!(bed.restore(&full.backup.id).is_err());
+}
+
+#[test]
+fn every_verification_looks_from_the_manifests_to_the_frames() {
+    let bed = Bed::new();
+    bed.write(&noise(1, 400_000), 0);
+    let (full, _) = bed.backup(None);
+    bed.write(&noise(2, 280_000), 0);
+    let (_child, _) = bed.backup(Some(&full));
+    // A defect: a compaction that did not know of a backup.
+    bed.forget(&full.backup.id);
+    let removed = bed
+        .vault()
+        .remove_root(&full.backup.id, &Progress::default());
+    removed.unwrap();
+    assert!(!collect::run(&bed.vault()).unwrap().compacted.is_empty());
+    bed.vault()
+        .put_root(full.clone(), &Progress::default())
+        .unwrap();
+    bed.announce(&full.backup.id);
+    bed.record(&full);
+    let report = verify::run(
+        &bed.vault(),
+        Depth::Quick,
+        Timestamp(1),
+        &Progress::default(),
+    );
+    let report = report.unwrap();
+    assert_eq!(report.backups, [full.backup.id]);
 }

@@ -11,7 +11,7 @@ use super::*;
 use crate::config::Compression;
 use crate::db::backups::Finished;
 use crate::db::{self, Db, DbError};
-use crate::engine::keys::MasterKey;
+use crate::engine::keys::{Keyring, MasterKey};
 use crate::engine::manifest::{Description, Extent, Root, SpanEntry};
 use crate::engine::vault::{Options, Parameters, Vault};
 use crate::model::backup::{Backup, BackupEvent};
@@ -96,7 +96,7 @@ impl Bed {
         Vault::open(
             self.db.clone(),
             store,
-            &MasterKey::for_tests(1),
+            &Keyring::of(MasterKey::for_tests(1)),
             &self.row,
             &Parameters::for_tests(),
             self.options.clone(),
@@ -412,7 +412,7 @@ fn a_wrong_master_key_is_refused() {
     let opened = Vault::open(
         bed.db.clone(),
         bed.store(),
-        &MasterKey::for_tests(2),
+        &Keyring::of(MasterKey::for_tests(2)),
         &bed.row,
         &Parameters::for_tests(),
         bed.options.clone(),

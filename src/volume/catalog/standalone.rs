@@ -2,11 +2,11 @@
 
 use crate::clock::Clock;
 use crate::config;
-use crate::db::{self, Db, DbError};
+use crate::db::{self, Db, DbConnection, DbError};
 use crate::model::column::Json;
 use crate::model::error::Error;
 use crate::model::id::{JobId, SnapshotId, VolumeId, VolumeTypeId};
-use crate::model::job::{JobState, Lease, RestoreVolume};
+use crate::model::job::{JobState, Lease, RestoreTarget, RestoreVolume};
 use crate::model::snapshot::{Snapshot, SnapshotStatus};
 use crate::model::time::Timestamp;
 use crate::model::volume::{
@@ -18,7 +18,7 @@ use crate::volume::catalog::quota::Demand;
 use crate::volume::file::{self, VolumeWriter};
 use crate::volume::{Source, VolumeReader, tracking};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Names that a restore gave, and so may take away again (Cinder reference, 5.3).
 const RESTORE_NAME_PREFIX: &str = "restore_backup_";
@@ -82,11 +82,7 @@ impl Catalog {
 
     /// The volume type used when none is asked for.
     pub fn default_type(&self) -> Result<VolumeType, CatalogError> {
-        self.db
-            .read(|c| db::volumes::find_type(c, DEFAULT_TYPE_NAME).map_err(DbError::from))?
-            .ok_or_else(|| {
-                CatalogError::Refused(Error::internal("the default volume type is gone"))
-            })
+        self.db.read(default_type)
     }
 
     /// The volume, whosever it is.
@@ -137,20 +133,32 @@ impl Catalog {
         snapshot: Option<&SnapshotId>,
         force: bool,
     ) -> Result<(), CatalogError> {
-        let now = self.clock.now();
-        self.db.write(|c| match snapshot {
-            Some(id) => hold_snapshot(c, id, lease, now),
-            None => {
-                let from: &[VolumeStatus] = match force {
-                    true => &[VolumeStatus::Available, VolumeStatus::InUse],
-                    false => &[VolumeStatus::Available],
-                };
-                hold_volume(c, volume, from, VolumeStatus::BackingUp, lease, now)
-            }
-        })
+        self.db
+            .write(|c| self.hold_source(c, lease, volume, snapshot, force))
     }
 
-    /// Opens what a held volume or snapshot contains, at one moment; with what changed since an
+    /// The same inside a transaction of the caller's, so that a request is accepted or refused as a whole.
+    pub fn hold_source(
+        &self,
+        c: &mut DbConnection,
+        lease: &Lease,
+        volume: &VolumeId,
+        snapshot: Option<&SnapshotId>,
+        force: bool,
+    ) -> Result<(), CatalogError> {
+        let now = self.clock.now();
+        if let Some(id) = snapshot {
+            return hold_snapshot(c, id, lease, now);
+        }
+        let from: &[VolumeStatus] = if force {
+            &[VolumeStatus::Available, VolumeStatus::InUse]
+        } else {
+            &[VolumeStatus::Available]
+        };
+        hold_volume(c, volume, from, VolumeStatus::BackingUp, lease, now)
+    }
+
+    /// Opens what a held volume or snapshot contains, up to its size, at one moment; with what changed since an
     /// earlier backup, given by its change id, where that can be told. On file systems without
     /// reflinks a volume that is in use is copied first, which takes a while, and writes during it
     /// may tear.
@@ -159,8 +167,11 @@ impl Catalog {
         job: &JobId,
         volume: &VolumeId,
         snapshot: Option<&SnapshotId>,
+        size_gib: i64,
         since: Option<&str>,
     ) -> Result<Source, CatalogError> {
+        let length = u64::try_from(size_gib).unwrap_or(0) * GIB;
+        let open = |path: &Path| VolumeReader::open(path)?.limited(length);
         let content = match snapshot {
             Some(id) => self.snapshot_path(id),
             None => self.volume_path(volume),
@@ -173,20 +184,20 @@ impl Catalog {
                 None => None,
             };
             return Ok(Source {
-                reader: VolumeReader::open(&kept.path)?,
+                reader: open(&kept.path)?,
                 change_id: Some(kept.change_id),
                 changes,
             });
         }
         let row = self.volume(volume)?.ok_or(CatalogError::NoVolume)?;
         if snapshot.is_some() || row.previous_status != Some(VolumeStatus::InUse) {
-            return Ok(Source::untracked(VolumeReader::open(&content)?));
+            return Ok(Source::untracked(open(&content)?));
         }
         let temporary = self.temporary_path(job);
         if !temporary.exists() {
             file::clone(&content, &temporary, 0)?;
         }
-        Ok(Source::untracked(VolumeReader::open(&temporary)?))
+        Ok(Source::untracked(open(&temporary)?))
     }
 
     /// What a volume holds now, if it is there; held or not, so it may change under the reader.
@@ -279,14 +290,33 @@ impl Catalog {
         Ok(())
     }
 
-    /// Makes the volume a restore was asked to make, held for the job. Repeatable.
-    pub fn create_target(
+    /// Holds the target of a restore: an existing volume, or one that is made for it. Repeatable; nothing
+    /// happens if the job has let go already.
+    pub fn begin_restore(&self, lease: &Lease, target: &RestoreTarget) -> Result<(), CatalogError> {
+        self.db.write(|c| self.hold_target(c, lease, target))
+    }
+
+    /// The same inside a transaction of the caller's, so that a request is accepted or refused as a whole.
+    pub fn hold_target(
         &self,
+        c: &mut DbConnection,
+        lease: &Lease,
+        target: &RestoreTarget,
+    ) -> Result<(), CatalogError> {
+        match &target.create {
+            Some(wanted) => self.create_target(c, lease, &target.volume_id, wanted),
+            None => self.hold_existing_target(c, lease, &target.volume_id),
+        }
+    }
+
+    fn create_target(
+        &self,
+        c: &mut DbConnection,
         lease: &Lease,
         id: &VolumeId,
         wanted: &RestoreVolume,
     ) -> Result<(), CatalogError> {
-        let volume_type = self.default_type()?;
+        let volume_type = default_type(c)?;
         let now = self.clock.now();
         let row = Volume {
             id: id.clone(),
@@ -312,41 +342,55 @@ impl Catalog {
             created_at: now,
             updated_at: None,
         };
-        self.db.write(|c| {
-            if db::volumes::find(c, id).map_err(DbError::from)?.is_some() {
-                let to = VolumeStatus::RestoringBackup;
-                return hold_volume(c, id, &[], to, lease, now);
-            }
-            db::lock_project(c, &wanted.project_id).map_err(DbError::from)?;
-            let demand = Demand::volume(row.size_gib, &row.volume_type_id);
-            self.check_quota(c, &wanted.project_id, &demand, false)
-                .map_err(CatalogError::Refused)?;
-            Ok(db::volumes::insert(c, &row).map_err(DbError::from)?)
-        })
+        if db::volumes::find(c, id).map_err(DbError::from)?.is_some() {
+            let to = VolumeStatus::RestoringBackup;
+            return hold_volume(c, id, &[], to, lease, now);
+        }
+        db::lock_project(c, &wanted.project_id).map_err(DbError::from)?;
+        let demand = Demand::volume(row.size_gib, &row.volume_type_id);
+        self.check_quota(c, &wanted.project_id, &demand, false)
+            .map_err(CatalogError::Refused)?;
+        Ok(db::volumes::insert(c, &row).map_err(DbError::from)?)
     }
 
-    /// Holds an existing volume for a restore. Repeatable; nothing happens if the job has let go
-    /// already.
-    pub fn begin_restore(&self, lease: &Lease, volume: &VolumeId) -> Result<(), CatalogError> {
+    fn hold_existing_target(
+        &self,
+        c: &mut DbConnection,
+        lease: &Lease,
+        volume: &VolumeId,
+    ) -> Result<(), CatalogError> {
         let now = self.clock.now();
         let (from, to) = ([VolumeStatus::Available], VolumeStatus::RestoringBackup);
-        self.db.write(|c| {
-            db::lock(c, volume.as_str()).map_err(DbError::from)?;
-            match db::volumes::is_being_copied(c, volume).map_err(DbError::from)? {
-                true => Err(CatalogError::BeingCopied),
-                false => hold_volume(c, volume, &from, to, lease, now),
-            }
-        })
+        db::lock(c, volume.as_str()).map_err(DbError::from)?;
+        if db::volumes::is_being_copied(c, volume).map_err(DbError::from)? {
+            return Err(CatalogError::BeingCopied);
+        }
+        hold_volume(c, volume, &from, to, lease, now)
     }
 
-    /// Opens a held target, making its file if a restore is to make the volume.
-    pub fn open_target(&self, volume: &VolumeId) -> Result<VolumeWriter, CatalogError> {
+    /// Opens a held target, making its file if a restore is to make the volume: of the volume's size, or of as
+    /// many bytes as the backup has, where an earlier version took more than its size. An error if the data
+    /// does not fit on the disk.
+    pub fn open_target(
+        &self,
+        volume: &VolumeId,
+        bytes: u64,
+        data_bytes: u64,
+    ) -> Result<VolumeWriter, CatalogError> {
         let row = self.volume(volume)?.ok_or(CatalogError::NoVolume)?;
         let path = self.volume_path(volume);
         if row.previous_status == Some(VolumeStatus::Creating) {
-            file::create(&path, row.size_bytes())?;
+            file::create(&path, row.size_bytes().max(bytes))?;
         }
-        Ok(VolumeWriter::open(&path)?)
+        let writer = VolumeWriter::open(&path)?;
+        writer.check_room(data_bytes)?;
+        Ok(writer)
+    }
+
+    /// Gives back what a restore that failed has written to the volume it was to make; its file is empty then,
+    /// and as long as before. Call it only while the job is still the caller's.
+    pub fn empty_target(&self, volume: &VolumeId) -> Result<(), CatalogError> {
+        Ok(file::empty(&self.volume_path(volume))?)
     }
 
     /// Ends a restore's hold on its target: with the saved metadata, or in `error_restoring`.
@@ -420,6 +464,11 @@ impl Catalog {
     pub fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), CatalogError> {
         Ok(file::remove(&self.snapshot_path(id))?)
     }
+}
+
+fn default_type(c: &mut DbConnection) -> Result<VolumeType, CatalogError> {
+    let found = db::volumes::find_type(c, DEFAULT_TYPE_NAME).map_err(DbError::from)?;
+    found.ok_or_else(|| CatalogError::Refused(Error::internal("the default volume type is gone")))
 }
 
 /// Moves a volume into a state that the lease holds: from states in which it is free, or from an

@@ -3,6 +3,9 @@
 //! that nothing is missing that somebody may rely upon. A step is what one transaction, one statement
 //! of a longer transaction, or one call of the storage does, as on PostgreSQL with READ COMMITTED.
 //!
+//! A session has several threads. They share what the session holds, as the real ones do: a thread
+//! reads that set before it looks a chunk up, and another thread may add to it at any moment.
+//!
 //! Each rule of the protocol is also left out once: then the search must find what goes wrong.
 
 mod search;
@@ -11,7 +14,7 @@ use std::collections::BTreeSet;
 
 /// Packs that are there at first, each with two frames, of which the first backup needs one.
 const OLD_PACKS: usize = 2;
-/// A place for a pack of each session.
+/// A place for a pack of each thread.
 const PACKS: usize = OLD_PACKS + 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,7 +59,8 @@ struct State {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Actor {
-    Session(Session),
+    /// A thread of a session, with the session's number.
+    Thread(u8, Thread),
     Collector(Collector),
     /// Deletes the first backup, once.
     Deleter {
@@ -65,10 +69,12 @@ enum Actor {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Session {
-    Looking,
-    /// The index led to this frame.
-    Saw(Frame),
+enum Thread {
+    Waiting,
+    /// Knows what the session held before it looks.
+    Looking(BTreeSet<u8>),
+    /// The index led to this frame; and what the session held before.
+    Saw(Frame, BTreeSet<u8>),
     /// Relies on this frame.
     Holds(Frame),
     Missed,
@@ -117,6 +123,8 @@ enum Collector {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flaw {
     None,
+    /// What another thread came to hold after the look-up counts.
+    HeldAfterLook,
     CollectorsAtOnce,
     NoReferenceAtHit,
     NoSecondLook,
@@ -127,7 +135,8 @@ enum Flaw {
 }
 
 impl State {
-    fn new(sessions: usize, collectors: usize) -> Self {
+    /// So many sessions, of so many threads each.
+    fn new(sessions: usize, threads: usize, collectors: usize) -> Self {
         let old = Pack {
             state: PackState::Live,
             condemned_in: 0,
@@ -146,7 +155,9 @@ impl State {
             },
         );
         let mut actors = vec![Actor::Deleter { done: false }];
-        actors.extend((0..sessions).map(|_| Actor::Session(Session::Looking)));
+        for session in 0..sessions {
+            actors.extend((0..threads).map(|_| Actor::Thread(session as u8, Thread::Waiting)));
+        }
         actors.extend((0..collectors).map(|_| Actor::Collector(Collector::Waiting)));
         Self {
             packs,
@@ -179,7 +190,7 @@ impl State {
     /// What somebody relies upon must be in the object that the pack's row leads to.
     fn violation(&self) -> Option<String> {
         let held = self.actors.iter().filter_map(|actor| match actor {
-            Actor::Session(Session::Holds(frame)) => Some(*frame),
+            Actor::Thread(_, Thread::Holds(frame)) => Some(*frame),
             _ => None,
         });
         for (pack, ordinal) in self.backups.iter().map(|(_, frame)| *frame).chain(held) {
@@ -208,76 +219,116 @@ impl State {
                     next.push(state);
                 }
                 Actor::Deleter { .. } => {}
-                Actor::Session(session) => self.session(at, session, flaw, &mut next),
+                Actor::Thread(session, thread) => {
+                    self.thread(at, *session as usize, thread, flaw, &mut next);
+                }
                 Actor::Collector(collector) => self.collector(at, collector, flaw, &mut next),
             }
         }
         next
     }
 
-    fn session(&self, at: usize, session: &Session, flaw: Flaw, next: &mut Vec<State>) {
-        let number = at - 1;
-        let own = (OLD_PACKS + number) as u8;
-        let mut go = |change: &dyn Fn(&mut State) -> Session| {
+    fn thread(
+        &self,
+        at: usize,
+        session: usize,
+        thread: &Thread,
+        flaw: Flaw,
+        next: &mut Vec<State>,
+    ) {
+        let own = (OLD_PACKS + at - 1) as u8;
+        let mut go = |change: &dyn Fn(&mut State) -> Thread| {
             let mut state = self.clone();
-            let session = change(&mut state);
-            state.actors[at] = Actor::Session(session);
+            let thread = change(&mut state);
+            state.actors[at] = Actor::Thread(session as u8, thread);
             next.push(state);
         };
-        match session {
-            Session::Looking => {
+        match thread {
+            Thread::Waiting => go(&|state| Thread::Looking(state.references[session].clone())),
+            Thread::Looking(held) => {
                 for frame in &self.index {
-                    go(&|_| Session::Saw(*frame));
+                    go(&|_| Thread::Saw(*frame, held.clone()));
                 }
-                go(&|_| Session::Missed);
+                go(&|_| Thread::Missed);
             }
-            Session::Saw(frame) => go(&|state| {
+            Thread::Saw(frame, held) => go(&|state| {
                 if flaw == Flaw::NoReferenceAtHit {
-                    return Session::Holds(*frame);
+                    return Thread::Holds(*frame);
                 }
-                let alive = state.reference(number, frame.0);
+                let counts = match flaw {
+                    Flaw::HeldAfterLook => &state.references[session],
+                    _ => held,
+                };
+                if counts.contains(&frame.0) {
+                    return Thread::Holds(*frame);
+                }
+                let alive = state.reference(session, frame.0);
                 let is_known = flaw == Flaw::NoSecondLook || state.index.contains(frame);
                 match alive && is_known {
-                    true => Session::Holds(*frame),
-                    false => Session::Missed,
+                    true => Thread::Holds(*frame),
+                    false => Thread::Missed,
                 }
             }),
-            Session::Missed => go(&|state| {
+            Thread::Missed => go(&|state| {
                 state.packs[own as usize].state = PackState::Writing;
-                state.packs[own as usize].writer = Some(number as u8);
-                Session::Writing
+                state.packs[own as usize].writer = Some(session as u8);
+                Thread::Writing
             }),
-            Session::Writing => go(&|state| {
+            Thread::Writing => go(&|state| {
                 state.objects.insert((own, 0, 0b01));
-                Session::Stored
+                Thread::Stored
             }),
-            Session::Stored => go(&|state| {
+            Thread::Stored => go(&|state| {
                 let row = &mut state.packs[own as usize];
                 // A collector that took the session for dead may have condemned it.
                 if row.state != PackState::Writing {
-                    return Session::Ended;
+                    return Thread::Ended;
                 }
                 row.state = PackState::Live;
                 state.index.insert((own, 0));
-                Session::Holds((own, 0))
+                Thread::Holds((own, 0))
             }),
-            Session::Holds(frame) => {
-                go(&|state| {
-                    let held = state.reference(number, frame.0);
-                    if held {
-                        state.backups.insert((at as u8, *frame));
-                    }
-                    state.end_session(number);
-                    Session::Ended
-                });
-                // Given up.
-                go(&|state| {
-                    state.end_session(number);
-                    Session::Ended
-                });
+            // The last thread that is done ends the session for all: by a commit, or given up.
+            Thread::Holds(_) if self.is_done(session) => {
+                for commits in [true, false] {
+                    let mut state = self.clone();
+                    state.finish(session, commits);
+                    next.push(state);
+                }
             }
-            Session::Ended => {}
+            Thread::Holds(_) | Thread::Ended => {}
         }
+    }
+
+    /// Whether all threads of a session are done.
+    fn is_done(&self, session: usize) -> bool {
+        self.actors.iter().all(|actor| match actor {
+            Actor::Thread(of, thread) if *of as usize == session => {
+                matches!(thread, Thread::Holds(_) | Thread::Ended)
+            }
+            _ => true,
+        })
+    }
+
+    fn finish(&mut self, session: usize, commits: bool) {
+        let mut frames = Vec::new();
+        for (at, actor) in (0_u8..).zip(&mut self.actors) {
+            if let Actor::Thread(of, thread) = actor
+                && *of as usize == session
+            {
+                if let Thread::Holds(frame) = thread {
+                    frames.push((at, *frame));
+                }
+                *thread = Thread::Ended;
+            }
+        }
+        let held = frames
+            .iter()
+            .all(|(_, frame)| self.reference(session, frame.0));
+        if commits && held {
+            self.backups.extend(frames);
+        }
+        self.end_session(session);
     }
 
     fn end_session(&mut self, session: usize) {

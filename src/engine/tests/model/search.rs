@@ -12,8 +12,11 @@ struct Search {
 }
 
 /// Goes through all orders; an order that breaks something ends the search.
-fn explore(sessions: usize, collectors: usize, flaw: Flaw) -> Result<Search, String> {
-    let start = State::new(sessions, collectors);
+fn explore(
+    (sessions, threads, collectors): (usize, usize, usize),
+    flaw: Flaw,
+) -> Result<Search, String> {
+    let start = State::new(sessions, threads, collectors);
     let mut seen = HashSet::from([fingerprint(&start)]);
     let mut open = vec![start];
     let mut search = Search {
@@ -86,29 +89,30 @@ fn leaks(end: &State) -> Result<(), String> {
 
 #[test]
 fn no_order_of_transactions_loses_or_leaks_anything() {
-    let mut sizes = vec![(1, 1), (2, 1), (1, 2)];
+    let mut sizes = vec![(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2)];
     if std::env::var_os("EMBERVAULT_SOAK").is_some() {
-        sizes.push((2, 2));
+        sizes.extend([(2, 1, 2), (1, 2, 2)]);
     }
-    for (sessions, collectors) in sizes {
-        let search = explore(sessions, collectors, Flaw::None).unwrap();
-        println!("{sessions} sessions, {collectors} collectors: {search:?}");
+    for size in sizes {
+        let search = explore(size, Flaw::None).unwrap();
+        println!("(sessions, threads of each, collectors) {size:?}: {search:?}");
         assert!(search.states > 500 && search.ends > 1);
     }
 }
 
 #[test]
 fn every_rule_of_the_protocol_is_needed() {
-    for (flaw, sessions, collectors) in [
-        (Flaw::CollectorsAtOnce, 1, 2),
-        (Flaw::NoReferenceAtHit, 1, 1),
-        (Flaw::NoSecondLook, 1, 1),
-        (Flaw::SwitchDespiteReference, 1, 1),
-        (Flaw::SwitchDespiteNewBackup, 1, 1),
-        (Flaw::SwitchWhenOvertaken, 1, 2),
-        (Flaw::StraysWhenOvertaken, 1, 2),
+    for (flaw, size) in [
+        (Flaw::HeldAfterLook, (1, 2, 1)),
+        (Flaw::CollectorsAtOnce, (1, 1, 2)),
+        (Flaw::NoReferenceAtHit, (1, 1, 1)),
+        (Flaw::NoSecondLook, (1, 1, 1)),
+        (Flaw::SwitchDespiteReference, (1, 1, 1)),
+        (Flaw::SwitchDespiteNewBackup, (1, 1, 1)),
+        (Flaw::SwitchWhenOvertaken, (1, 1, 2)),
+        (Flaw::StraysWhenOvertaken, (1, 1, 2)),
     ] {
-        let found = explore(sessions, collectors, flaw);
+        let found = explore(size, flaw);
         assert!(
             found.is_err(),
             "nothing goes wrong with {flaw:?}: {found:?}"

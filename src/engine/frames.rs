@@ -1,0 +1,110 @@
+//! Which frames of a stored pack can be read, and which backups need those that cannot.
+
+use crate::db::{DbError, condition};
+use crate::engine::live::Live;
+use crate::engine::manifest::Root;
+use crate::engine::pack::PackReader;
+use crate::engine::packer::pack_name;
+use crate::engine::reader::FrameReader;
+use crate::engine::vault::Vault;
+use crate::engine::{Error, Result};
+use crate::model::pack::Pack;
+use roaring::RoaringBitmap;
+use std::collections::BTreeMap;
+
+/// The frames of one object, by ordinal. Those that were left out are in neither set.
+#[derive(Debug, Default)]
+pub(crate) struct Frames {
+    pub(crate) readable: RoaringBitmap,
+    pub(crate) damaged: RoaringBitmap,
+}
+
+/// Reads all frames of a pack's object. An error if its trailer cannot be read.
+pub(crate) fn look(vault: &Vault, pack: &Pack) -> Result<Frames> {
+    let name = pack_name(vault, pack)?;
+    let object = name.key();
+    let length = vault.store.length(&object)?.ok_or_else(|| Error::Missing {
+        object: object.to_string(),
+    })?;
+    let reader = PackReader::open(&vault.store, name, length, &vault.keys)?;
+    let mut frames = Frames::default();
+    for (ordinal, row) in (0_u32..).zip(&reader.rows) {
+        if row.is_left_out() {
+            continue;
+        }
+        let range = u64::from(row.offset)..u64::from(row.offset) + u64::from(row.stored_length);
+        let place = row.place(name.number, ordinal);
+        let read = twice(|| {
+            let mut sealed = vault.store.get_range(&object, range.clone())?;
+            reader.open_frame(&vault.keys, &place, &mut sealed)
+        })?;
+        let set = match read {
+            Some(_) => &mut frames.readable,
+            None => &mut frames.damaged,
+        };
+        set.insert(ordinal);
+    }
+    Ok(frames)
+}
+
+/// What can be read, at the second try if need be; `None` if it is damaged.
+pub(crate) fn twice<T>(mut read: impl FnMut() -> Result<T>) -> Result<Option<T>> {
+    for _ in 0..2 {
+        match read() {
+            Ok(value) => return Ok(Some(value)),
+            Err(Error::Corrupt { .. } | Error::Missing { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// The packs of a vault in which something is wrong, with the frames that can be read all the same.
+pub(crate) struct Damaged {
+    readable: BTreeMap<u32, RoaringBitmap>,
+    packs: RoaringBitmap,
+}
+
+impl Damaged {
+    /// Looks at all packs that are noted as damaged.
+    pub(crate) fn look(vault: &Vault) -> Result<Self> {
+        let noted = vault
+            .db
+            .read(|c| condition::damaged(c, vault.number).map_err(DbError::from))?;
+        let (mut readable, mut packs) = (BTreeMap::new(), RoaringBitmap::new());
+        for pack in noted {
+            let number = pack_name(vault, &pack)?.number;
+            packs.insert(number);
+            let frames = twice(|| look(vault, &pack))?;
+            readable.insert(number, frames.unwrap_or_default().readable);
+        }
+        Ok(Self { readable, packs })
+    }
+
+    /// How many damaged packs lack a frame that the backup needs. `None`: its manifest cannot be read. If that
+    /// is in doubt it is read also where the backup needs no damaged pack.
+    pub(crate) fn hit(
+        &self,
+        vault: &Vault,
+        root: &Root,
+        needed: &RoaringBitmap,
+        is_doubtful: bool,
+    ) -> Result<Option<u64>> {
+        if needed.is_disjoint(&self.packs) && !is_doubtful {
+            return Ok(Some(0));
+        }
+        let mut live = Live::default();
+        match live.add(&FrameReader::new(vault), root) {
+            Ok(()) => {}
+            Err(Error::Corrupt { .. } | Error::Missing { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let lacks = |pack: &u32| {
+            let used = live.of(*pack).cloned().unwrap_or_default();
+            !used.is_subset(&self.readable[pack])
+        };
+        Ok(Some(
+            (needed & &self.packs).iter().filter(lacks).count() as u64
+        ))
+    }
+}

@@ -1,0 +1,245 @@
+"""What the service might take for lost and is still there: it is neither removed nor locked away unasked."""
+
+import shutil
+
+import pytest
+
+from bed import MIB, Bed, Client, noise
+
+
+def backed_up(bed, demo, seed=1):
+    """One backup, and what it must come back as."""
+    volume = demo.create_volume()
+    bed.write(volume, 0, noise(seed, 5 * MIB))
+    backup = demo.back_up(volume)
+    demo.wait("backups", backup, "available")
+    return backup, bed.digest(volume)
+
+
+def lose_database(bed):
+    """From now on the bed has an empty database."""
+    bed.count += 1
+    bed.database = f"sqlite:{bed.dir / f'empty-{bed.count}.db'}"
+    bed.write_config()
+
+
+def gc(bed):
+    """What a collection prints, whether it goes through or refuses."""
+    done = bed.run("vault", "gc", "--json", status=None)
+    return done.stdout + done.stderr
+
+
+def records(bed):
+    """The vaults' records as they are stored."""
+    return {path: path.read_bytes() for path in bed.objects("vault.json")}
+
+
+def kept_keys(bed):
+    """The earlier master keys by the names of their files."""
+    return {path.name: path.read_text().strip() for path in (bed.data / "keys").glob("master.previous*")}
+
+
+# What was deleted, and what never came in.
+
+
+def test_deleting_a_failed_import_does_not_remove_the_root_that_comes_back_later(tmp_path):
+    """A bucket that was copied in part lacks the root when its record is imported. The failed row says nothing
+    of the data: what arrives afterwards is a backup that the database does not know, not the rest of a deletion."""
+    with Bed(tmp_path) as bed:
+        process = bed.start()
+        demo, admin = Client(bed, process), Client(bed, process, "admin")
+        digests = dict(backed_up(bed, demo, seed) for seed in (1, 2))
+        exported = {backup: admin.ask("GET", f"/backups/{backup}/export_record")["backup-record"] for backup in digests}
+        process.stop()
+        late, there = digests
+        root = next(root for root in bed.objects("/b/") if root.name == late)
+        root.rename(tmp_path / "away")
+        lose_database(bed)
+
+        process = bed.start()
+        demo, admin = Client(bed, process), Client(bed, process, "admin")
+        # With the other backup the database takes the vault over, so that it is collected.
+        admin.ask("POST", "/backups/import_record", {"backup-record": exported[there]})
+        admin.wait("backups", there, "available")
+        admin.ask("POST", "/backups/import_record", {"backup-record": exported[late]})
+        admin.wait("backups", late, "error")
+        admin.delete("backups", late)
+        (tmp_path / "away").rename(root)
+        stored = set(bed.objects("v/"))
+        for _ in range(3):
+            told = gc(bed)
+            assert root.exists(), f"the collection removed the root: {told}"
+            assert stored <= set(bed.objects("v/")), f"the collection removed something: {told}"
+        bed.run("vault", "rebuild", "--storage", "main")
+        assert demo.show("backups", late)["status"] == "available"
+        for backup, digest in digests.items():
+            demo.check(backup, digest)
+
+
+@pytest.mark.parametrize("collections", [0, 3], ids=["at-once", "after-its-packs-are-gone"])
+def test_a_deleted_backup_that_is_put_back_is_left_alone_told_of_and_taken_in_again(tmp_path, collections):
+    """An operator who puts a deleted backup back wants it: its root is not the rest of a deletion."""
+    with Bed(tmp_path) as bed:
+        demo = Client(bed, bed.start())
+        backup, digest = backed_up(bed, demo)
+        copy = tmp_path / "copy"
+        shutil.copytree(bed.store_dir, copy)
+        needed = [path for part in ("/b/", "/p/", "/m/") for path in bed.objects(part)]
+        assert len(needed) > 2
+        demo.delete("backups", backup)
+        if collections:
+            bed.collect(collections)
+            assert [path for path in needed if path.exists()] == []
+        for path in needed:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(copy / path.relative_to(bed.store_dir), path)
+        for _ in range(3):
+            told = gc(bed)
+            assert [path for path in needed if not path.exists()] == [], f"a collection removed what came back: {told}"
+            assert backup in told, f"a collection does not name the root: {told}"
+        bed.run("vault", "rebuild", "--storage", "main")
+        assert demo.show("backups", backup)["status"] == "available"
+        demo.check(backup, digest)
+        # It is a backup like any other again: it stays as long as it is wanted, and goes without a rest.
+        bed.collect(3)
+        demo.check(backup, digest)
+        assert bed.json("vault", "verify", "--full")[0]["damaged"] == []
+        demo.delete("backups", backup)
+        bed.collect(3)
+        assert [path for part in ("/b/", "/p/", "/m/") for path in bed.objects(part)] == []
+
+
+# The master key.
+
+
+def test_the_master_key_changes_twice_while_the_database_is_lost_and_everything_comes_back(tmp_path):
+    """The empty database knows no vault, but the storage does: its vaults must not stay behind with a lost key."""
+    with Bed(tmp_path) as bed:
+        process = bed.start()
+        backup, digest = backed_up(bed, Client(bed, process))
+        process.stop()
+        lose_database(bed)
+        key = bed.data / "keys" / "master.key"
+        keys = [key.read_text()]
+        for _ in range(2):
+            bed.run("key", "rotate")
+            keys.append(key.read_text())
+        assert len(set(keys)) == 3
+        bed.run("vault", "rebuild", "--storage", "main")
+        demo = Client(bed, bed.start())
+        demo.check(backup, digest)
+
+
+def test_each_earlier_master_key_is_kept_under_a_number_of_its_own(tmp_path):
+    with Bed(tmp_path) as bed:
+        process = bed.start()
+        backup, digest = backed_up(bed, Client(bed, process))
+        process.stop()
+        key = bed.data / "keys" / "master.key"
+        earlier = {}
+        for number in (1, 2):
+            earlier[f"master.previous-{number}"] = key.read_text().strip()
+            bed.run("key", "rotate")
+            assert kept_keys(bed) == earlier
+            assert {(bed.data / "keys" / name).stat().st_mode & 0o777 for name in earlier} == {0o600}
+            assert key.read_text().strip() not in earlier.values() and key.stat().st_mode & 0o777 == 0o600
+        lose_database(bed)
+        bed.run("vault", "rebuild", "--storage", "main")
+        Client(bed, bed.start()).check(backup, digest)
+        assert kept_keys(bed) == earlier
+
+
+def test_a_vault_that_no_key_opens_stops_a_rotation_before_it_begins(tmp_path):
+    """A rotation that passed over it would leave a vault behind that no key in force opens."""
+    with Bed(tmp_path / "here") as bed, Bed(tmp_path / "elsewhere") as elsewhere:
+        process = bed.start()
+        backup, digest = backed_up(bed, Client(bed, process), 1)
+        process.stop()
+        # Another installation with a key of its own has used the same storage.
+        elsewhere.store_dir.mkdir()
+        shutil.copy(bed.store_dir / "format.json", elsewhere.store_dir)
+        process = elsewhere.start()
+        foreign, foreign_digest = backed_up(elsewhere, Client(elsewhere, process), 2)
+        process.stop()
+        record, = elsewhere.objects("vault.json")
+        record = record.relative_to(elsewhere.store_dir)
+        shutil.copytree(elsewhere.store_dir / "v", bed.store_dir / "v", dirs_exist_ok=True)
+        stored = records(bed)
+        assert len(stored) == 2
+
+        key, foreign_key = (one.data / "keys" / "master.key" for one in (bed, elsewhere))
+        before = key.read_bytes()
+        refused = bed.run("key", "rotate", status=1)
+        assert str(record) in refused.stderr
+        assert key.read_bytes() == before and records(bed) == stored
+        process = bed.start()
+        Client(bed, process).check(backup, digest)
+        process.stop()
+
+        # With the other key among the kept ones all vaults open.
+        kept = bed.data / "keys" / "master.previous-1"
+        shutil.copy(foreign_key, kept)
+        kept.chmod(0o600)
+        bed.run("key", "rotate")
+        assert key.read_bytes() != before
+        others = {kept.name: foreign_key.read_text().strip(), "master.previous-2": before.decode().strip()}
+        assert kept_keys(bed) == others
+        now = records(bed)
+        assert now.keys() == stored.keys() and all(now[path] != stored[path] for path in now)
+        lose_database(bed)
+        bed.run("vault", "rebuild", "--storage", "main")
+        demo = Client(bed, bed.start())
+        demo.check(backup, digest)
+        demo.check(foreign, foreign_digest)
+
+
+def test_a_record_from_before_a_rotation_opens_with_a_kept_key_and_it_is_told(tmp_path):
+    with Bed(tmp_path) as bed:
+        process = bed.start()
+        backup, digest = backed_up(bed, Client(bed, process))
+        process.stop()
+        old = records(bed)
+        bed.run("key", "rotate")
+        assert all(path.read_bytes() != content for path, content in old.items())
+        for path, content in old.items():
+            path.write_bytes(content)
+        lose_database(bed)
+        assert "previous" in bed.run("vault", "rebuild", "--storage", "main").stderr
+        Client(bed, bed.start()).check(backup, digest)
+
+
+# A repair, and the database lost after it.
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated"])
+def test_a_repaired_pack_outlives_the_damaged_one_that_is_still_beside_it(tmp_path, how):
+    """The deletion of the damaged object was cut off, and the database that knew which is the sound one is lost."""
+    with Bed(tmp_path) as bed:
+        process = bed.start()
+        backup, digest = backed_up(bed, Client(bed, process))
+        damaged = bed.objects("/p/")[0]
+        number, rewrite = damaged.name.split(".")
+        assert rewrite == "0"
+        content = bytearray(damaged.read_bytes())
+        match how:
+            case "flipped":
+                # Within a frame: the pack's trailer still reads well.
+                content[len(content) // 3] ^= 4
+            case "truncated":
+                del content[-100:]
+        damaged.write_bytes(content)
+        report = bed.json("vault", "verify", "--full", status=1)[0]
+        assert [row["object"] for row in report["damaged"]] == [str(damaged.relative_to(bed.store_dir))]
+        repaired, = bed.json("vault", "repair")
+        assert repaired["restored"] > 0 and repaired["lost"] == 0
+        sound = damaged.with_name(f"{number}.1")
+        assert sound.exists() and not damaged.exists()
+        process.stop()
+        damaged.write_bytes(content)
+        lose_database(bed)
+
+        bed.run("vault", "rebuild", "--storage", "main", status=None)
+        for _ in range(3):
+            told = gc(bed)
+            assert sound.exists(), f"the collection removed the object that can be read: {told}"
+        Client(bed, bed.start()).check(backup, digest)
