@@ -42,9 +42,7 @@ pub fn rotate(config: &Config, handle: &Handle) -> Result<(usize, PathBuf), Star
     for (id, (name, store)) in &stores {
         let unusable = |source| unusable(name, &path, source);
         for vault in rebuild::vault_names(store).map_err(unusable)? {
-            vault::check_opens(store, &vault, &old, &new).map_err(unusable)?;
-            let is_known = rows.iter().any(|row| row.id == vault);
-            if !is_known {
+            if rows.iter().all(|row| row.id != vault) {
                 vaults.push((id, vault, None));
             }
         }
@@ -53,10 +51,12 @@ pub fn rotate(config: &Config, handle: &Handle) -> Result<(usize, PathBuf), Star
         .iter()
         .map(|row| (&row.storage_id, row.id.clone(), Some(row)));
     vaults.extend(known);
-    for (storage, vault, row) in &vaults {
-        let (name, store) = &stores[*storage];
-        vault::rewrap(&db, store, vault, *row, &old, &new)
-            .map_err(|source| unusable(name, &path, source))?;
+    for work in [vault::check_opens, vault::rewrap] {
+        for (storage, vault, row) in &vaults {
+            let (name, store) = &stores[*storage];
+            work(&db, store, vault, *row, &old, &new)
+                .map_err(|source| unusable(name, &path, source))?;
+        }
     }
     for storage in stores.keys() {
         let check = new.check();
@@ -115,7 +115,7 @@ pub fn shred(
         config,
         &db,
         &Clock::System,
-        &masters.current,
+        &masters,
         handle,
         &stop,
         &Arc::default(),

@@ -56,6 +56,8 @@ pub(super) fn worker_name(
         match file.try_lock() {
             Ok(()) => {
                 let place = place(&mut file).map_err(fail(&path))?;
+                // A copy of the directory on another machine is another place.
+                let place = format!("{place} {}", host_name());
                 return Ok((file, name, place));
             }
             Err(TryLockError::WouldBlock) => {}

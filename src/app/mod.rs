@@ -324,15 +324,8 @@ fn assemble(
     let clock = Clock::System;
     let db = Db::open(&config.database_url())?;
     let masters = storages::open_keys(config, &db)?;
-    let (storages, default_storage) = storages::open(
-        config,
-        &db,
-        &clock,
-        &masters.current,
-        &handle,
-        &stop,
-        metrics,
-    )?;
+    let (storages, default_storage) =
+        storages::open(config, &db, &clock, &masters, &handle, &stop, metrics)?;
     let catalog = Catalog::open(db.clone(), clock.clone(), config)?;
     let (identity, users) = open_identity(config, data_dir, &db, &clock)?;
     let policy = Arc::new(open_policy(config, data_dir)?);
@@ -372,7 +365,7 @@ pub fn tasks(config: &Config, handle: &Handle) -> Result<Tasks, StartError> {
         config,
         &db,
         &clock,
-        &masters.current,
+        &masters,
         handle,
         &stop,
         &Arc::default(),

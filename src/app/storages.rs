@@ -39,7 +39,7 @@ pub(super) fn open(
     config: &Config,
     db: &Db,
     clock: &Clock,
-    master: &MasterKey,
+    masters: &Keyring,
     handle: &Handle,
     stop: &CancellationToken,
     metrics: &Arc<Metrics>,
@@ -59,13 +59,8 @@ pub(super) fn open(
                 counter.store_call(&label, verb.as_str(), outcome.as_str(), duration);
             },
         ));
-        let row = identify(db, clock, master, &name, &store)?;
-        if row.master_key_check != master.check() {
-            return Err(StartError::WrongMasterKey {
-                path: config.master_key_file(),
-                storage: name,
-            });
-        }
+        let row = identify(db, clock, &masters.current, &name, &store)?;
+        check_key(config, db, masters, &row)?;
         if settings.default || is_only {
             default = Some(row.id.clone());
         }
@@ -73,6 +68,35 @@ pub(super) fn open(
     }
     let default = default.expect("the settings were checked: one storage is the default");
     Ok((open, default))
+}
+
+/// Whether a storage was used with the master key, as far as the database knows; or with one that it has
+/// replaced, if the database is from before a rotation.
+fn check_key(
+    config: &Config,
+    db: &Db,
+    masters: &Keyring,
+    row: &StorageRow,
+) -> Result<(), StartError> {
+    let current = masters.current.check();
+    if row.master_key_check == current {
+        return Ok(());
+    }
+    if !masters
+        .keys()
+        .any(|(_, key)| key.check() == row.master_key_check)
+    {
+        return Err(StartError::WrongMasterKey {
+            path: config.master_key_file(),
+            storage: row.name.clone(),
+        });
+    }
+    tracing::warn!(
+        storage = row.name,
+        "the database is from before a change of the master key"
+    );
+    db.write(|c| db::vaults::set_master_key_check(c, &row.id, &current).map_err(DbError::from))?;
+    Ok(())
 }
 
 /// All configured storages by id, while the master key changes: each is used with the one or the other.
@@ -90,11 +114,8 @@ pub(super) fn open_for_rotation(
             StartError::Open { name, source }
         })?;
         let row = identify(db, &Clock::System, &old.current, &name, &store)?;
-        if ![old.current.check(), new.check()].contains(&row.master_key_check) {
-            return Err(StartError::WrongMasterKey {
-                path: config.master_key_file(),
-                storage: name,
-            });
+        if row.master_key_check != new.check() {
+            check_key(config, db, old, &row)?;
         }
         open.insert(row.id, (name, store));
     }

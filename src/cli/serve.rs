@@ -22,6 +22,10 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// Runs until SIGTERM or Ctrl-C.
 pub(super) fn run(config: Config, role: Role) -> anyhow::Result<()> {
     let _logs = logging::start(&config.log).map_err(anyhow::Error::msg)?;
+    // A panic is told like everything else: on standard error it could wait for a reader for ever.
+    std::panic::set_hook(Box::new(
+        |panic| tracing::error!(%panic, "a thread panicked"),
+    ));
     let runtime = runtime()?;
     let end = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;

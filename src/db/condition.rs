@@ -138,6 +138,14 @@ pub fn found(connection: &mut DbConnection, pack: &Pack) -> QueryResult<()> {
         .map(|_| ())
 }
 
+/// Whether something wrong with a pack is known.
+pub fn is_damaged(connection: &mut DbConnection, pack: &Pack) -> QueryResult<bool> {
+    let damaged = packs::table
+        .find((pack.vault, pack.number))
+        .filter(packs::damage.is_not_null());
+    diesel::select(diesel::dsl::exists(damaged)).get_result(connection)
+}
+
 /// Packs that are known to be damaged.
 pub fn damaged(connection: &mut DbConnection, vault: i64) -> QueryResult<Vec<Pack>> {
     packs::table

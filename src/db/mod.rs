@@ -44,7 +44,7 @@ pub use diesel::QueryResult;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
-/// Pages a SQLite reader or the writer waits for a lock: 30 seconds.
+/// SQLite waits for a lock of another process for 30 seconds; signs of life for less.
 const SQLITE_PRAGMAS: &str = "PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; \
      PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -16384;";
 
@@ -52,10 +52,10 @@ const SQLITE_PRAGMAS: &str = "PRAGMA busy_timeout = 30000; PRAGMA journal_mode =
 /// while the waiting job still has its lease (15 s by default). The longest transactions, those that remove a
 /// vault, take seconds.
 const POSTGRES_LIMITS: &str =
-    "SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '10s'";
+    "SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '8s'";
 
-/// Longest wait for a connection out of a pool, for the same reason.
-const POOL_WAIT: Duration = Duration::from_secs(10);
+/// Longest wait for a connection out of a pool. Together with the wait for a lock it is shorter than a lease.
+const POOL_WAIT: Duration = Duration::from_secs(5);
 
 /// How often a transaction is tried that another one has thrown out.
 const TRIES: u32 = 5;
@@ -111,10 +111,7 @@ impl From<DbError> for Error {
                 message: "The database is unavailable for now.".to_owned(),
                 source: Some(error.into()),
             },
-            DbError::Query(diesel::result::Error::DatabaseError(
-                diesel::result::DatabaseErrorKind::ClosedConnection,
-                _,
-            )) => Error::Unavailable {
+            DbError::Query(ref failed) if is_passing(failed) => Error::Unavailable {
                 message: "The database is unavailable for now.".to_owned(),
                 source: Some(error.into()),
             },
@@ -124,6 +121,24 @@ impl From<DbError> for Error {
             | DbError::Panicked
             | DbError::File { .. } => Error::internal(error),
         }
+    }
+}
+
+/// Whether the same may succeed a moment later: the connection was closed, or another transaction was in the
+/// way for too long.
+fn is_passing(error: &diesel::result::Error) -> bool {
+    use diesel::result::{DatabaseErrorKind, Error};
+    match error {
+        Error::DatabaseError(
+            DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::SerializationFailure,
+            _,
+        ) => true,
+        Error::DatabaseError(_, information) => {
+            let passing = ["lock timeout", "deadlock detected", "database is locked"];
+            let message = information.message();
+            passing.iter().any(|text| message.contains(text))
+        }
+        _ => false,
     }
 }
 
@@ -162,7 +177,7 @@ fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
     causes.any(|cause| match cause.downcast_ref() {
         Some(diesel::result::Error::DatabaseError(_, information)) => {
             let message = information.message();
-            message.contains("disk is full") || message.contains("disk I/O error")
+            message.contains("disk is full")
         }
         _ => false,
     })
@@ -285,7 +300,10 @@ fn transact<T, E: From<DbError>>(
             Ok(value)
         }
         Err(error) => {
-            roll_back(connection).map_err(DbError::Query)?;
+            // The database may have done so itself; what counts is why.
+            if let Err(failed) = roll_back(connection) {
+                tracing::debug!(error = %failed, "a transaction could not be rolled back");
+            }
             Err(error)
         }
     }

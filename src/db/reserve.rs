@@ -56,8 +56,15 @@ impl Reserve {
             return free >= START_BYTES;
         }
         if free >= 2 * RESERVE_BYTES {
-            // Where blocks cannot be allocated ahead there is no reserve.
-            return self.take().is_ok() || std::fs::remove_file(&self.path).is_ok();
+            return match self.take() {
+                Ok(()) => true,
+                // Where blocks cannot be allocated ahead there is no reserve.
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                    std::fs::remove_file(&self.path).ok();
+                    true
+                }
+                Err(_) => false,
+            };
         }
         // The file is there, and empty: the room was given up. On a disk that never had so much it is not there.
         !self.path.exists() && free >= START_BYTES

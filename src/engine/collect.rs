@@ -9,9 +9,10 @@
 //! # Roots that are there again
 //!
 //! A root that was removed with its backup and is in the storage again is never removed at first sight.
-//! If the backup had been available, and root and packs are all there, a copy was put back: it is reported
-//! as unknown, and its packs are kept, until a rebuild takes it in. Any other was stored late, by a run
-//! that had been overtaken: it is removed by the next generation.
+//! If the backup had been available and the root can be opened, a copy was put back: it is reported as
+//! unknown and kept, with such of its packs as are there, until a rebuild takes it in. Any other was stored
+//! late, by a run that had been overtaken: it is removed by the next generation. So are objects of packs
+//! that are gone, which may be the part of a copy that came first.
 
 use crate::clock::Clock;
 use crate::db::vaults::{self, Upkeep};
@@ -43,7 +44,8 @@ pub struct Plan {
     pub compacted: Vec<Sparse>,
     /// Objects that nothing leads to any more: of packs that are gone, or that were compacted.
     pub strays: Vec<String>,
-    /// Packs in the store that the database has never heard of. They are left alone.
+    /// Objects in the store that the database does not know, and roots that were put back. What no backup
+    /// needs of them goes with a later generation.
     pub unknown: Vec<String>,
     /// Why nothing was compacted, if something stood in the way.
     pub hindrance: Option<String>,
@@ -64,7 +66,7 @@ pub fn plan(vault: &Vault) -> Result<Plan> {
         let generation = collection::coming_generation(c, vault.number).map_err(DbError::from)?;
         compute(c, vault, generation, &again.held)
     })?;
-    (plan.strays, plan.unknown) = strays(vault, &again.held)?;
+    (plan.strays, plan.unknown) = strays(vault)?;
     plan.unknown.extend(again.put_back);
     plan.unknown.extend(again.late);
     match sparse(vault, &again.held) {
@@ -87,7 +89,7 @@ pub fn run(vault: &Vault) -> Result<Plan> {
         // What sessions and backups need is looked up in several statements; between them another
         // collector must not condemn again what was revived meanwhile.
         collection::lock(c, number).map_err(DbError::from)?;
-        let generation = collection::next_generation(c, number).map_err(DbError::from)?;
+        let generation = collection::coming_generation(c, number).map_err(DbError::from)?;
         let mut plan = compute(c, vault, generation, &again.held)?;
         let numbers = |packs: &[Pack]| packs.iter().map(|pack| pack.number).collect::<Vec<_>>();
         let doomed: Vec<i64> = numbers(&plan.deleted);
@@ -97,10 +99,15 @@ pub fn run(vault: &Vault) -> Result<Plan> {
             collection::condemn(c, number, &numbers(&plan.condemned), generation)?;
             Ok(given_up)
         };
+
         let given_up: HashSet<i64> = apply().map_err(DbError::from)?.into_iter().collect();
         plan.deleted
             .retain(|pack| pack.state == PackState::Deleting || given_up.contains(&pack.number));
-        Ok(plan)
+        // Last, as backups that begin a pack wait for this row.
+        match collection::next_generation(c, number).map_err(DbError::from)? == generation {
+            true => Ok(plan),
+            false => Err(Error::Fenced),
+        }
     })?;
     // One pack at a time, so that nobody waits long for the database.
     for pack in &plan.deleted {
@@ -114,7 +121,7 @@ pub fn run(vault: &Vault) -> Result<Plan> {
         vault.store.delete(&packer::pack_name(vault, pack)?.key())?;
         write(collection::gone)?;
     }
-    (plan.strays, plan.unknown) = strays(vault, &again.held)?;
+    (plan.strays, plan.unknown) = strays(vault)?;
     plan.unknown.extend(again.late);
     plan.strays.extend(unneeded(
         vault,
@@ -221,7 +228,7 @@ fn compact(vault: &Vault, generation: i64, held: &RoaringBitmap) -> Result<Vec<S
 
 /// Whether an object that nothing leads to may be removed. Of a root it is looked once more whether a
 /// backup has come to own it. Of a pack, the object that the row leads to instead must be readable from
-/// end to end: after a rebuild it may be the damaged one of two.
+/// end to end, and nothing wrong with it known: after a rebuild it may be the damaged one of two.
 fn may_go(vault: &Vault, object: &str) -> Result<bool> {
     if let Some(root) = root_name(&vault.id, object) {
         let owner = vault.db.read(|c| {
@@ -237,6 +244,12 @@ fn may_go(vault: &Vault, object: &str) -> Result<bool> {
         .read(|c| packs::find(c, vault.number, number.into()).map_err(DbError::from))?;
     match row {
         Some(row) if row.state != PackState::Gone => {
+            let is_noted = vault
+                .db
+                .read(|c| condition::is_damaged(c, &row).map_err(DbError::from))?;
+            if is_noted {
+                return Ok(false);
+            }
             let damage = verify::read_whole(vault, &row)?;
             if let Some(damage) = &damage {
                 tracing::error!(
@@ -261,8 +274,8 @@ fn place(vault: &Vault, object: &str) -> Option<(i64, i32)> {
 }
 
 /// Objects of packs that are not where the database knows them to be, and those it does not know. Objects
-/// of gone packs that are held are among the latter.
-fn strays(vault: &Vault, held: &RoaringBitmap) -> Result<(Vec<String>, Vec<String>)> {
+/// of packs that are gone are among the latter.
+fn strays(vault: &Vault) -> Result<(Vec<String>, Vec<String>)> {
     let (mut strays, mut unknown) = (Vec::new(), Vec::new());
     // All objects of one pack lie in one folder.
     for folder in pack_folders(&vault.store, &vault.id)? {
@@ -289,9 +302,7 @@ fn strays(vault: &Vault, held: &RoaringBitmap) -> Result<(Vec<String>, Vec<Strin
                 unknown.push(object);
                 continue;
             };
-            let is_held = u32::try_from(number).is_ok_and(|number| held.contains(number));
             match places.get(&number) {
-                Some((_, _, PackState::Gone)) if !is_held => strays.push(object),
                 Some((current, _, state)) if *current == rewrite && *state != PackState::Gone => {}
                 // Only beside the object that the row leads to: an old database leads to one that is no
                 // longer there, and what it has not heard of is the pack.
@@ -417,11 +428,11 @@ fn check_roots(vault: &Vault) -> Result<Roots> {
 /// Removed roots that are in the store again.
 #[derive(Debug, Default)]
 struct Reappeared {
-    /// Objects of complete backups that were put back.
+    /// Roots of backups that were put back.
     put_back: Vec<String>,
     /// The packs that those need.
     held: RoaringBitmap,
-    /// Objects of all others.
+    /// All others.
     late: Vec<String>,
 }
 
@@ -439,10 +450,10 @@ fn reappeared(vault: &Vault, roots: Roots) -> Result<Reappeared> {
             Err(error) => return Err(error),
         };
         let needed = decode_pack_set(&root.pack_set)?;
-        if was_available && are_stored(vault, &needed)? {
+        if was_available {
             tracing::error!(
                 object,
-                "the root of a deleted backup was put back; it is kept: `embervault vault rebuild` takes it in, or remove the object"
+                "the root of a deleted backup was put back, so it is kept: run `embervault vault rebuild` to take it in, or remove the object"
             );
             again.put_back.push(object);
             again.held |= needed;
@@ -451,19 +462,6 @@ fn reappeared(vault: &Vault, roots: Roots) -> Result<Reappeared> {
         }
     }
     Ok(again)
-}
-
-/// Whether the objects of all of these packs are in the store, under whatever rewrite.
-fn are_stored(vault: &Vault, needed: &RoaringBitmap) -> Result<bool> {
-    let mut missing = needed.clone();
-    for folder in pack_folders(&vault.store, &vault.id)? {
-        for (object, _) in vault.store.list(&folder)? {
-            if let Some((_, number, _)) = parse_pack(&vault.id, &object) {
-                missing.remove(number);
-            }
-        }
-    }
-    Ok(missing.is_empty())
 }
 
 /// Whether an available backup has its root neither among the listed ones nor elsewhere: then the

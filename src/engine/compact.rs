@@ -164,7 +164,13 @@ impl Census {
             vault.store.delete(&key)?;
             return Ok(None);
         }
-        vault.store.delete(&pack_name(vault, pack)?.key())?;
+        // A rebuild may have led the row back to the old object since.
+        let row = vault
+            .db
+            .read(|c| db::packs::find(c, pack.vault, pack.number).map_err(DbError::from))?;
+        if row.is_some_and(|row| row.rewrite == rewrite) {
+            vault.store.delete(&pack_name(vault, pack)?.key())?;
+        }
         Ok(Some(length))
     }
 

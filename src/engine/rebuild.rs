@@ -19,6 +19,9 @@ use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
+/// Highest number of a pack, and of a rewrite, that is believed: far from where the types end.
+const NUMBER_MAX: u32 = 1 << 30;
+
 /// The names of all objects of one vault.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -85,8 +88,12 @@ pub fn vault(store: &Store, id: &VaultId) -> Result<Option<Found>> {
     }
     for folder in pack_folders(store, id)? {
         for (object, bytes) in store.list(&folder)? {
-            if let Some(pack) = parse_pack(id, &object) {
-                found.add_pack(pack, bytes)?;
+            match parse_pack(id, &object) {
+                // Numbers that no vault comes to are no packs of ours.
+                Some((kind, number, rewrite)) if number <= NUMBER_MAX && rewrite <= NUMBER_MAX => {
+                    found.add_pack((kind, number, rewrite), bytes)?;
+                }
+                _ => tracing::warn!(object, "passed over, as it has no pack's name"),
             }
         }
     }
@@ -106,7 +113,8 @@ pub fn row(id: &VaultId, storage: &StorageId, found: &Found, now: Timestamp) -> 
 }
 
 /// Brings the packs and the index of a vault up to what is stored: all packs, or only those that are
-/// needed. Gives how many are new to the database; those that cannot be read are left out, and named.
+/// needed. Gives how many were looked at, as they are new or have several objects; those that cannot be read
+/// are left out, and named.
 ///
 /// Of several objects of one pack the one with the most readable frames is taken; [`prefer_needed`]
 /// corrects that once all manifests can be read.
@@ -139,8 +147,23 @@ pub fn packs(
     parallel::each(&wanted, threads, |objects| {
         let taken = match objects.as_slice() {
             [one] => read(vault, one),
-            several => most_readable(vault, several),
+            several => {
+                let current = known.get(&several[0].number).map(|(rewrite, ..)| *rewrite);
+                most_readable(vault, several, current)
+            }
         };
+        // What the row leads to already, and can be read, stays: another object may be going.
+        if let Ok(taken) = &taken
+            && objects.len() > 1
+            && taken.damaged.is_empty()
+            && known
+                .get(&taken.row.number)
+                .is_some_and(|(rewrite, _, state)| {
+                    *rewrite == taken.row.rewrite && *state != PackState::Gone
+                })
+        {
+            return Ok(());
+        }
         match taken {
             Ok(taken) => adopt(vault, &taken, known.get(&taken.row.number), objects),
             Err(error @ (Error::Corrupt { .. } | Error::Missing { .. })) => {
@@ -196,13 +219,17 @@ struct Taken {
     damaged: RoaringBitmap,
 }
 
-/// Of several objects of one pack the one of which the most frames can be read; of equal ones the lowest
-/// rewrite, as a compaction may have stored a later one and not have come to switch to it.
-fn most_readable(vault: &Vault, objects: &[Pack]) -> Result<Taken> {
+/// Of several objects of one pack the one that the row leads to, if all of it can be read; else that of which
+/// the most frames can be read; of equal ones the lowest rewrite, as a compaction may have stored a later one
+/// and not have come to switch to it.
+fn most_readable(vault: &Vault, objects: &[Pack], current: Option<i32>) -> Result<Taken> {
     let mut best: Option<(u64, Taken)> = None;
     let mut damage = None;
     for object in objects {
         match read_whole(vault, object) {
+            Ok((_, taken)) if taken.damaged.is_empty() && current == Some(object.rewrite) => {
+                return Ok(taken);
+            }
             Ok((readable, taken)) => {
                 if best.as_ref().is_none_or(|(most, _)| readable.len() > *most) {
                     best = Some((readable.len(), taken));
@@ -263,10 +290,20 @@ fn prefer(vault: &Vault, objects: &[Pack], census: &Census) -> Result<()> {
             others.push(taken);
         }
     }
-    match others.first() {
-        Some(taken) => adopt(vault, taken, before, objects),
-        None => Ok(()),
+    if let Some(taken) = others.first() {
+        return adopt(vault, taken, before, objects);
     }
+    // None is complete: all of them are kept, for a repair to take from.
+    let row = vault
+        .db
+        .read(|c| db::packs::find(c, vault.number, objects[0].number).map_err(DbError::from))?;
+    if let Some(row) = row {
+        vault.db.write(|c| {
+            db::condition::set(c, &row, Some(db::condition::FRAMES_LOST), None)
+                .map_err(DbError::from)
+        })?;
+    }
+    Ok(())
 }
 
 /// Packs that an old database knows and that were removed since: nothing may rely on them any more.

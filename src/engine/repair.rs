@@ -24,6 +24,7 @@ use crate::model::id::VolumeId;
 use crate::model::pack::{Pack, PackKind, PackState};
 use crate::store::key::parse_pack;
 use crate::volume::VolumeReader;
+use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, HashMap};
 
 /// What became of one pack.
@@ -129,11 +130,12 @@ fn repair(
             }
         }
     }
+    let is_short = needed.iter().any(|ordinal| !frames.contains_key(&ordinal));
+    if is_short || frames.values().any(|frame| !frame.is_whole) {
+        from_other_objects(vault, name, &needed, &mut frames)?;
+    }
     let is_unknown = |ordinal: &u32| !frames.contains_key(ordinal);
     let unknown = needed.iter().filter(is_unknown).count();
-    if frames.values().any(|frame| !frame.is_whole) {
-        from_other_objects(vault, name, &mut frames)?;
-    }
     for frame in frames.values_mut().filter(|frame| !frame.is_whole) {
         from_other_packs(vault, frame)?;
     }
@@ -231,6 +233,7 @@ fn as_indexed(vault: &Vault, pack: &Pack) -> Result<BTreeMap<u32, Wanted>> {
 fn from_other_objects(
     vault: &Vault,
     name: PackName,
+    needed: &RoaringBitmap,
     frames: &mut BTreeMap<u32, Wanted>,
 ) -> Result<()> {
     let object = name.key().to_string();
@@ -247,6 +250,15 @@ fn from_other_objects(
         else {
             continue;
         };
+        // What this object tells of, and no other did.
+        for ordinal in needed {
+            let row = reader.rows.get(ordinal as usize);
+            if let Some(row) = row.filter(|row| !row.is_left_out()) {
+                frames
+                    .entry(ordinal)
+                    .or_insert_with(|| Wanted::new(row.chunks.clone()));
+            }
+        }
         for (ordinal, frame) in frames.iter_mut().filter(|(_, frame)| !frame.is_whole) {
             let Some(row) = reader.rows.get(*ordinal as usize) else {
                 continue;
@@ -442,12 +454,13 @@ fn store(
             return Err(Error::Fenced);
         }
         // Who has come meanwhile may need more than was known to be needed.
-        let is_all = (0..pack.frame_count).all(|ordinal| {
-            let frame = u32::try_from(ordinal)
-                .ok()
-                .and_then(|ordinal| frames.get(&ordinal));
-            frame.is_some_and(|frame| frame.is_whole)
-        });
+        let is_all = pack.frame_count > 0
+            && (0..pack.frame_count).all(|ordinal| {
+                let frame = u32::try_from(ordinal)
+                    .ok()
+                    .and_then(|ordinal| frames.get(&ordinal));
+                frame.is_some_and(|frame| frame.is_whole)
+            });
         let is_needed = match census {
             Some(census) => census.is_needed_meanwhile(c, vault, pack)?,
             None => false,
@@ -471,7 +484,15 @@ fn store(
         Ok(note().map_err(DbError::from)?)
     });
     match switched {
-        Ok(()) => vault.store.delete(&name.key())?,
+        Ok(()) => {
+            // A rebuild may have led the row back to the old object since.
+            let row = vault
+                .db
+                .read(|c| db::packs::find(c, pack.vault, pack.number).map_err(DbError::from))?;
+            if row.is_some_and(|row| row.rewrite == rewrite) {
+                vault.store.delete(&name.key())?;
+            }
+        }
         Err(Error::Fenced) => {
             vault.store.delete(&new.key())?;
             return Ok(false);

@@ -389,14 +389,51 @@ fn root_header(vault: Uuid, salt: &[u8; SALT_BYTES]) -> [u8; ROOT_HEADER_BYTES] 
     header
 }
 
-/// Makes sure that some master key opens a vault that lies in a storage, before any is wrapped anew.
-pub fn check_opens(store: &Store, vault: &VaultId, old: &Keyring, new: &MasterKey) -> Result<()> {
-    let key = Key::Vault(vault.clone());
-    match store.get(&key) {
-        Ok(bytes) => unwrapped(&parse_record(&bytes, &key)?, &key, either(old, new)).map(drop),
-        // A vault that was shredded, or whose record is lost: the database may have a copy.
-        Err(error) if error.kind == StoreErrorKind::Missing => Ok(()),
+/// Makes sure that some master key opens a vault, before any is wrapped anew.
+pub fn check_opens(
+    db: &Db,
+    store: &Store,
+    vault: &VaultId,
+    row: Option<&VaultRow>,
+    old: &Keyring,
+    new: &MasterKey,
+) -> Result<()> {
+    opened_record(db, store, &Key::Vault(vault.clone()), row, (old, new)).map(drop)
+}
+
+/// The record of a vault, and its key: the database's copy, or, if there is none or it cannot be opened, the
+/// stored one. `None`: there is neither, or the vault is being shredded.
+fn opened_record(
+    db: &Db,
+    store: &Store,
+    key: &Key,
+    row: Option<&VaultRow>,
+    (old, new): (&Keyring, &MasterKey),
+) -> Result<Option<(VaultRecord, keys::Key)>> {
+    let known = match row {
+        Some(row) => db.read(|c| db::vaults::record(c, row.number).map_err(db::DbError::from))?,
+        None => None,
+    };
+    if known.as_deref() == Some(SHREDDED) {
+        return Ok(None);
+    }
+    let open = |text: &[u8]| {
+        let record = parse_record(text, key)?;
+        let vault_key = unwrapped(&record, key, either(old, new))?;
+        Ok(Some((record, vault_key)))
+    };
+    let of_known = known.map(|text| open(text.as_bytes()));
+    if let Some(Ok(opened)) = of_known {
+        return Ok(opened);
+    }
+    let of_stored = match store.get(key) {
+        Ok(bytes) => open(&bytes),
+        Err(error) if error.kind == StoreErrorKind::Missing => Ok(None),
         Err(error) => Err(error.into()),
+    };
+    match (of_known, of_stored) {
+        (Some(Err(error)), Ok(None)) => Err(error),
+        (_, of_stored) => of_stored,
     }
 }
 
@@ -408,8 +445,7 @@ fn either<'k>(
 }
 
 /// Wraps the key of a vault with another master key: first in the database, if it knows the vault, then in
-/// the store. May be repeated after it was cut off; a vault that is wrapped with the new one already is
-/// left as it is.
+/// the store. May be repeated after it was cut off.
 pub fn rewrap(
     db: &Db,
     store: &Store,
@@ -419,19 +455,9 @@ pub fn rewrap(
     new: &MasterKey,
 ) -> Result<()> {
     let key = Key::Vault(vault.clone());
-    let known = match row {
-        Some(row) => db.read(|c| db::vaults::record(c, row.number).map_err(db::DbError::from))?,
-        None => None,
+    let Some((mut record, vault_key)) = opened_record(db, store, &key, row, (old, new))? else {
+        return Ok(());
     };
-    let text = match (known, store.get(&key)) {
-        (Some(known), _) if known == SHREDDED => return Ok(()),
-        (Some(known), _) => known.into_bytes(),
-        (None, Ok(bytes)) => bytes,
-        (None, Err(error)) if error.kind == StoreErrorKind::Missing => return Ok(()),
-        (None, Err(error)) => return Err(error.into()),
-    };
-    let mut record = parse_record(&text, &key)?;
-    let vault_key = unwrapped(&record, &key, either(old, new))?;
     record.wrapped_key =
         BASE64_STANDARD.encode(new.wrap(&vault_key, &record.storage, &record.vault));
     record.mac = record.authenticate(&vault_key);

@@ -142,6 +142,7 @@ impl Caller {
     {
         let mut listed: Vec<Entry> = Vec::new();
         let mut deadline = Instant::now() + self.retry_for;
+        let mut pause = PAUSE_MIN;
         loop {
             let before = listed.len();
             let after = || listed.last().map(|entry| entry.path().to_owned());
@@ -176,10 +177,15 @@ impl Caller {
             } else {
                 listed.clear();
             }
-            let is_over = self.stop.is_cancelled() || Instant::now() > deadline;
+            let is_over = self.stop.is_cancelled() || Instant::now() + pause > deadline;
             if is_over || !interrupted.is_temporary() {
                 return Err(interrupted);
             }
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 

@@ -342,6 +342,9 @@ impl Store {
         let folders = listed.iter().filter(|entry| entry.metadata().is_dir());
         let mut folders: Vec<String> = folders.map(|entry| entry.path().to_owned()).collect();
         folders.retain(|found| found != folder);
+        // A listing that went on behind a fault may name one twice.
+        folders.sort();
+        folders.dedup();
         Ok(folders)
     }
 

@@ -18,12 +18,7 @@ impl Tasks {
 
     /// Takes back what the job had begun. Repeatable.
     pub(super) fn cancel(&self, claimed: &Claimed) -> Outcome {
-        // Let go before the job is settled, and once more after: a request may take its hold at any
-        // moment until it sees that the job is cancelled.
-        let ended = self
-            .let_go(claimed)
-            .and_then(|()| self.take_back(claimed))
-            .and_then(|()| self.let_go(claimed));
+        let ended = self.let_go(claimed).and_then(|()| self.take_back(claimed));
         match ended {
             Ok(()) => Outcome::Cancelled,
             Err(TaskError::Fenced | TaskError::Overtaken) => Outcome::Released,

@@ -43,6 +43,14 @@ impl Tasks {
                 self.copy(claimed, &vault, &backup)?
             }
         };
+        // While the volume is still held: the next run has to read it again.
+        if self
+            .db
+            .read(|c| db::packs::is_rewritten(c, &lease.job_id).map_err(DbError::from))?
+        {
+            self.start_anew(claimed, &vault, id)?;
+            return Err(TaskError::Rewritten);
+        }
         self.catalog.end_backup(lease, volume, snapshot, true)?;
         let committed = self.commit(claimed, &vault, &root);
         if committed.is_err() && self.find_backup(id)?.is_none() {
@@ -52,14 +60,18 @@ impl Tasks {
             })?;
             vault.remove_root(id, &claimed.progress)?;
         }
-        if matches!(committed, Err(TaskError::Rewritten)) {
-            // First the root, which must not stay without what it needs; the next run starts anew.
-            vault.remove_root(id, &claimed.progress)?;
-            self.under_lease(&claimed.lease, |c| {
-                db::packs::drop_references(c, &claimed.job.id)
-            })?;
+        if matches!(committed, Err(TaskError::Unsafe)) {
+            self.start_anew(claimed, &vault, id)?;
         }
         committed
+    }
+
+    /// First the root goes, which must not stay without what it needs; then what the session relies upon.
+    fn start_anew(&self, claimed: &Claimed, vault: &Vault, id: &BackupId) -> Result<(), TaskError> {
+        vault.remove_root(id, &claimed.progress)?;
+        self.under_lease(&claimed.lease, |c| {
+            db::packs::drop_references(c, &claimed.job.id)
+        })
     }
 
     /// Notes that the work has begun, and where it goes.
@@ -166,7 +178,7 @@ impl Tasks {
         self.settle(&claimed.lease, |c| {
             self.hold_packs(c, vault, &claimed.job.id, root)?;
             if db::packs::is_rewritten(c, &claimed.job.id).map_err(DbError::from)? {
-                return Err(TaskError::Rewritten);
+                return Err(TaskError::Unsafe);
             }
             db::backups::set_finished(c, id, &finished(root)).map_err(DbError::from)?;
             let moved = db::backups::transition(c, id, BackupEvent::Finished, now);

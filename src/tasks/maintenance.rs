@@ -21,6 +21,8 @@ impl Tasks {
     /// Adds the job that is due the longest, unless one is under way.
     pub fn schedule(&self, settings: &Maintenance) -> Result<(), DbError> {
         let now = self.clock.now();
+        // Room that was given up on a full disk is taken again.
+        self.db.has_room();
         let job = self.db.read(|c| -> Result<_, DbError> {
             if db::jobs::is_maintained(c)? {
                 return Ok(None);

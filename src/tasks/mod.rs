@@ -84,6 +84,9 @@ pub enum TaskError {
     /// The second net below the rules of compaction.
     #[error("a pack that the backup relies on was written again meanwhile")]
     Rewritten,
+    /// The same when the volume is no longer held, so that it cannot be read again.
+    #[error("a pack that the backup relies on was written again at its end; make the backup again")]
+    Unsafe,
     /// What the task decided by has changed under its hands.
     #[error("something changed meanwhile")]
     Overtaken,
@@ -103,6 +106,7 @@ impl TaskError {
             | TaskError::Subject(_)
             | TaskError::Attempts(_)
             | TaskError::NoService
+            | TaskError::Unsafe
             | TaskError::Overtaken
             | TaskError::Fenced => false,
         }

@@ -4,6 +4,7 @@ use crate::db::{self, DbError};
 use crate::engine;
 use crate::jobs::Claimed;
 use crate::model::backup::{BackupEvent, BackupStatus};
+use crate::model::error::chain;
 use crate::model::id::BackupId;
 use crate::model::job::{Checkpoint, RestoreTarget};
 use crate::model::message::{Action, Detail};
@@ -65,6 +66,26 @@ impl Tasks {
         })
     }
 
+    /// Gives back what a failed restore has taken of the disk, before anything is recorded, which may need the
+    /// room. Only of a volume that this run still holds, and whose content never was complete.
+    fn give_room_back(&self, claimed: &Claimed, target: &RestoreTarget) {
+        let lease = &claimed.lease;
+        let is_unfinished = self.db.read(|c| {
+            let job = db::jobs::find(c, &lease.job_id)?;
+            Ok::<_, DbError>(job.is_some_and(|job| {
+                job.attempt == lease.attempt && job.checkpoint != Some(Checkpoint::Written)
+            }))
+        });
+        // The last look is at the lease: who was halted here must touch nothing.
+        if !is_unfinished.unwrap_or(false) || claimed.progress.is_overdue() {
+            return;
+        }
+        if let Err(error) = self.catalog.empty_target(lease, &target.volume_id) {
+            let error = chain(&error);
+            tracing::error!(volume.id = %target.volume_id, error, "the room of a failed restore was not given back");
+        }
+    }
+
     pub(super) fn restore_failed(
         &self,
         claimed: &Claimed,
@@ -72,11 +93,7 @@ impl Tasks {
         target: &RestoreTarget,
         reason: &str,
     ) -> Result<(), TaskError> {
-        if target.create.is_some() {
-            // Before anything is recorded, which may need the room.
-            self.under_lease(&claimed.lease, |_| Ok(()))?;
-            self.catalog.empty_target(&target.volume_id)?;
-        }
+        self.give_room_back(claimed, target);
         self.catalog
             .end_restore(&claimed.lease, &target.volume_id, Err(()))?;
         let now = self.clock.now();

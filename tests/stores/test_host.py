@@ -416,7 +416,7 @@ def test_backups_that_must_fail_take_no_quota_from_others(bed_with_quota, databa
     bed = bed_with_quota(database, backups=2)
     demo = Client(bed, bed.start())
     wanted, other = demo.create_volume(), demo.create_volume()
-    for turn in range(4):
+    for turn in range(2):
         bed.write(wanted, 0, noise(turn, MOVED_MIB * MIB))
         ask = [(demo, "/backups", {"backup": {"volume_id": wanted}})] * ASKING
         ask.insert(turn * 3, (demo, "/backups", {"backup": {"volume_id": other}}))
@@ -437,7 +437,7 @@ def test_backups_that_must_fail_take_no_quota_from_an_import(bed_with_quota, dat
     kept = demo.back_up(other)
     demo.wait("backups", kept, "available")
     record = admin.ask("GET", f"/backups/{kept}/export_record")["backup-record"]
-    for turn in range(4):
+    for turn in range(2):
         bed.write(wanted, 0, noise(turn, MOVED_MIB * MIB))
         # The same data under a name of its own.
         fields = {**json.loads(base64.b64decode(record["backup_url"])), "id": str(uuid.uuid4())}
@@ -461,7 +461,7 @@ def test_imports_of_what_is_there_are_no_matter_of_quotas(bed_with_quota, databa
     kept = demo.back_up(volume)
     demo.wait("backups", kept, "available")
     record = {"backup-record": admin.ask("GET", f"/backups/{kept}/export_record")["backup-record"]}
-    for turn in range(4):
+    for turn in range(2):
         ask = [(admin, "/backups/import_record", record)] * ASKING
         ask.insert(turn * 3, (demo, "/backups", {"backup": {"volume_id": volume}}))
         answers = at_once(*ask)
@@ -483,7 +483,7 @@ def test_restores_that_must_fail_take_no_quota_from_others(bed_with_quota, datab
     bed.write(source, 0, noise(1, MOVED_MIB * MIB))
     backup = demo.back_up(source)
     demo.wait("backups", backup, "available")
-    for turn in range(4):
+    for turn in range(2):
         ask = [(demo, f"/backups/{backup}/restore", {"restore": {}})] * ASKING
         ask.insert(turn * 3, (demo, "/volumes", {"volume": {"size": 1}}))
         answers = at_once(*ask)
@@ -575,7 +575,7 @@ def test_an_exported_image_holds_nothing_of_what_the_file_held(moved, tmp_path):
     assert read_all(image) == (bed.digest(volume), GIB)
 
 
-@pytest.mark.parametrize("more", [0, 512, 4 * MIB])
+@pytest.mark.parametrize("more", [0, 4 * MIB])
 def test_a_volume_is_exported_to_a_device_with_its_zeros(moved, tmp_path, more):
     bed, _, volume = moved
     image = stale(tmp_path / "image", GIB + more)
@@ -608,8 +608,9 @@ def feed(image, pipe):
         shutil.copyfileobj(source, target, MIB)
 
 
-@pytest.mark.parametrize("kind", ["file", "device", "named pipe", "-", "/dev/stdin"])
-@pytest.mark.parametrize("length", [GIB, 8 * MIB], ids=["full", "short"])
+@pytest.mark.parametrize("kind, length", [
+    ("file", 8 * MIB), ("device", GIB), ("named pipe", 8 * MIB), ("-", GIB), ("/dev/stdin", 8 * MIB),
+])
 def test_an_image_is_imported_from_whatever_holds_it(moved, tmp_path, kind, length):
     """All of it; and what it does not reach becomes zeros, whatever was there."""
     bed, _, volume = moved

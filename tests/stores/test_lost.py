@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from bed import MIB, Bed, Client, noise
+from test_recovery import full_and_child, put_back, settle, spoil
 
 
 def backed_up(bed, demo, seed=1):
@@ -243,3 +244,29 @@ def test_a_repaired_pack_outlives_the_damaged_one_that_is_still_beside_it(tmp_pa
             told = gc(bed)
             assert sound.exists(), f"the collection removed the object that can be read: {told}"
         Client(bed, bed.start()).check(backup, digest)
+
+
+def test_a_copy_of_the_database_from_before_a_rotation_goes_on_with_the_new_key(tmp_path):
+    """A record that is damaged in the storage does not stop the rotation, as the database has a sound copy."""
+    with Bed(tmp_path) as bed:
+        process = bed.start()
+        _, digests = full_and_child(bed, Client(bed, process))
+        process.stop()
+        database = tmp_path / "embervault.db"
+        settle(database)
+        old = database.read_bytes()
+        record, = bed.objects("vault.json")
+        spoil(record, "garbage")
+        bed.run("key", "rotate")
+        key = (bed.data / "keys" / "master.key").read_text()
+        put_back(database, old)
+        demo = Client(bed, bed.start())
+        for backup, digest in digests.items():
+            demo.check(backup, digest)
+        bed.stop()
+        # And it can be changed again.
+        bed.run("key", "rotate")
+        assert (bed.data / "keys" / "master.previous-2").read_text() == key
+        demo = Client(bed, bed.start())
+        for backup, digest in digests.items():
+            demo.check(backup, digest)

@@ -269,3 +269,49 @@ fn a_full_storage_is_told_apart_and_a_lost_acknowledgement_is_survived() {
     assert!(error.to_string().contains("no space left"), "{error}");
     assert!(!error.is_temporary());
 }
+
+#[test]
+fn a_thread_that_panics_is_a_defect_of_ours_and_no_damage() {
+    let bed = Bed::new();
+    fill(&bed);
+    let hook: Hook = Arc::new(|verb, path| {
+        assert!(verb != Verb::Put || !path.contains("/p/"), "a defect");
+        Ok(())
+    });
+    let vault = bed.vault_on(bed.store().with_hook(hook)).unwrap();
+    let failed = bed.backup_on(&vault, &JobId::random(), &BackupId::random(), None);
+    let error = failed.map(|_| ()).unwrap_err();
+    assert!(matches!(error, Error::Panicked(_)) && error.is_temporary());
+}
+
+#[test]
+fn a_thread_that_fails_does_not_look_as_if_the_job_was_asked_to_stop() {
+    let bed = Bed::new();
+    fill(&bed);
+    let (root, _) = bed.backup(None);
+    for part in ["/p/", "/m/"] {
+        // A put of a backup, and a read of a restore.
+        let hook: Hook = Arc::new(move |verb, path| {
+            let fails = matches!(verb, Verb::Put | Verb::GetRange) && path.contains(part);
+            if fails {
+                Err(crate::store::StoreErrorKind::Other)
+            } else {
+                Ok(())
+            }
+        });
+        let vault = bed.vault_on(bed.store().with_hook(hook)).unwrap();
+        bed.write(&noise(5, 100_000), 0);
+        let progress = Progress::default();
+        let lease = Lease::unclaimed(&JobId::random());
+        let (id, source) = (BackupId::random(), bed.source());
+        let made = backup::run(&vault, &lease, describe(&id), None, &source, &progress);
+        assert!(matches!(made, Err(Error::Store(_))), "{part}");
+        assert!(!progress.is_asked_to_stop());
+        let target = bed.dir.path().join("target");
+        file::create(&target, root.volume_bytes).unwrap();
+        let writer = VolumeWriter::open(&target).unwrap();
+        let restored = restore::run(&vault, &root, &writer, &progress);
+        assert!(matches!(restored, Err(Error::Store(_))), "{part}");
+        assert!(!progress.is_asked_to_stop());
+    }
+}

@@ -1,8 +1,9 @@
 //! Who owns volumes, what state they are in, and where their bytes are.
 //!
 //! The backup service asks here and nowhere else. Today the only catalogue is our own; one that
-//! stands for a real Cinder behind us will have the same calls, so none of them shares a
-//! transaction with the caller, and each can be repeated by the job that made it.
+//! stands for a real Cinder behind us will have the same calls, and each can be repeated by the job that
+//! made it. Only the two calls that hold a source or a target can share the transaction of a request
+//! (`hold_source`, `hold_target`), as the catalogue is in the same database.
 
 pub mod quota;
 mod standalone;

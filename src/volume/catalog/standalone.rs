@@ -388,9 +388,18 @@ impl Catalog {
     }
 
     /// Gives back what a restore that failed has written to the volume it was to make; its file is empty then,
-    /// and as long as before. Call it only while the job is still the caller's.
-    pub fn empty_target(&self, volume: &VolumeId) -> Result<(), CatalogError> {
-        Ok(file::empty(&self.volume_path(volume))?)
+    /// and as long as before. Nothing happens to a volume that this run does not hold, or that was there
+    /// before, or that is in use by now.
+    pub fn empty_target(&self, lease: &Lease, volume: &VolumeId) -> Result<(), CatalogError> {
+        let is_unfinished = self.volume(volume)?.is_some_and(|row| {
+            row.status == VolumeStatus::RestoringBackup
+                && row.previous_status == Some(VolumeStatus::Creating)
+                && row.reserved_by == Some(lease.holder())
+        });
+        if is_unfinished {
+            file::empty(&self.volume_path(volume))?;
+        }
+        Ok(())
     }
 
     /// Ends a restore's hold on its target: with the saved metadata, or in `error_restoring`.
