@@ -101,10 +101,12 @@ fn copy_in(input: &mut dyn Read, writer: &VolumeWriter, bar: &ProgressBar) -> an
 
 /// Writes a block; zeros as a hole, where the target can have one, whatever was there before.
 fn put(writer: &VolumeWriter, block: &[u8], at: u64) -> anyhow::Result<()> {
-    Ok(match block.iter().all(|byte| *byte == 0) {
-        true => writer.zero(at..at + block.len() as u64)?,
-        false => writer.write_at(block, at)?,
-    })
+    if block.iter().all(|byte| *byte == 0) {
+        writer.zero(at..at + block.len() as u64)?;
+    } else {
+        writer.write_at(block, at)?;
+    }
+    Ok(())
 }
 
 fn read_full(input: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {

@@ -3,7 +3,7 @@
 use crate::db::{DbError, condition};
 use crate::engine::live::Live;
 use crate::engine::manifest::Root;
-use crate::engine::pack::PackReader;
+use crate::engine::pack::{FrameRow, PackReader};
 use crate::engine::packer::pack_name;
 use crate::engine::reader::FrameReader;
 use crate::engine::vault::Vault;
@@ -32,19 +32,28 @@ pub(crate) fn look(vault: &Vault, pack: &Pack) -> Result<Frames> {
         if row.is_left_out() {
             continue;
         }
-        let range = u64::from(row.offset)..u64::from(row.offset) + u64::from(row.stored_length);
-        let place = row.place(name.number, ordinal);
-        let read = twice(|| {
-            let mut sealed = vault.store.get_range(&object, range.clone())?;
-            reader.open_frame(&vault.keys, &place, &mut sealed)
-        })?;
-        let set = match read {
+        let set = match read(vault, &reader, ordinal, row)? {
             Some(_) => &mut frames.readable,
             None => &mut frames.damaged,
         };
         set.insert(ordinal);
     }
     Ok(frames)
+}
+
+/// The plain bytes of a frame, at the second try if need be; `None` if it is damaged.
+pub(crate) fn read(
+    vault: &Vault,
+    reader: &PackReader,
+    ordinal: u32,
+    row: &FrameRow,
+) -> Result<Option<Vec<u8>>> {
+    let range = u64::from(row.offset)..u64::from(row.offset) + u64::from(row.stored_length);
+    let frame = row.place(reader.number(), ordinal);
+    twice(|| {
+        let mut sealed = vault.store.get_range(&reader.object(), range.clone())?;
+        reader.open_frame(&vault.keys, &frame, &mut sealed)
+    })
 }
 
 /// What can be read, at the second try if need be; `None` if it is damaged.

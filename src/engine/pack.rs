@@ -405,6 +405,11 @@ impl PackReader {
         }
     }
 
+    /// The pack's number.
+    pub(crate) fn number(&self) -> u32 {
+        self.name.number
+    }
+
     /// Name of the object.
     pub(crate) fn object(&self) -> Key {
         self.name.key()

@@ -12,7 +12,7 @@ use crate::engine::backup::decode_pack_set;
 use crate::engine::codec::{Encoder, Pace};
 use crate::engine::compact::Census;
 use crate::engine::format::ChunkKind;
-use crate::engine::frames::twice;
+use crate::engine::frames::{self, twice};
 use crate::engine::manifest::{ChunkId, Extent, FrameRef, SpanEntry, decode_leaf, frame_check};
 use crate::engine::pack::{ChunkRow, NewFrame, PackBuilder, PackName, PackReader};
 use crate::engine::packer::{indexed, pack_name};
@@ -175,12 +175,7 @@ fn still_there(vault: &Vault, name: PackName) -> Result<(BTreeMap<u32, Wanted>, 
             continue;
         }
         let mut wanted = Wanted::new(row.chunks.clone());
-        let range = u64::from(row.offset)..u64::from(row.offset) + u64::from(row.stored_length);
-        let frame = row.place(name.number, ordinal);
-        let plain = twice(|| {
-            let mut sealed = vault.store.get_range(&object, range.clone())?;
-            reader.open_frame(&vault.keys, &frame, &mut sealed)
-        })?;
+        let plain = frames::read(vault, &reader, ordinal, row)?;
         if let Some(plain) = plain {
             wanted.plain = plain;
             wanted.is_whole = true;
@@ -266,12 +261,7 @@ fn from_other_objects(
             if row.is_left_out() || row.chunks != frame.chunks {
                 continue;
             }
-            let range = u64::from(row.offset)..u64::from(row.offset) + u64::from(row.stored_length);
-            let place = row.place(number, *ordinal);
-            let plain = twice(|| {
-                let mut sealed = vault.store.get_range(&other.key(), range.clone())?;
-                reader.open_frame(&vault.keys, &place, &mut sealed)
-            })?;
+            let plain = frames::read(vault, &reader, *ordinal, row)?;
             if let Some(plain) = plain {
                 frame.plain = plain;
                 frame.is_whole = true;
