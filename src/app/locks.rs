@@ -4,9 +4,12 @@ use crate::app::{Role, StartError};
 use crate::config;
 use std::fs::{File, TryLockError};
 use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
+
+/// What tells one start of a machine from every other.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Takes the data directory, made if need be: for itself alone as `serve`, else beside other API and
 /// worker processes.
@@ -56,8 +59,6 @@ pub(super) fn worker_name(
         match file.try_lock() {
             Ok(()) => {
                 let place = place(&mut file).map_err(fail(&path))?;
-                // A copy of the directory on another machine is another place.
-                let place = format!("{place} {}", host_name());
                 return Ok((file, name, place));
             }
             Err(TryLockError::WouldBlock) => {}
@@ -67,9 +68,18 @@ pub(super) fn worker_name(
     unreachable!("the numbers do not end")
 }
 
-/// The place in a lock file; a new one if there is none. On a full disk it is this process's alone, and what
-/// it leaves is taken up a lease later.
+/// The place in a lock file; a new one if there is none. A copy of the file, or of the machine, is another place:
+/// that the lock could be taken proves something of this very file on this very system only. On a full disk
+/// the place is this process's alone, and what it leaves is taken up a lease later.
 fn place(file: &mut File) -> std::io::Result<String> {
+    let (metadata, boot) = (file.metadata()?, std::fs::read_to_string(BOOT_ID));
+    let (device, inode) = (metadata.dev(), metadata.ino());
+    let boot = boot.unwrap_or_else(|_| Uuid::new_v4().to_string());
+    let file = kept_id(file)?;
+    Ok(format!("{file} {device}:{inode} {}", boot.trim()))
+}
+
+fn kept_id(file: &mut File) -> std::io::Result<String> {
     let mut known = String::new();
     file.read_to_string(&mut known)?;
     if Uuid::parse_str(&known).is_ok() {

@@ -40,7 +40,9 @@ pub(super) fn run(config: Config, role: Role) -> anyhow::Result<()> {
             running = app::start(config, role) => running?,
             () = &mut told => return Ok(()),
         };
-        greet(&running);
+        // By a thread of its own, as whoever reads it may have stopped reading.
+        let lines = greeting(&running);
+        std::thread::spawn(move || greet(&lines));
         let is_broken = tokio::select! {
             () = &mut told => false,
             () = running.broken() => true,
@@ -57,9 +59,9 @@ pub(super) fn run(config: Config, role: Role) -> anyhow::Result<()> {
     end
 }
 
-/// Says where everything is. That nobody may be listening any more is no reason to end.
-fn greet(running: &Running) {
-    for line in greeting(running) {
+/// Says where everything is. That it cannot be written is no reason to end.
+fn greet(lines: &[String]) {
+    for line in lines {
         if writeln!(std::io::stdout(), "{line}").is_err() {
             return;
         }

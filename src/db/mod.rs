@@ -38,6 +38,7 @@ use diesel::r2d2::{ManageConnection, Pool, R2D2Connection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub use diesel::QueryResult;
@@ -173,12 +174,22 @@ fn is_thrown_out(error: &(dyn std::error::Error + 'static)) -> bool {
 
 /// Whether SQLite found no room on its disk, which diesel has no kind for.
 fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    says(error, &["disk is full"])
+}
+
+/// Whether SQLite could not write to its disk.
+fn is_unwritable(error: &(dyn std::error::Error + 'static)) -> bool {
+    let signs = ["disk is full", "readonly database", "disk I/O error"];
+    says(error, &signs)
+}
+
+/// Whether the database's error says one of these.
+fn says(error: &(dyn std::error::Error + 'static), signs: &[&str]) -> bool {
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     causes.any(|cause| match cause.downcast_ref() {
-        Some(diesel::result::Error::DatabaseError(_, information)) => {
-            let message = information.message();
-            message.contains("disk is full")
-        }
+        Some(diesel::result::Error::DatabaseError(_, information)) => signs
+            .iter()
+            .any(|sign| information.message().contains(sign)),
         _ => false,
     })
 }
@@ -193,6 +204,8 @@ pub struct Db {
     renewals: Pool<Manager>,
     /// Of SQLite.
     reserve: Option<Arc<Reserve>>,
+    /// Whether the last transaction failed because the database could not be written.
+    is_unwritable: Arc<AtomicBool>,
 }
 
 impl Db {
@@ -224,6 +237,7 @@ impl Db {
             writer,
             renewals,
             reserve,
+            is_unwritable: Arc::default(),
         };
         db.has_room();
         Ok(db)
@@ -233,6 +247,19 @@ impl Db {
     /// not is there as well.
     pub fn has_room(&self) -> bool {
         self.reserve.as_ref().is_none_or(|reserve| reserve.fill())
+    }
+
+    /// Whether the last transaction could be written, or failed for another reason.
+    pub fn is_writable(&self) -> bool {
+        !self.is_unwritable.load(Ordering::Relaxed)
+    }
+
+    fn note_writability<T, E: std::error::Error + 'static>(&self, result: &Result<T, E>) {
+        match result {
+            Ok(_) => self.is_unwritable.store(false, Ordering::Relaxed),
+            Err(error) if is_unwritable(error) => self.is_unwritable.store(true, Ordering::Relaxed),
+            Err(_) => {}
+        }
     }
 
     /// Runs queries that change nothing.
@@ -253,7 +280,9 @@ impl Db {
     ) -> Result<T, E> {
         let mut pause = TRY_PAUSE;
         for _ in 1..TRIES {
-            match transact(&self.writer, &mut queries) {
+            let result = transact(&self.writer, &mut queries);
+            self.note_writability(&result);
+            match result {
                 Err(error) if is_thrown_out(&error) => {
                     std::thread::sleep(pause);
                     pause *= 2;
@@ -283,7 +312,9 @@ impl Db {
         &self,
         mut queries: impl FnMut(&mut DbConnection) -> Result<T, DbError>,
     ) -> Result<T, DbError> {
-        transact(&self.renewals, &mut queries)
+        let result = transact(&self.renewals, &mut queries);
+        self.note_writability(&result);
+        result
     }
 }
 

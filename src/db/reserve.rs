@@ -48,22 +48,27 @@ impl Reserve {
         is_held && emptied.is_ok()
     }
 
-    /// Takes the room again, if the disk has twice as much. `false`: the disk is full, or was so, and has not
+    /// Takes the room again, if the disk has it to spare. `false`: the disk is full, or was so, and has not
     /// the room again.
     pub(super) fn fill(&self) -> bool {
         let free = self.free_bytes().unwrap_or(u64::MAX);
         if self.held_bytes() >= RESERVE_BYTES {
             return free >= START_BYTES;
         }
-        if free >= 2 * RESERVE_BYTES {
+        if free >= RESERVE_BYTES + START_BYTES {
             return match self.take() {
                 Ok(()) => true,
-                // Where blocks cannot be allocated ahead there is no reserve.
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                    std::fs::remove_file(&self.path).ok();
-                    true
+                Err(error) => {
+                    // Where blocks cannot be allocated ahead there is no reserve.
+                    let is_full = matches!(
+                        error.kind(),
+                        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                    );
+                    if !is_full {
+                        std::fs::remove_file(&self.path).ok();
+                    }
+                    !is_full
                 }
-                Err(_) => false,
             };
         }
         // The file is there, and empty: the room was given up. On a disk that never had so much it is not there.

@@ -54,13 +54,19 @@ impl Services {
     /// Whether the database answers, and has room on its disk.
     pub fn check_database(&self) -> Result<(), Error> {
         self.is_backup_disabled()?;
-        if self.db.has_room() {
-            return Ok(());
+        let unavailable = |message: &str| {
+            Err(Error::Unavailable {
+                message: message.to_owned(),
+                source: None,
+            })
+        };
+        if !self.db.has_room() {
+            return unavailable("The disk of the database is full.");
         }
-        Err(Error::Unavailable {
-            message: "The disk of the database is full.".to_owned(),
-            source: None,
-        })
+        if !self.db.is_writable() {
+            return unavailable("The database cannot be written.");
+        }
+        Ok(())
     }
 
     /// Changes rows and adds a job for what follows, in one transaction; then tells the runner.

@@ -5,7 +5,7 @@ use crate::jobs::Claimed;
 use crate::model::backup::BackupStatus;
 use crate::model::error::chain;
 use crate::model::job::{JobArgs, JobState, Outcome};
-use crate::tasks::{RETRY_DELAY, TaskError, Tasks};
+use crate::tasks::{TaskError, Tasks, retry_delay};
 
 impl Tasks {
     /// Whether somebody wants the job to end. While the database cannot tell, nobody does.
@@ -23,7 +23,7 @@ impl Tasks {
             Ok(()) => Outcome::Cancelled,
             Err(TaskError::Fenced | TaskError::Overtaken) => Outcome::Released,
             Err(error) => Outcome::Retry {
-                after: RETRY_DELAY,
+                after: retry_delay(claimed),
                 reason: chain(&error),
             },
         }
@@ -38,6 +38,7 @@ impl Tasks {
                 self.catalog.end_backup(lease, volume, snapshot, false)?;
             }
             JobArgs::RestoreBackup { target, .. } => {
+                self.catalog.give_target_back(lease, &target.volume_id)?;
                 self.catalog
                     .end_restore(lease, &target.volume_id, Err(()))?;
             }

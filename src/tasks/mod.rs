@@ -33,6 +33,7 @@ use crate::model::vault::VaultRow;
 use crate::store::Store;
 use crate::volume::catalog::{Catalog, CatalogError};
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 /// Passing faults of a job after which the next is taken for a lasting one.
@@ -90,6 +91,9 @@ pub enum TaskError {
     /// What the task decided by has changed under its hands.
     #[error("something changed meanwhile")]
     Overtaken,
+    /// A defect of ours.
+    #[error("the job panicked")]
+    Panicked,
     /// Another worker has the job.
     #[error("another worker has taken over")]
     Fenced,
@@ -99,9 +103,10 @@ impl TaskError {
     fn is_temporary(&self) -> bool {
         match self {
             TaskError::Engine(error) => error.is_temporary(),
-            TaskError::Catalog(CatalogError::Db(_)) | TaskError::Db(_) | TaskError::Rewritten => {
-                true
-            }
+            TaskError::Catalog(CatalogError::Db(_))
+            | TaskError::Db(_)
+            | TaskError::Panicked
+            | TaskError::Rewritten => true,
             TaskError::Catalog(_)
             | TaskError::Subject(_)
             | TaskError::Attempts(_)
@@ -119,7 +124,9 @@ impl Tasks {
         let result = match claimed.job.orphaned >= self.attempts_max {
             true => Err(TaskError::Attempts(self.attempts_max)),
             false if claimed.job.cancel_requested => return self.cancel(&claimed),
-            false => self.attempt(&claimed),
+            // A panic is a failure like others: told, counted, and tried again ever more seldom.
+            false => catch_unwind(AssertUnwindSafe(|| self.attempt(&claimed)))
+                .unwrap_or(Err(TaskError::Panicked)),
         };
         match result {
             Err(_) if self.is_cancel_requested(&claimed) => self.cancel(&claimed),
@@ -172,9 +179,8 @@ impl Tasks {
                 return Outcome::Released;
             }
             error if error.is_temporary() && claimed.job.failures < RETRIES_MAX => {
-                let doublings = u32::try_from(claimed.job.failures).unwrap_or(0);
                 return Outcome::Retry {
-                    after: RETRY_DELAY * 2_u32.saturating_pow(doublings),
+                    after: retry_delay(claimed),
                     reason,
                 };
             }
@@ -184,7 +190,7 @@ impl Tasks {
             Ok(()) => Outcome::Failed { reason },
             Err(_) if self.is_cancel_requested(claimed) => self.cancel(claimed),
             Err(settling) => Outcome::Retry {
-                after: RETRY_DELAY,
+                after: retry_delay(claimed),
                 reason: format!(
                     "{reason}; and it could not be settled: {}",
                     chain(&settling)
@@ -371,6 +377,13 @@ impl Tasks {
             .read(|c| db::vaults::find_by_id(c, id).map_err(DbError::from))?;
         row.map(|row| self.open_vault(&row)).transpose()
     }
+}
+
+/// Wait before a job is tried again: twice as long after each failure. No job is put off for more than
+/// [`db::jobs::PUT_OFF_MAX`].
+fn retry_delay(claimed: &Claimed) -> Duration {
+    let doublings = u32::try_from(claimed.job.failures).unwrap_or(0).min(16);
+    RETRY_DELAY * 2_u32.pow(doublings)
 }
 
 /// What a root says a backup came to.

@@ -35,13 +35,14 @@ impl Tasks {
         if claimed.job.checkpoint != Some(Checkpoint::Written) {
             self.catalog.begin_restore(lease, target)?;
             let root = vault.root(backup.root_name())?;
-            let writer = self
-                .catalog
-                .open_target(volume, root.volume_bytes, root.logical_bytes)?;
+            let writer =
+                self.catalog
+                    .open_target(lease, volume, root.volume_bytes, root.logical_bytes)?;
             if writer.length() < root.volume_bytes {
                 return Err(TaskError::Subject("the target is smaller than the backup"));
             }
             engine::restore::run(&vault, &root, &writer, &claimed.progress)?;
+            self.catalog.finish_target(lease, volume)?;
             self.under_lease(lease, |c| {
                 db::jobs::set_checkpoint(c, lease, Checkpoint::Written).map(|_| ())
             })?;
@@ -66,26 +67,6 @@ impl Tasks {
         })
     }
 
-    /// Gives back what a failed restore has taken of the disk, before anything is recorded, which may need the
-    /// room. Only of a volume that this run still holds, and whose content never was complete.
-    fn give_room_back(&self, claimed: &Claimed, target: &RestoreTarget) {
-        let lease = &claimed.lease;
-        let is_unfinished = self.db.read(|c| {
-            let job = db::jobs::find(c, &lease.job_id)?;
-            Ok::<_, DbError>(job.is_some_and(|job| {
-                job.attempt == lease.attempt && job.checkpoint != Some(Checkpoint::Written)
-            }))
-        });
-        // The last look is at the lease: who was halted here must touch nothing.
-        if !is_unfinished.unwrap_or(false) || claimed.progress.is_overdue() {
-            return;
-        }
-        if let Err(error) = self.catalog.empty_target(lease, &target.volume_id) {
-            let error = chain(&error);
-            tracing::error!(volume.id = %target.volume_id, error, "the room of a failed restore was not given back");
-        }
-    }
-
     pub(super) fn restore_failed(
         &self,
         claimed: &Claimed,
@@ -93,7 +74,14 @@ impl Tasks {
         target: &RestoreTarget,
         reason: &str,
     ) -> Result<(), TaskError> {
-        self.give_room_back(claimed, target);
+        // Before anything is recorded, which may need the room.
+        if let Err(error) = self
+            .catalog
+            .give_target_back(&claimed.lease, &target.volume_id)
+        {
+            let error = chain(&error);
+            tracing::error!(volume.id = %target.volume_id, error, "the room of a failed restore was not given back");
+        }
         self.catalog
             .end_restore(&claimed.lease, &target.volume_id, Err(()))?;
         let now = self.clock.now();

@@ -282,21 +282,37 @@ pub fn create(path: &Path, length: u64) -> Result<(), VolumeError> {
     })
 }
 
-/// Makes a file empty and as long as before: its blocks go back to the file system. One that is not there
-/// stays so.
-pub fn empty(path: &Path) -> Result<(), VolumeError> {
-    let empty = || {
-        let file = match OpenOptions::new().write(true).open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            file => file?,
-        };
-        let length = file.metadata()?.len();
-        file.set_len(0)?;
-        file.set_len(length)
+/// Makes a sparse file of a length, unless there is one.
+pub fn create_new(path: &Path, length: u64) -> Result<(), VolumeError> {
+    let make = || match OpenOptions::new().create_new(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        file => file?.set_len(length),
     };
-    empty().map_err(|source| VolumeError {
+    make().map_err(|source| VolumeError {
         path: path.to_owned(),
-        action: "empty",
+        action: "create",
+        source,
+    })
+}
+
+/// Gives a file another name, unless a file has that name: then nothing happens. An error if there is neither.
+pub fn publish(from: &Path, to: &Path) -> Result<(), VolumeError> {
+    use rustix::fs::{CWD, RenameFlags};
+    use rustix::io::Errno;
+    let publish = || match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => sync_parent(to),
+        Err(Errno::EXIST) => Ok(()),
+        Err(Errno::NOENT) if to.exists() => Ok(()),
+        // File systems that cannot rename so (NFS) can link so.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => match std::fs::hard_link(from, to) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked.and_then(|()| sync_parent(to)),
+        },
+        Err(errno) => Err(errno.into()),
+    };
+    publish().map_err(|source| VolumeError {
+        path: to.to_owned(),
+        action: "name",
         source,
     })
 }
@@ -408,10 +424,11 @@ fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a file; one that is not there is no error.
+/// Removes a file; one that is not there is no error, also where nothing can be removed.
 pub fn remove(path: &Path) -> Result<(), VolumeError> {
+    let is_there = || std::fs::symlink_metadata(path).is_ok();
     match std::fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(VolumeError {
+        Err(source) if source.kind() != io::ErrorKind::NotFound && is_there() => Err(VolumeError {
             path: path.to_owned(),
             action: "remove",
             source,

@@ -4,7 +4,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::db::{self, Db, DbConnection, DbError};
 use crate::model::column::Json;
-use crate::model::error::Error;
+use crate::model::error::{Error, chain};
 use crate::model::id::{JobId, SnapshotId, VolumeId, VolumeTypeId};
 use crate::model::job::{JobState, Lease, RestoreTarget, RestoreVolume};
 use crate::model::snapshot::{Snapshot, SnapshotStatus};
@@ -225,8 +225,15 @@ impl Catalog {
         succeeded: bool,
     ) -> Result<(), CatalogError> {
         let now = self.clock.now();
-        file::remove(&self.temporary_path(&lease.job_id))?;
-        self.sort_out_clones(lease, volume, snapshot.is_some(), succeeded)?;
+        let removed = file::remove(&self.temporary_path(&lease.job_id)).map_err(CatalogError::from);
+        let sorted_out =
+            removed.and(self.sort_out_clones(lease, volume, snapshot.is_some(), succeeded));
+        // Files that stay take room; a volume that stays held is lost to its owner.
+        if let Err(CatalogError::Volume(error)) = &sorted_out {
+            tracing::warn!(volume.id = %volume, error = %chain(error), "a copy made for a backup was not removed");
+        } else {
+            sorted_out?;
+        }
         self.db.write(|c| -> Result<(), DbError> {
             if let Some(id) = snapshot {
                 return Ok(db::snapshots::release(c, id, lease, now)?);
@@ -368,18 +375,33 @@ impl Catalog {
         hold_volume(c, volume, &from, to, lease, now)
     }
 
-    /// Opens a held target, making its file if a restore is to make the volume: of the volume's size, or of as
+    /// The file of a volume that a run of a restore makes. It is that run's alone until it is whole and takes
+    /// the volume's name. So a run that was halted and overtaken, however late it wakes, can neither write nor
+    /// empty a volume that its successor has made.
+    fn target_path(&self, lease: &Lease, volume: &VolumeId) -> PathBuf {
+        let (job, attempt) = (&lease.job_id, lease.attempt);
+        self.dir
+            .join(format!("restoring-{volume}-{job}-{attempt}.raw"))
+    }
+
+    /// Opens a held target; makes a file if the restore is to make the volume: of the volume's size, or of as
     /// many bytes as the backup has, where an earlier version took more than its size. An error if the data
     /// does not fit on the disk.
     pub fn open_target(
         &self,
+        lease: &Lease,
         volume: &VolumeId,
         bytes: u64,
         data_bytes: u64,
     ) -> Result<VolumeWriter, CatalogError> {
         let row = self.volume(volume)?.ok_or(CatalogError::NoVolume)?;
-        let path = self.volume_path(volume);
-        if row.previous_status == Some(VolumeStatus::Creating) {
+        let mut path = self.volume_path(volume);
+        if row.previous_status != Some(VolumeStatus::Creating) {
+            // A volume that an earlier restore could not make has none.
+            file::create_new(&path, row.size_bytes())?;
+        } else if !path.exists() {
+            self.remove_targets(volume, Some(lease))?;
+            path = self.target_path(lease, volume);
             file::create(&path, row.size_bytes().max(bytes))?;
         }
         let writer = VolumeWriter::open(&path)?;
@@ -387,17 +409,45 @@ impl Catalog {
         Ok(writer)
     }
 
-    /// Gives back what a restore that failed has written to the volume it was to make; its file is empty then,
-    /// and as long as before. Nothing happens to a volume that this run does not hold, or that was there
-    /// before, or that is in use by now.
-    pub fn empty_target(&self, lease: &Lease, volume: &VolumeId) -> Result<(), CatalogError> {
-        let is_unfinished = self.volume(volume)?.is_some_and(|row| {
-            row.status == VolumeStatus::RestoringBackup
-                && row.previous_status == Some(VolumeStatus::Creating)
-                && row.reserved_by == Some(lease.holder())
-        });
-        if is_unfinished {
-            file::empty(&self.volume_path(volume))?;
+    /// Gives a file that this run has made and filled the volume's name, unless another run was first: then
+    /// that one's is as good. Nothing else ever gives a volume that a restore makes its file.
+    pub fn finish_target(&self, lease: &Lease, volume: &VolumeId) -> Result<(), CatalogError> {
+        file::publish(&self.target_path(lease, volume), &self.volume_path(volume))?;
+        file::remove(&self.target_path(lease, volume))?;
+        self.remove_targets(volume, Some(lease))
+    }
+
+    /// Gives back what this run has taken of the disk for a volume that it was to make and could not.
+    pub fn give_target_back(&self, lease: &Lease, volume: &VolumeId) -> Result<(), CatalogError> {
+        Ok(file::remove(&self.target_path(lease, volume))?)
+    }
+
+    /// Removes the files that runs of restores have left of a volume: all, or those of earlier runs of a job.
+    fn remove_targets(
+        &self,
+        volume: &VolumeId,
+        before: Option<&Lease>,
+    ) -> Result<(), CatalogError> {
+        let listed = std::fs::read_dir(&self.dir).map_err(|source| VolumeError {
+            path: self.dir.clone(),
+            action: "list",
+            source,
+        })?;
+        let prefix = format!("restoring-{volume}-");
+        for entry in listed.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Some(run) = name.strip_prefix(&prefix) else {
+                continue;
+            };
+            let is_earlier = |lease: &Lease| {
+                let attempt = run
+                    .strip_prefix(&format!("{}-", lease.job_id))
+                    .and_then(|rest| rest.strip_suffix(".raw")?.parse::<i32>().ok());
+                attempt.is_some_and(|attempt| attempt < lease.attempt)
+            };
+            if before.is_none_or(is_earlier) {
+                file::remove(&entry.path())?;
+            }
         }
         Ok(())
     }
@@ -451,6 +501,7 @@ impl Catalog {
         for clone in tracking::clones(&self.dir, id)? {
             file::remove(&clone.path)?;
         }
+        self.remove_targets(id, None)?;
         Ok(file::remove(&self.volume_path(id))?)
     }
 
