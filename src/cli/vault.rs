@@ -83,7 +83,7 @@ pub(super) fn verify(
     })?;
     let is_damaged = verified
         .iter()
-        .any(|(_, report)| !report.damaged.is_empty());
+        .any(|(_, report)| !report.damaged.is_empty() || !report.backups.is_empty());
     if json {
         let vaults: Vec<Value> = verified
             .iter()

@@ -236,6 +236,18 @@ pub fn set_lost(connection: &mut DbConnection, id: &BackupId, reason: &str) -> Q
         .map(|_| ())
 }
 
+/// Notes that the data of a backup, which were not found once, are there.
+pub fn set_found(connection: &mut DbConnection, id: &BackupId) -> QueryResult<()> {
+    diesel::update(backups::table.find(id))
+        .filter(backups::status.eq(BackupStatus::Error))
+        .set((
+            backups::status.eq(BackupStatus::Available),
+            backups::fail_reason.eq(None::<String>),
+        ))
+        .execute(connection)
+        .map(|_| ())
+}
+
 /// Notes why something failed.
 pub fn set_fail_reason(
     connection: &mut DbConnection,

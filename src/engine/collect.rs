@@ -66,7 +66,7 @@ pub fn plan(vault: &Vault) -> Result<Plan> {
         let generation = collection::coming_generation(c, vault.number).map_err(DbError::from)?;
         compute(c, vault, generation, &again.held)
     })?;
-    (plan.strays, plan.unknown) = strays(vault)?;
+    (plan.strays, plan.unknown) = strays(vault, &again.held)?;
     plan.unknown.extend(again.put_back);
     plan.unknown.extend(again.late);
     match sparse(vault, &again.held) {
@@ -121,7 +121,7 @@ pub fn run(vault: &Vault) -> Result<Plan> {
         vault.store.delete(&packer::pack_name(vault, pack)?.key())?;
         write(collection::gone)?;
     }
-    (plan.strays, plan.unknown) = strays(vault)?;
+    (plan.strays, plan.unknown) = strays(vault, &again.held)?;
     plan.unknown.extend(again.late);
     plan.strays.extend(unneeded(
         vault,
@@ -274,8 +274,8 @@ fn place(vault: &Vault, object: &str) -> Option<(i64, i32)> {
 }
 
 /// Objects of packs that are not where the database knows them to be, and those it does not know. Objects
-/// of packs that are gone are among the latter.
-fn strays(vault: &Vault) -> Result<(Vec<String>, Vec<String>)> {
+/// of packs that are gone, or that a root needs which was put back, are among the latter.
+fn strays(vault: &Vault, held: &RoaringBitmap) -> Result<(Vec<String>, Vec<String>)> {
     let (mut strays, mut unknown) = (Vec::new(), Vec::new());
     // All objects of one pack lie in one folder.
     for folder in pack_folders(&vault.store, &vault.id)? {
@@ -302,12 +302,15 @@ fn strays(vault: &Vault) -> Result<(Vec<String>, Vec<String>)> {
                 unknown.push(object);
                 continue;
             };
+            // A root that was put back may need what the present object was written without.
+            let is_held = u32::try_from(number).is_ok_and(|number| held.contains(number));
             match places.get(&number) {
                 Some((current, _, state)) if *current == rewrite && *state != PackState::Gone => {}
                 // Only beside the object that the row leads to: an old database leads to one that is no
                 // longer there, and what it has not heard of is the pack.
                 Some((current, rewrites, state))
-                    if rewrite <= *rewrites
+                    if !is_held
+                        && rewrite <= *rewrites
                         && *state != PackState::Gone
                         && there.contains(&(number, *current)) =>
                 {

@@ -15,11 +15,13 @@ use crate::engine::pack::{NewFrame, PackBuilder, PackName, PackReader, SealedPac
 use crate::engine::packer::pack_name;
 use crate::engine::reader::FrameReader;
 use crate::engine::vault::Vault;
-use crate::engine::{Error, Result};
+use crate::engine::{Error, Result, parallel};
 use crate::model::backup::BackupStatus;
 use crate::model::error::chain;
 use crate::model::pack::Pack;
+use crate::store::StoreErrorKind;
 use roaring::RoaringBitmap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A pack and what of it nobody needs.
 #[derive(Debug, Clone)]
@@ -58,12 +60,15 @@ impl Census {
                 backup.status,
                 BackupStatus::Deleting | BackupStatus::ErrorDeleting
             );
-            let root = vault.root(&backup.root);
+            let root = match vault.root(&backup.root) {
+                // Its root is the first to go.
+                Err(Error::Missing { .. }) if is_going => continue,
+                root => root,
+            };
             match root.and_then(|root| live.add(&reader, &root)) {
                 Ok(()) => {}
-                Err(Error::Missing { .. }) if is_going => {}
                 Err(Error::Missing { .. } | Error::Corrupt { .. })
-                    if backup.status == BackupStatus::Error =>
+                    if is_going || backup.status == BackupStatus::Error =>
                 {
                     opaque |= decode_pack_set(&backup.pack_set)?;
                 }
@@ -84,14 +89,37 @@ impl Census {
 
     /// Whether a pack's trailer does not name a frame that some backup needs.
     pub(crate) fn lacks(&self, pack: u32, reader: &PackReader) -> bool {
-        let is_there = |ordinal: u32| {
-            let row = reader.rows.get(ordinal as usize);
-            row.is_some_and(|row| !row.is_left_out())
-        };
         !self
             .live
             .of(pack)
-            .is_none_or(|used| used.iter().all(is_there))
+            .is_none_or(|used| used.iter().all(|ordinal| reader.holds(ordinal)))
+    }
+
+    /// Whether every frame that is in use is named by the trailer of its pack.
+    pub(crate) fn is_complete(&self, vault: &Vault) -> Result<bool> {
+        let numbers: Vec<u32> = self.live.packs().map(|(number, _)| number).collect();
+        let is_complete = AtomicBool::new(true);
+        let threads = vault.options.threads.max(vault.options.downloads);
+        parallel::each(&numbers, threads, |number| {
+            let row = vault.db.read(|c| {
+                db::packs::find(c, vault.number, i64::from(*number)).map_err(DbError::from)
+            })?;
+            let opened = match row {
+                Some(row) => open(vault, pack_name(vault, &row)?, &row),
+                None => Err(Error::Missing {
+                    object: format!("pack {number:08x}"),
+                }),
+            };
+            match opened {
+                Ok(reader) if !self.lacks(*number, &reader) => {}
+                Ok(_) | Err(Error::Corrupt { .. } | Error::Missing { .. }) => {
+                    is_complete.store(false, Ordering::Relaxed);
+                }
+                Err(error) => return Err(error),
+            }
+            Ok(())
+        })?;
+        Ok(is_complete.into_inner())
     }
 
     /// Those of these packs of which at least such a share is dead. One that cannot be read is left to
@@ -151,7 +179,11 @@ impl Census {
             return Ok(None);
         };
         let (key, length) = (sealed.name.key(), sealed.bytes.len() as u64);
-        vault.store.put_new(&key, sealed.bytes)?;
+        match vault.store.put_new(&key, sealed.bytes) {
+            // The database is older than the object; the next number will be free.
+            Err(error) if error.kind == StoreErrorKind::Exists => return Ok(None),
+            stored => stored?,
+        }
         vault.expect(&key, length)?;
         let chunk_count: usize = sealed.rows.iter().map(|row| row.chunks.len()).sum();
         let written = Pack {

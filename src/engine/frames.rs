@@ -1,6 +1,7 @@
 //! Which frames of a stored pack can be read, and which backups need those that cannot.
 
-use crate::db::{DbError, condition};
+use crate::db::{self, DbError, collection, condition};
+use crate::engine::compact::Census;
 use crate::engine::live::Live;
 use crate::engine::manifest::Root;
 use crate::engine::pack::{FrameRow, PackReader};
@@ -8,7 +9,9 @@ use crate::engine::packer::pack_name;
 use crate::engine::reader::FrameReader;
 use crate::engine::vault::Vault;
 use crate::engine::{Error, Result};
-use crate::model::pack::Pack;
+use crate::model::backup::BackupStatus;
+use crate::model::id::BackupId;
+use crate::model::pack::{Pack, PackState};
 use roaring::RoaringBitmap;
 use std::collections::BTreeMap;
 
@@ -116,4 +119,63 @@ impl Damaged {
             (needed & &self.packs).iter().filter(lacks).count() as u64
         ))
     }
+}
+
+/// Whether every frame that a backup needs is named by the trailer of its pack, so that it can be restored as
+/// far as that can be told without reading all of it.
+pub fn is_complete(vault: &Vault, root: &Root) -> Result<bool> {
+    let complete = || -> Result<bool> {
+        let mut live = Live::default();
+        live.add(&FrameReader::new(vault), root)?;
+        for (number, used) in live.packs() {
+            let row = vault
+                .db
+                .read(|c| db::packs::find(c, vault.number, number.into()).map_err(DbError::from))?;
+            let is_there = |row: &Pack| matches!(row.state, PackState::Live | PackState::Condemned);
+            let Some(row) = row.filter(is_there) else {
+                return Ok(false);
+            };
+            let length = u64::try_from(row.stored_bytes).unwrap_or(0);
+            let name = pack_name(vault, &row)?;
+            let reader = PackReader::open(&vault.store, name, length, &vault.keys)?;
+            if !used.iter().all(|ordinal| reader.holds(ordinal)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    match complete() {
+        Err(Error::Corrupt { .. } | Error::Missing { .. }) => Ok(false),
+        complete => complete,
+    }
+}
+
+/// The available backups of a vault that are not complete.
+pub fn incomplete(vault: &Vault) -> Result<Vec<BackupId>> {
+    let mut is_sound = true;
+    let census = Census::take_unless(vault, |_, error| match error {
+        Error::Corrupt { .. } | Error::Missing { .. } => {
+            is_sound = false;
+            Ok(())
+        }
+        error => Err(error),
+    })?;
+    if is_sound && census.is_complete(vault)? {
+        return Ok(Vec::new());
+    }
+    let backups = vault
+        .db
+        .read(|c| collection::needed(c, &vault.id).map_err(DbError::from))?;
+    let mut found = Vec::new();
+    for backup in backups {
+        if backup.status != BackupStatus::Available {
+            continue;
+        }
+        match vault.root_at_last(&backup.root) {
+            Ok(root) if is_complete(vault, &root)? => {}
+            Ok(_) | Err(Error::Corrupt { .. } | Error::Missing { .. }) => found.push(backup.id),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }

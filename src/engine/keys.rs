@@ -232,6 +232,11 @@ impl Keyring {
                 kept.push((path, key));
             }
         }
+        // Of a rotation that was cut off: some vaults may be wrapped with it already.
+        let next = path.with_extension("next");
+        if let Some(key) = MasterKey::load(&next)? {
+            kept.push((next, key));
+        }
         Ok(Some(Self { current, kept }))
     }
 
@@ -257,7 +262,7 @@ impl Keyring {
             Some((kept, _)) => kept.clone(),
             None => {
                 let last = kept_files(path)?.last().map_or(0, |(number, _)| *number);
-                path.with_extension(format!("previous-{}", last + 1))
+                path.with_extension(format!("previous-{}", last.saturating_add(1)))
             }
         };
         let promote = || {

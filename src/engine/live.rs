@@ -18,11 +18,25 @@ pub(crate) struct Live {
     frames: BTreeMap<u32, RoaringBitmap>,
     /// Nodes and leaves that were followed.
     followed: RoaringTreemap,
+    /// Those of them that the backup being added has brought.
+    fresh: Vec<u64>,
 }
 
 impl Live {
-    /// Adds what one backup reaches.
+    /// Adds what one backup reaches. After an error the part that was read is in use all the same; but another
+    /// backup that shares nodes or leaves with it follows them anew, and meets the same error.
     pub(crate) fn add(&mut self, reader: &FrameReader<'_>, root: &Root) -> Result<()> {
+        self.fresh.clear();
+        let added = self.follow_all(reader, root);
+        if added.is_err() {
+            for place in std::mem::take(&mut self.fresh) {
+                self.followed.remove(place);
+            }
+        }
+        added
+    }
+
+    fn follow_all(&mut self, reader: &FrameReader<'_>, root: &Root) -> Result<()> {
         let Some(top) = root.tree else { return Ok(()) };
         let mut level = vec![(top, 0)];
         for number in (1..root.levels).rev() {
@@ -82,6 +96,7 @@ impl Live {
         for (frame, first) in level {
             self.mark(&frame);
             if self.followed.insert(place(&frame)) {
+                self.fresh.push(place(&frame));
                 first_spans.insert(place(&frame), (frame, first));
             }
         }
@@ -99,6 +114,11 @@ impl Live {
             .entry(frame.pack)
             .or_default()
             .insert(frame.ordinal);
+    }
+
+    /// The packs of which frames are in use, with the frames.
+    pub(crate) fn packs(&self) -> impl Iterator<Item = (u32, &RoaringBitmap)> {
+        self.frames.iter().map(|(pack, frames)| (*pack, frames))
     }
 
     /// The frames of a pack that are in use.

@@ -52,7 +52,7 @@ pub mod codec;
 pub mod collect;
 pub mod compact;
 pub mod format;
-mod frames;
+pub mod frames;
 mod index;
 pub mod keys;
 mod live;
@@ -92,6 +92,9 @@ pub enum Error {
     /// The backup storage has acknowledged an object that is not there.
     #[error("{object} was acknowledged by the backup storage and is not there")]
     Lost { object: String },
+    /// An object has the name that a new one was to have.
+    #[error("{object} exists already: the database is older than the storage")]
+    Taken { object: String },
     /// The backup storage failed.
     #[error(transparent)]
     Store(StoreError),
@@ -165,7 +168,11 @@ impl Error {
             Error::Store(error) => {
                 matches!(error.kind, StoreErrorKind::Other | StoreErrorKind::Denied)
             }
-            Error::Db(_) | Error::Lost { .. } | Error::Panicked(_) | Error::Overdue => true,
+            Error::Db(_)
+            | Error::Lost { .. }
+            | Error::Taken { .. }
+            | Error::Panicked(_)
+            | Error::Overdue => true,
             Error::Corrupt { .. }
             | Error::Missing { .. }
             | Error::Volume(_)

@@ -405,6 +405,12 @@ impl PackReader {
         }
     }
 
+    /// Whether there is a frame of this ordinal.
+    pub(crate) fn holds(&self, ordinal: u32) -> bool {
+        let row = self.rows.get(ordinal as usize);
+        row.is_some_and(|row| !row.is_left_out())
+    }
+
     /// The pack's number.
     pub(crate) fn number(&self) -> u32 {
         self.name.number

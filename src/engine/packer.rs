@@ -174,7 +174,12 @@ impl<'a> Session<'a> {
             // An upload that was acknowledged to nobody, or a foreign object: never the latter.
             Err(error) if error.kind == StoreErrorKind::Exists => {
                 if self.vault.store.get(&name.key())? != bytes {
-                    return Err(error.into());
+                    // The database is an old copy, and knows neither the pack nor its backup. The next run
+                    // takes numbers that are free.
+                    self.vault.skip_taken_numbers()?;
+                    return Err(Error::Taken {
+                        object: name.key().to_string(),
+                    });
                 }
             }
             Err(error) => return Err(error.into()),

@@ -22,6 +22,7 @@ use crate::engine::vault::Vault;
 use crate::engine::{Error, Result};
 use crate::model::id::VolumeId;
 use crate::model::pack::{Pack, PackKind, PackState};
+use crate::store::StoreErrorKind;
 use crate::store::key::parse_pack;
 use crate::volume::VolumeReader;
 use roaring::RoaringBitmap;
@@ -428,7 +429,11 @@ fn store(
     }
     let sealed = builder.finish();
     let length = sealed.bytes.len();
-    vault.store.put_new(&new.key(), sealed.bytes)?;
+    match vault.store.put_new(&new.key(), sealed.bytes) {
+        // The database is older than the object; the next number will be free.
+        Err(error) if error.kind == StoreErrorKind::Exists => return Ok(false),
+        stored => stored?,
+    }
     // The old object goes next.
     vault.expect(&new.key(), length as u64)?;
     let chunks = indexed(vault.number, name.number, &sealed.rows);

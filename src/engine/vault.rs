@@ -13,7 +13,7 @@ use crate::model::error::chain;
 use crate::model::id::{BackupId, StorageId, VaultId};
 use crate::model::progress::Progress;
 use crate::model::vault::VaultRow;
-use crate::store::key::Key;
+use crate::store::key::{Key, parse_pack};
 use crate::store::{Store, StoreErrorKind};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -247,6 +247,22 @@ impl Vault {
         Err(Error::Lost {
             object: key.to_string(),
         })
+    }
+
+    /// Makes sure that no new pack gets a number that an object in the storage has.
+    pub(crate) fn skip_taken_numbers(&self) -> Result<()> {
+        let mut next = 0;
+        for folder in pack_folders(&self.store, &self.id)? {
+            let listed = self.store.list(&folder)?;
+            let numbers = listed
+                .iter()
+                .filter_map(|(object, _)| parse_pack(&self.id, object))
+                .map(|(_, number, _)| i64::from(number) + 1);
+            next = numbers.fold(next, i64::max);
+        }
+        Ok(self.db.write(|c| {
+            db::vaults::raise_next_pack(c, self.number, next).map_err(db::DbError::from)
+        })?)
     }
 
     /// The storage it lies in.

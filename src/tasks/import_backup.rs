@@ -2,7 +2,7 @@
 //! data first.
 
 use crate::db::{self, DbError};
-use crate::engine::{self, rebuild, vault::Vault};
+use crate::engine::{self, frames, rebuild, vault::Vault};
 use crate::jobs::Claimed;
 use crate::model::backup::{Backup, BackupEvent, BackupStatus};
 use crate::model::column::Json;
@@ -37,6 +37,11 @@ impl Tasks {
         self.claim_data(claimed, &backup, &root)?;
         if !vault.has_root(&locator.root)? {
             return Err(TaskError::Subject("the data was deleted meanwhile"));
+        }
+        if !frames::is_complete(&vault, &root)? {
+            return Err(TaskError::Subject(
+                "some of the data it needs is not in the storage; run `embervault vault rebuild` if it was put back",
+            ));
         }
         self.settle(&claimed.lease, |c| {
             self.hold_packs(c, &vault, &claimed.job.id, &root)?;
@@ -133,7 +138,10 @@ impl Tasks {
         let backup = found.ok_or(TaskError::Subject("the backup is gone"))?;
         let is_there = match self.vault_of(&backup)? {
             Some(vault) if backup.pack_set.is_some() => {
-                vault.find_root(backup.root_name())?.is_some()
+                match vault.find_root(backup.root_name())? {
+                    Some(root) => frames::is_complete(&vault, &root)?,
+                    None => false,
+                }
             }
             _ => false,
         };

@@ -3,6 +3,7 @@
 use crate::db::{self, DbConnection, DbError};
 use crate::engine;
 use crate::engine::backup::decode_pack_sets;
+use crate::engine::frames;
 use crate::engine::manifest::Root;
 use crate::engine::rebuild::{self, Found};
 use crate::engine::vault::Vault;
@@ -13,6 +14,19 @@ use crate::model::time::Timestamp;
 use crate::model::vault::VaultRow;
 use crate::tasks::{OfVaults, TaskError, Tasks, finished};
 use std::collections::BTreeSet;
+
+/// Why a backup was called failed here; a later rebuild may find what was missing.
+const ROOT_MISSING: &str = "Its data is not in the storage.";
+const INCOMPLETE: &str = "Some of the data it needs is not in the storage.";
+const PACKS_MISSING: &str = "of the packs it needs are not in the storage";
+
+/// Whether an earlier rebuild did not find all that the backup needs.
+fn was_lost(backup: &Backup) -> bool {
+    let reason = backup.fail_reason.as_deref().unwrap_or_default();
+    backup.status == BackupStatus::Error
+        && backup.pack_set.is_some()
+        && (reason == ROOT_MISSING || reason == INCOMPLETE || reason.ends_with(PACKS_MISSING))
+}
 
 /// What became of one vault.
 #[derive(Debug, Default)]
@@ -77,6 +91,11 @@ impl Tasks {
         failed?;
         rebuild::prefer_needed(&vault, found)?;
         self.tell_lost(&vault, found)?;
+        for id in frames::incomplete(&vault)? {
+            rebuilt.refused.push(format!("backup {id}: {INCOMPLETE}"));
+            self.db
+                .write(|c| db::backups::set_lost(c, &id, INCOMPLETE).map_err(DbError::from))?;
+        }
         Ok(rebuilt)
     }
 
@@ -134,8 +153,9 @@ impl Tasks {
         let known = self
             .db
             .read(|c| db::backups::with_root(c, &vault.id, id).map_err(DbError::from))?;
-        // Of one that could not be read the root may be whole by now.
-        if known.as_ref().is_some_and(|known| !known.is_unreadable()) {
+        // Of one that could not be read, or not be found, all may be there by now.
+        let is_settled = |known: &Backup| !known.is_unreadable() && !was_lost(known);
+        if known.as_ref().is_some_and(is_settled) {
             rebuilt.known += 1;
             return Ok(());
         }
@@ -154,17 +174,19 @@ impl Tasks {
         let mut backup = of_root(storage, vault, &root);
         let missing = rebuild::missing(vault, &root, found)?;
         if !missing.is_empty() {
-            let reason = format!(
-                "{} of the packs it needs are not in the storage",
-                missing.len()
-            );
+            let reason = format!("{} {PACKS_MISSING}", missing.len());
             rebuilt.refused.push(format!("backup {id}: {reason}"));
             backup.status = BackupStatus::Error;
             backup.fail_reason = Some(reason);
         }
         self.db.write(|c| -> Result<(), DbError> {
-            if let Some(known) = &known {
-                db::backups::remove(c, &known.id)?;
+            match &known {
+                Some(known) if was_lost(known) && missing.is_empty() => {
+                    return Ok(db::backups::set_found(c, &known.id)?);
+                }
+                Some(known) if was_lost(known) => return Ok(()),
+                Some(known) => db::backups::remove(c, &known.id)?,
+                None => {}
             }
             insert_found(c, vault, backup.clone())
         })?;
@@ -215,8 +237,7 @@ impl Tasks {
             // Once more, as it may just have been made.
             if is_lost && !vault.has_root(&backup.root)? {
                 self.db.write(|c| {
-                    db::backups::set_lost(c, &backup.id, "Its data is not in the storage.")
-                        .map_err(DbError::from)
+                    db::backups::set_lost(c, &backup.id, ROOT_MISSING).map_err(DbError::from)
                 })?;
             }
         }

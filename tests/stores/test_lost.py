@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from bed import MIB, Bed, Client, noise
+from bed import MIB, Bed, Client, noise, until
 from test_recovery import full_and_child, put_back, settle, spoil
 
 
@@ -268,5 +268,104 @@ def test_a_copy_of_the_database_from_before_a_rotation_goes_on_with_the_new_key(
         bed.run("key", "rotate")
         assert (bed.data / "keys" / "master.previous-2").read_text() == key
         demo = Client(bed, bed.start())
+        for backup, digest in digests.items():
+            demo.check(backup, digest)
+
+
+# What is there in part.
+
+
+def compacted_after_a_deletion(bed, demo):
+    """A backup that was deleted, and another one that shares packs with it, which were compacted since; with copies
+    of all objects from before the deletion."""
+    volume = demo.create_volume()
+    bed.write(volume, 0, noise(1, 6 * MIB))
+    gone = demo.back_up(volume)
+    demo.wait("backups", gone, "available")
+    digests = {gone: bed.digest(volume)}
+    # Every pack loses a frame, and keeps one.
+    for at in range(0, 6 * MIB, 1200 << 10):
+        bed.write(volume, at, noise(at + 2, 700 << 10))
+    kept = demo.back_up(volume, incremental=True)
+    demo.wait("backups", kept, "available")
+    digests[kept] = bed.digest(volume)
+    record = Client(bed, demo.process, "admin").ask("GET", f"/backups/{gone}/export_record")["backup-record"]
+    copies = {path: path.read_bytes() for path in bed.objects("v/")}
+    demo.delete("backups", gone)
+    bed.collect(3)
+    assert any(path.name.endswith(".1") for path in bed.objects("/p/")), "nothing was compacted"
+    return gone, kept, digests, copies, record
+
+
+def put_back_copies(copies, part=""):
+    for path, content in copies.items():
+        if part in str(path) and not path.exists():
+            path.write_bytes(content)
+
+
+def test_a_backup_that_is_put_back_beside_compacted_packs_comes_back(tmp_path):
+    with Bed(tmp_path, maintenance={"compact_percent": 5}) as bed:
+        demo = Client(bed, bed.start())
+        gone, kept, digests, copies, _ = compacted_after_a_deletion(bed, demo)
+        put_back_copies(copies)
+        for _ in range(3):
+            gc(bed)
+        bed.run("vault", "rebuild", "--storage", "main")
+        demo.check(gone, digests[gone])
+        demo.check(kept, digests[kept])
+        bed.collect(2)
+        demo.check(gone, digests[gone])
+        demo.check(kept, digests[kept])
+
+
+@pytest.mark.parametrize("way", ["rebuild", "import", "reset"])
+def test_a_backup_of_which_a_part_is_missing_is_not_called_available_until_it_is_there(tmp_path, way):
+    with Bed(tmp_path, maintenance={"compact_percent": 5}) as bed:
+        process = bed.start()
+        demo, admin = Client(bed, process), Client(bed, process, "admin")
+        gone, kept, digests, copies, record = compacted_after_a_deletion(bed, demo)
+        put_back_copies(copies, "/b/")
+        if way == "import":
+            admin.ask("POST", "/backups/import_record", {"backup-record": record})
+            admin.wait("backups", gone, "error")
+            demo.delete("backups", gone)
+            put_back_copies(copies, "/b/")
+        assert gone in bed.run("vault", "rebuild", "--storage", "main", status=1).stderr
+        if way == "reset":
+            admin.ask("POST", f"/backups/{gone}/action", {"os-reset_status": {"status": "available"}})
+            until("it is looked at", lambda: not bed.query("SELECT 1 FROM jobs WHERE state IN ('running', 'available')"))
+        assert demo.show("backups", gone)["status"] == "error"
+        demo.check(kept, digests[kept])
+        if way == "rebuild":
+            put_back_copies(copies)
+            bed.run("vault", "rebuild", "--storage", "main")
+            row = demo.show("backups", gone)
+            assert (row["status"], row["fail_reason"]) == ("available", None)
+            demo.check(gone, digests[gone])
+            demo.check(kept, digests[kept])
+
+
+def test_a_database_from_before_a_backup_that_is_gone_again_takes_new_ones(tmp_path):
+    """No root is unknown to it, and none is lost; but packs of the later backup are still there."""
+    with Bed(tmp_path) as bed:
+        process = bed.start()
+        volume, digests = full_and_child(bed, Client(bed, process))
+        process.stop()
+        database = tmp_path / "embervault.db"
+        settle(database)
+        old = database.read_bytes()
+        process = bed.start()
+        demo = Client(bed, process)
+        bed.write(volume, 0, noise(7, 3 * MIB))
+        later = demo.back_up(volume)
+        demo.wait("backups", later, "available")
+        demo.delete("backups", later)
+        process.stop()
+        put_back(database, old)
+        demo = Client(bed, bed.start())
+        bed.write(volume, 0, noise(8, 3 * MIB))
+        again = demo.back_up(volume)
+        demo.wait("backups", again, "available")
+        digests[again] = bed.digest(volume)
         for backup, digest in digests.items():
             demo.check(backup, digest)

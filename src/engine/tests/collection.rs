@@ -416,3 +416,35 @@ fn a_root_that_was_removed_and_is_there_again_is_never_removed_at_first_sight() 
     collect::run(&bed.vault()).unwrap();
     assert_eq!(bed.objects("/b/").len(), 0);
 }
+
+#[test]
+fn a_backup_that_is_going_and_cannot_be_read_takes_nothing_from_those_that_stay() {
+    let bed = Bed::new();
+    let child = half_dead(&bed);
+    bed.write(&noise(3, 4096), 0);
+    let (going, _) = bed.backup(Some(&child));
+    let id = &going.backup.id;
+    bed.db
+        .write(|c| {
+            db::backups::transition(c, id, BackupEvent::DeleteRequested, Timestamp(0))
+                .map_err(DbError::from)
+        })
+        .unwrap();
+    // What only the one that goes needs of manifests is lost.
+    let kept = backup::decode_pack_set(&child.pack_set).unwrap();
+    let lost = backup::decode_pack_set(&going.pack_set).unwrap() - kept;
+    let mut removed = 0;
+    for path in bed.objects("/m/") {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if lost.contains(u32::from_str_radix(&name[..8], 16).unwrap()) {
+            std::fs::remove_file(&path).unwrap();
+            removed += 1;
+        }
+    }
+    assert!(removed > 0);
+    for _ in 0..3 {
+        collect::run(&bed.vault()).unwrap();
+    }
+    bed.write(&noise(2, 4096), 0);
+    assert!(bed.restore(&child.backup.id).unwrap() == bed.content());
+}

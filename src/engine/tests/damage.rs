@@ -216,3 +216,38 @@ fn every_verification_looks_from_the_manifests_to_the_frames() {
     let report = report.unwrap();
     assert_eq!(report.backups, [full.backup.id]);
 }
+
+#[test]
+fn damage_of_a_leaf_is_told_of_every_backup_that_shares_it() {
+    let bed = Bed::new();
+    bed.write(&noise(1, 400_000), 0);
+    let (first, _) = bed.backup(None);
+    let (second, _) = bed.backup(Some(&first));
+    let (third, _) = bed.backup(Some(&second));
+    let vault = bed.vault();
+    for path in bed.objects("/m/") {
+        // All of its frames, and not the trailer.
+        let mut bytes = std::fs::read(&path).unwrap();
+        let number = u32::from_str_radix(&path.file_name().unwrap().to_str().unwrap()[..8], 16);
+        let row = bed
+            .db
+            .read(|c| {
+                db::packs::find(c, vault.number, number.unwrap().into()).map_err(DbError::from)
+            })
+            .unwrap()
+            .unwrap();
+        let name = packer::pack_name(&vault, &row).unwrap();
+        let opened =
+            pack::PackReader::open(&vault.store, name, bytes.len() as u64, &vault.keys).unwrap();
+        for frame in &opened.rows {
+            bytes[frame.offset as usize] ^= 1;
+        }
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let report = verify::run(&vault, Depth::Quick, Timestamp(1), &Progress::default()).unwrap();
+    let mut all = [first, second, third].map(|root| root.backup.id);
+    let mut found = report.backups;
+    all.sort();
+    found.sort();
+    assert_eq!(found, all);
+}
