@@ -17,6 +17,8 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::signal::unix::{SignalKind, signal};
 
 const PIECE_BYTES: usize = 1 << 20;
 /// Zeros of this length become holes.
@@ -81,6 +83,7 @@ fn copy_in(input: &mut dyn Read, writer: &VolumeWriter, bar: &ProgressBar) -> an
     let mut piece = vec![0; PIECE_BYTES];
     let mut at = 0;
     loop {
+        check_told()?;
         let count = read_full(input, &mut piece)?;
         if count == 0 {
             return Ok(at);
@@ -188,6 +191,7 @@ fn each_piece(
     let mut piece = vec![0; PIECE_BYTES];
     let mut at = 0;
     while at < reader.length() {
+        check_told()?;
         let count = (reader.length() - at).min(PIECE_BYTES as u64) as usize;
         reader.read_at(&mut piece[..count], at)?;
         take(&piece[..count], at)?;
@@ -201,7 +205,52 @@ fn is_pipe(file: &Path) -> bool {
     file == Path::new("-")
 }
 
-/// Holds a volume while its bytes are moved; it is given back whatever happens.
+/// Whether the user wants the transfer to end.
+static IS_TOLD: AtomicBool = AtomicBool::new(false);
+
+/// From now on the first Ctrl-C, SIGTERM or SIGHUP ends the transfer at its next piece, so that the volume is
+/// given back; the second ends the program, as a pipe may wait for ever. The next transfer of the volume takes
+/// over what is left then.
+fn end_when_told() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("signals cannot be received")?;
+    let listen = async {
+        let kinds = [
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::hangup(),
+        ];
+        kinds
+            .map(signal)
+            .into_iter()
+            .collect::<std::io::Result<Vec<_>>>()
+    };
+    let mut signals = runtime.block_on(listen)?;
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            loop {
+                let told = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
+                futures_util::future::select_all(told).await;
+                if IS_TOLD.swap(true, Ordering::SeqCst) {
+                    std::process::exit(130);
+                }
+            }
+        })
+    });
+    Ok(())
+}
+
+fn check_told() -> anyhow::Result<()> {
+    if IS_TOLD.load(Ordering::SeqCst) {
+        bail!("it was interrupted; the volume is given back, and what was copied is not complete");
+    }
+    Ok(())
+}
+
+/// Holds a volume while its bytes are moved; it is given back unless the program is killed. Then the next
+/// transfer takes it over.
 fn with_volume(
     config: &Config,
     volume: &str,
@@ -218,6 +267,7 @@ fn with_volume(
     let transfer = catalog
         .begin_transfer(&VolumeId::new(volume), mode)
         .with_context(|| format!("volume {volume}"))?;
+    end_when_told()?;
     let result = work(transfer.path());
     transfer.end()?;
     result

@@ -10,8 +10,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
+import time
 import urllib.parse
 import uuid
 
@@ -652,6 +654,26 @@ def test_an_image_that_is_too_large_is_refused_before_the_volume_is_touched(move
 
 
 # Volumes that no file can be.
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_import_gives_the_volume_back(moved, tmp_path, number):
+    bed, demo, volume = moved
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    child = subprocess.Popen(command(bed, "import", volume, pipe), stderr=subprocess.PIPE, env=bed.environment())
+    with open(pipe, "wb", buffering=0) as source, child:
+        source.write(noise(3, MIB))
+        until("it has the volume", lambda: demo.show("volumes", volume)["status"] == "in-use")
+        # It waits for more by the time it is told; what comes then is its last piece.
+        time.sleep(0.5)
+        child.send_signal(number)
+        time.sleep(0.5)
+        with contextlib.suppress(BrokenPipeError):
+            source.write(noise(4, 2 * MIB))
+        assert child.wait(30) == 1
+        assert "interrupted" in child.stderr.read().decode()
+    assert demo.show("volumes", volume)["status"] == "available"
 
 
 def test_a_volume_that_its_file_system_cannot_hold_says_so(tmp_path):
