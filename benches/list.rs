@@ -62,7 +62,7 @@ fn id(number: i64) -> String {
 /// Adds rows as they stand after backups of 300 volumes.
 fn fill(db: &Db, demo: &Client, numbers: std::ops::Range<i64>) {
     let storage = db
-        .read(|c| db::vaults::find_storage(c, "local").map_err(DbError::from))
+        .read(|c| db::vaults::find_storage(c, "local"))
         .unwrap()
         .unwrap();
     let numbers: Vec<i64> = numbers.collect();

@@ -1,4 +1,6 @@
-//! Time. The only caller of `now`.
+//! The time of day, for what is stored or shown. This is the only caller of `chrono::Utc::now`; clippy refuses
+//! others. Durations and deadlines inside one process come from the monotonic `Instant`, wherever they are needed:
+//! the time of day may jump.
 
 use crate::model::time::Timestamp;
 use std::sync::Arc;
@@ -10,7 +12,7 @@ pub enum Clock {
     /// The machine's clock.
     #[default]
     System,
-    /// Microseconds since 1970, moved by whoever holds the counter.
+    /// Microseconds since 1970; a test that holds the counter moves it.
     Manual(Arc<AtomicI64>),
 }
 

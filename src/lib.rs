@@ -7,54 +7,95 @@
 //!  8   app/                         wiring of the parts; graceful stop
 //!  7   api/                         HTTP in, HTTP out, and nothing else
 //!  6   service/      tasks/         what a request does | what a job does
-//!  5   engine/       jobs/          deduplicating repository | durable job runner
+//!  5   engine/       admission/     deduplicating repository | the one way in for backups and restores
 //!  4   volume/       identity/      doors onto floor 3: who owns volumes, who is asking
-//!  3   db/  store/   clock  metrics doors: SQL, objects, time, counters
-//!  2   config                       settings
+//!      store/        jobs/          door: objects | durable job runner
+//!  3   db/  keystone/  metrics      doors: SQL, a Keystone, counters
+//!                    logs           how much each part says
+//!  2   config        clock          settings | time
 //!  1   model/                       nouns, states, errors; no I/O
 //! ```
 //!
 //! A module uses floors below its own, never its neighbours and never upward; `tests/layers.rs`
 //! fails otherwise. Each door is the only module that names its crate: diesel queries stand in
 //! [`db`], opendal in [`store`], actix in [`api`] (and [`app`], which starts the server).
-//! The standalone volume catalogue and the embedded identity keep their rows in the database, so
-//! these two doors stand one floor above it instead of beside it.
+//! The standalone volume catalogue and the embedded identity keep their rows in the database, and
+//! [`identity`] and [`store`] ask a Keystone through [`keystone`]; so these doors stand one floor
+//! above instead of beside it.
+//!
+//! # The wall
+//!
+//! The product is a backup service. Where no cloud surrounds it, a stand-in plays Cinder and Keystone. On each floor
+//! that has a part of the stand-in, that part lies in a folder `standalone`; that of [`identity`] is called
+//! `embedded`. Outside of these folders, only the code that chooses between the stand-in and a real cloud may name it. A few
+//! files still do without choosing; `tests/layers.rs` lists them, and none may be added.
+//!
+//! Backups ask for volumes at one port, [`volume::catalog`]. Its header says which calls may share a transaction
+//! and which are repeated.
+//!
+//! # The rooms of the engine
+//!
+//! ```text
+//!  write      care      read         a volume to packs and a root | upkeep | a root to a volume
+//!  vault                             one project's keys, parameters and objects in one storage
+//!  format                            every stored byte
+//! ```
+//!
+//! Writing and upkeep never name each other. They are safe side by side by the rows they hold.
+//!
+//! # One request
+//!
+//! A request passes six files. `POST /v3/{project}/backups`, for example:
+//!
+//! | file | what it does there |
+//! |---|---|
+//! | `api/server.rs` | the pipeline: request id, size, route, caller, version, media type, body, project, handler, answer |
+//! | `api/routes.rs` | the table of all routes leads to `api::backups::create` |
+//! | `api/backups.rs` | parses the body, calls the service, shows the result |
+//! | `service/backups.rs` | looks the volume up and authorizes |
+//! | `admission/create.rs` | holds the volume, checks the quota, inserts the backup (`creating`) and its job, in one transaction |
+//! | `db/backups.rs` | the queries on the table of backups |
+//!
+//! Every error becomes status, headers and body in `api/http/fault.rs`, and nowhere else. Who asks is decided by
+//! [`identity`], our own or a Keystone; what they may do, by the rules of [`identity::policy`], which services ask
+//! with the project of the object in question. An object of another project is looked up as if it did not exist, so a
+//! refusal reveals nothing about it. Before all that, `api/http/connection.rs` limits how much a client may send
+//! without a token, and how long.
 //!
 //! # One backup
 //!
-//! 1. `POST /v3/{project}/backups` reaches `api::backups`, which parses the body and calls
-//!    [`service::backups`].
-//! 2. The service checks the volume and the quota, then inserts the backup (`creating`) and its
-//!    job in one transaction, and asks the catalogue to reserve the volume.
-//! 3. A runner ([`jobs`]) claims the job under a lease; `tasks::create_backup` opens the volume
-//!    and lets the [`engine`] write packs and, last, the root: the commit point in the store.
-//! 4. The volume is released, then one transaction makes the backup `available` and completes the
-//!    job. Whatever the moment of a crash, the job is claimed again and the line is walked again;
-//!    chunks that are already stored are found and not uploaded twice.
+//! A backup is one straight line. After a crash at any point the job is claimed again and goes down the same line;
+//! chunks that are stored already are found and not uploaded again.
+//!
+//! 1. `jobs/runner.rs` claims the job under a lease and `tasks/run.rs` starts it.
+//! 2. `tasks/create_backup.rs` opens the vault. A root that is there already, from a run that was cut off, is the
+//!    result; go on with 7. Otherwise it holds the volume, opens it and reads the parent's root.
+//! 3. `engine/write/backup.rs` begins the session and shares the spans out among threads.
+//! 4. `engine/write/span.rs` finds what changed in a span, `stage.rs` cuts it into chunks and looks them up
+//!    (`index.rs`), and `splice.rs` puts the leaf together.
+//! 5. `engine/write/packer.rs` fills packs with the new frames; `session.rs` uploads each pack and makes its row live.
+//! 6. `engine/write/tree.rs` stores the nodes above the leaves. `engine/vault/mod.rs` stores the root: the commit point
+//!    in the storage.
+//! 7. `tasks/create_backup.rs` releases the volume. One last transaction makes the backup `available`, drops the
+//!    session's references and completes the job.
 //!
 //! # One restore
 //!
-//! The API moves the backup to `restoring` and inserts the job in one transaction; the task
-//! reserves or creates the target, the engine reads root, leaves and ranges of packs, verifies
-//! every chunk and writes it, and the catalogue releases the target with the saved metadata.
-//!
-//! # One refusal
-//!
-//! `api::server` is the whole pipeline: request id, size, route, caller, version, media type, body,
-//! project, handler. Who asks is told by [`identity`], our own or a Keystone; what they may do by
-//! the rules of [`identity::policy`], which services ask with the project of the object at hand. An
-//! object of another project is looked up as if it did not exist, so a refusal tells nobody of it.
-//! Every error becomes status, headers and body in `api::fault`, and nowhere else.
+//! `admission/restore.rs` moves the backup to `restoring`, holds or creates the target and inserts the job, in one
+//! transaction.
+//! `tasks/restore_backup.rs` opens the target; `engine/read/restore.rs` reads leaves and ranges of packs, verifies
+//! every chunk and writes it; the catalogue releases the target with the saved metadata.
 //!
 //! # Invariants
 //!
-//! * Engine, jobs, service and tasks are ordinary blocking code on bounded threads; only `api`,
-//!   the runner's loop and the inside of `store` know of async.
-//! * State changes are compare-and-set on the row; nobody reads a state and then writes it.
-//! * An interrupted job is claimed by the same query as a new one. Only what waits for a job that is
-//!   not there at all, as somebody removed its row, is looked for and ended (`tasks::orphans`).
+//! * Engine, service and tasks are ordinary blocking code on bounded threads. Async code stands only in `api`, `app`,
+//!   the runner and heartbeat of `jobs`, and inside of `store` and `keystone`; `cli` starts the runtime.
+//! * State changes are compare-and-set on the row; no code reads a state and then writes it.
+//! * An interrupted job is claimed by the same query as a new one. Only rows that wait for a job that does not exist,
+//!   as its row was removed, are looked for and settled (`tasks/orphans.rs`).
 //! * A backup never refers to another backup; any of them can be deleted at any time.
 
+pub mod admission;
 pub mod api;
 pub mod app;
 pub mod cli;
@@ -64,6 +105,8 @@ pub mod db;
 pub mod engine;
 pub mod identity;
 pub mod jobs;
+pub mod keystone;
+pub mod logs;
 pub mod metrics;
 pub mod model;
 pub mod service;

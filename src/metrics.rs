@@ -1,5 +1,5 @@
-//! Counters of this process, in Prometheus's text form. Whoever counts is handed them; nothing else is
-//! known here but names.
+//! Counters of this process, in Prometheus's text form. The parts that count get them at their start. This module knows
+//! only their names.
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;

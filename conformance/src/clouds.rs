@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde_json::Value;
 
-use crate::cloud::Cloud;
+use crate::cloud::{Cloud, merge};
 use crate::log;
 
 /// What the search depends on.
@@ -116,19 +116,6 @@ fn parse(path: &Path, text: &str) -> Result<Value> {
         Some(at) => anyhow!("no valid YAML at line {} column {}", at.line(), at.column()),
         None => anyhow!("no valid YAML"),
     })
-}
-
-/// Lays `over` on `under`: objects merge key by key, anything else replaces.
-pub(crate) fn merge(under: &mut Value, over: Value) {
-    match (under, over) {
-        (Value::Object(under), Value::Object(over)) => {
-            for (key, value) in over {
-                merge(under.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (_, Value::Null) => {}
-        (under, over) => *under = over,
-    }
 }
 
 #[cfg(test)]

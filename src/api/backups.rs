@@ -1,17 +1,22 @@
 //! `/backups`
 
-use crate::api::body::Fields;
-use crate::api::call::{Call, Reply};
-use crate::api::list::{Collection, ListQuery};
-use crate::api::microversion::{BACKUP_METADATA, BACKUP_SORT_NAME, BACKUP_ZONE};
-use crate::api::views::{backup_detail, backup_summary};
-use crate::api::volume_actions::no_such_action;
+use crate::admission::create::CreateBackup;
+use crate::api::http::call::{Call, no_such_action};
+use crate::api::http::kinds;
+use crate::api::http::links::{iso, links};
+use crate::api::http::list::{Collection, ListQuery};
+use crate::api::http::microversion::{
+    BACKUP_METADATA, BACKUP_PROJECT, BACKUP_SORT_NAME, BACKUP_USER, BACKUP_ZONE,
+};
+use crate::api::http::reply::Reply;
+use crate::api::http::schema::{Rule, Schema, field};
 use crate::db::backups::Changes;
-use crate::model::backup::BackupStatus;
+use crate::identity::policy;
+use crate::model::backup::{Backup, BackupStatus};
 use crate::model::error::Error;
 use crate::model::id::{BackupId, SnapshotId, VolumeId};
 use crate::model::record::SERVICE;
-use crate::service::backups::{CreateBackup, RestoreBackup};
+use crate::service::backups::RestoreBackup;
 use serde_json::{Value, json};
 
 type Result = std::result::Result<Reply, Error>;
@@ -24,38 +29,73 @@ pub(super) static COLLECTION: Collection = Collection {
     sorted_by_name: BACKUP_SORT_NAME,
 };
 
+const CREATE: Schema = Schema::under(
+    "backup",
+    &[
+        field("volume_id", kinds::uuid),
+        field("container", kinds::text_or_null),
+        field("description", kinds::description),
+        field("incremental", kinds::flag),
+        field("force", kinds::flag),
+        field("name", kinds::text_or_null),
+        field("snapshot_id", kinds::uuid_or_null),
+        field("metadata", kinds::metadata_or_null).since(BACKUP_METADATA),
+        field("availability_zone", kinds::text_or_null).since(BACKUP_ZONE),
+    ],
+    &[Rule::Required(&["volume_id"]), Rule::NoOthers],
+);
+const UPDATE: Schema = Schema::under(
+    "backup",
+    &[
+        field("name", kinds::text_or_null),
+        field("description", kinds::description),
+        field("metadata", kinds::metadata).since(BACKUP_METADATA),
+    ],
+    &[Rule::NoOthers],
+)
+.or_null();
+const RESTORE: Schema = Schema::under(
+    "restore",
+    &[
+        field("name", kinds::text_or_null),
+        field("volume_id", kinds::uuid_or_null),
+    ],
+    &[Rule::NoOthers],
+)
+.or_null();
+const IMPORT: Schema = Schema::under(
+    "backup-record",
+    &[
+        field("backup_service", kinds::text),
+        field("backup_url", kinds::base64),
+    ],
+    &[
+        Rule::Required(&["backup_service", "backup_url"]),
+        Rule::NoOthers,
+    ],
+);
+const RESET: Schema = Schema::under(
+    "os-reset_status",
+    &[field("status", wanted_status)],
+    &[Rule::Required(&["status"]), Rule::NoOthers],
+);
+
 fn id(call: &Call<'_>) -> BackupId {
     BackupId::new(call.parameter("id"))
 }
 
 pub(super) fn create(call: &Call<'_>) -> Result {
-    let fields = call.body()?.object("backup")?;
-    let mut known = vec![
-        "volume_id",
-        "container",
-        "name",
-        "description",
-        "incremental",
-        "force",
-        "snapshot_id",
-    ];
-    if call.version >= BACKUP_METADATA {
-        known.push("metadata");
-    }
-    if call.version >= BACKUP_ZONE {
-        known.push("availability_zone");
-    }
-    fields.only(&known)?;
+    let fields = call.fields(&CREATE)?;
     let wanted = CreateBackup {
-        volume_id: VolumeId::new(fields.required_uuid("volume_id")?),
-        snapshot_id: fields.uuid("snapshot_id")?.map(SnapshotId::new),
-        name: fields.text("name")?.flatten(),
-        description: fields.description("description")?.flatten(),
-        container: fields.text("container")?.flatten(),
-        availability_zone: fields.text("availability_zone")?.flatten(),
-        metadata: fields.metadata("metadata", true)?.unwrap_or_default(),
-        incremental: fields.flag("incremental")?,
-        force: fields.flag("force")?,
+        volume_id: VolumeId::new(fields.required("volume_id")),
+        snapshot_id: fields.text("snapshot_id").map(SnapshotId::new),
+        name: fields.text("name"),
+        description: fields.text("description"),
+        container: fields.text("container"),
+        availability_zone: fields.text("availability_zone"),
+        metadata: fields.metadata("metadata").unwrap_or_default(),
+        incremental: fields.flag("incremental"),
+        force: fields.flag("force"),
     };
     let backup = call.api.services.create_backup(call.ctx()?, wanted)?;
     Ok(Reply::json(
@@ -72,23 +112,15 @@ pub(super) fn list_detail(call: &Call<'_>) -> Result {
     list_as(call, backup_detail)
 }
 
-fn list_as(
-    call: &Call<'_>,
-    view: impl Fn(&Call<'_>, &crate::model::backup::Backup, bool) -> Value,
-) -> Result {
+fn list_as(call: &Call<'_>, view: impl Fn(&Call<'_>, &Backup, bool) -> Value) -> Result {
     let query = ListQuery::from_call(call, &COLLECTION)?;
     let services = &call.api.services;
     let found = services.list_backups(call.ctx()?, &query.filter, &query.page, query.with_count)?;
-    let last = found.backups.last().map(|backup| backup.id.to_string());
-    let items = found
-        .backups
-        .iter()
-        .map(|backup| view(call, backup, found.parents.contains(&backup.id)))
-        .collect();
-    Ok(Reply::json(
-        200,
-        query.answer(call, &COLLECTION, items, last, found.count),
-    ))
+    let show = |row: &Backup| {
+        let has_dependents = found.parents.contains(&row.id);
+        Ok((row.id.to_string(), view(call, row, has_dependents)))
+    };
+    query.answer(call, &COLLECTION, &found.backups, found.count, show)
 }
 
 pub(super) fn show(call: &Call<'_>) -> Result {
@@ -98,16 +130,11 @@ pub(super) fn show(call: &Call<'_>) -> Result {
 }
 
 pub(super) fn update(call: &Call<'_>) -> Result {
-    let fields = call.body()?.object("backup")?;
-    let mut known = vec!["name", "description"];
-    if call.version >= BACKUP_METADATA {
-        known.push("metadata");
-    }
-    fields.only(&known)?;
+    let fields = call.fields(&UPDATE)?;
     let changes = Changes {
-        name: fields.text("name")?,
-        description: fields.description("description")?,
-        metadata: fields.metadata("metadata", false)?,
+        name: fields.change("name"),
+        description: fields.change("description"),
+        metadata: fields.metadata("metadata"),
     };
     let backup = call
         .api
@@ -131,12 +158,11 @@ pub(super) fn export_record(call: &Call<'_>) -> Result {
 }
 
 pub(super) fn import_record(call: &Call<'_>) -> Result {
-    let fields = call.body()?.object("backup-record")?;
-    fields.only(&["backup_service", "backup_url"])?;
-    let service = fields.required_text("backup_service")?;
-    let url = fields.base64("backup_url")?;
+    let fields = call.fields(&IMPORT)?;
+    let service = fields.required("backup_service");
+    let url = fields.required("backup_url");
     let ctx = call.ctx()?;
-    let backup = call.api.services.import_backup(ctx, &service, url)?;
+    let backup = call.api.services.import_backup(ctx, &service, &url)?;
     Ok(Reply::json(
         201,
         json!({ "backup": backup_summary(call, &backup) }),
@@ -144,34 +170,36 @@ pub(super) fn import_record(call: &Call<'_>) -> Result {
 }
 
 pub(super) fn action(call: &Call<'_>) -> Result {
-    let (name, value) = call.body()?.action()?;
     let (ctx, services) = (call.ctx()?, &call.api.services);
-    match name {
-        "os-reset_status" => services.reset_backup(ctx, &id(call), wanted_status(value)?)?,
+    match call.action()? {
+        "os-reset_status" => {
+            let word = call.fields(&RESET)?.required("status").to_lowercase();
+            let status = BackupStatus::parse(&word).unwrap_or(BackupStatus::Error);
+            services.reset_backup(ctx, &id(call), status)?;
+        }
         "os-force_delete" => services.force_delete_backup(ctx, &id(call))?,
         other => return Err(no_such_action(other)),
     }
     Ok(Reply::empty(202))
 }
 
-fn wanted_status(value: &Value) -> std::result::Result<BackupStatus, Error> {
-    let fields = Fields::of("os-reset_status", value)?;
-    fields.only(&["status"])?;
-    let word = fields.required_text("status")?;
-    match BackupStatus::parse(&word.to_lowercase()) {
-        Some(status @ (BackupStatus::Available | BackupStatus::Error)) => Ok(status),
-        _ => Err(Error::Invalid(format!(
-            "Backup status: {word} is invalid, valid statuses are: ['available', 'error']."
-        ))),
-    }
+/// The states that an administrator may set.
+fn wanted_status(key: &str, value: &Value) -> std::result::Result<(), Error> {
+    let valid = ["available", "error"];
+    kinds::string(key, value)?;
+    kinds::status(
+        "Backup",
+        value,
+        |word| valid.contains(&word),
+        "['available', 'error']",
+    )
 }
 
 pub(super) fn restore(call: &Call<'_>) -> Result {
-    let fields = call.body()?.object("restore")?;
-    fields.only(&["volume_id", "name"])?;
+    let fields = call.fields(&RESTORE)?;
     let wanted = RestoreBackup {
-        volume_id: fields.uuid("volume_id")?.map(VolumeId::new),
-        name: fields.text("name")?.flatten(),
+        volume_id: fields.text("volume_id").map(VolumeId::new),
+        name: fields.text("name"),
     };
     let restoring = call
         .api
@@ -183,4 +211,76 @@ pub(super) fn restore(call: &Call<'_>) -> Result {
         "volume_name": restoring.volume_name,
     });
     Ok(Reply::json(202, json!({ "restore": view })))
+}
+
+/// What create, update and the plain list show of a backup.
+pub(super) fn backup_summary(call: &Call<'_>, backup: &Backup) -> Value {
+    let links = links(call, "backups", backup.id.as_str());
+    json!({ "id": backup.id, "name": backup.name, "links": links })
+}
+
+/// What show and the detail list show of a backup.
+pub(super) fn backup_detail(call: &Call<'_>, backup: &Backup, has_dependents: bool) -> Value {
+    let Backup {
+        id,
+        project_id,
+        user_id,
+        storage_id: _,
+        vault_id: _,
+        volume_id,
+        snapshot_id,
+        parent_id: _,
+        name,
+        description,
+        status,
+        size_gib,
+        object_count,
+        fail_reason,
+        availability_zone,
+        container,
+        metadata,
+        data_timestamp,
+        restore_volume_id: _,
+        root_id: _,
+        pack_set: _,
+        logical_bytes: _,
+        read_bytes: _,
+        stored_bytes: _,
+        deduplicated_bytes: _,
+        created_at,
+        updated_at,
+    } = backup;
+    let mut view = json!({
+        "id": id,
+        "status": status.as_str(),
+        "size": size_gib,
+        "object_count": object_count,
+        "availability_zone": availability_zone,
+        "container": container,
+        "created_at": created_at.iso(),
+        "updated_at": iso(updated_at),
+        "name": name,
+        "description": description,
+        "fail_reason": fail_reason,
+        "volume_id": volume_id,
+        "links": links(call, "backups", id.as_str()),
+        "is_incremental": backup.is_incremental(),
+        "has_dependent_backups": has_dependents,
+        "snapshot_id": snapshot_id,
+        "data_timestamp": iso(data_timestamp),
+    });
+    let shows_owner = call.ctx.as_ref().is_some_and(|ctx| {
+        ctx.authorize(policy::Rule::BackupProjectAttribute, project_id)
+            .is_ok()
+    });
+    if call.version >= BACKUP_PROJECT && shows_owner {
+        view["os-backup-project-attr:project_id"] = json!(project_id);
+    }
+    if call.version >= BACKUP_METADATA {
+        view["metadata"] = json!(**metadata);
+    }
+    if call.version >= BACKUP_USER && shows_owner {
+        view["user_id"] = json!(user_id);
+    }
+    view
 }

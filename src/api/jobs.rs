@@ -1,6 +1,7 @@
 //! `/embervault/jobs`: what workers are doing, for administrators. Not Cinder's.
 
-use crate::api::call::{Call, Reply};
+use crate::api::http::call::Call;
+use crate::api::http::reply::Reply;
 use crate::model::error::Error;
 use crate::model::job::Job;
 use serde_json::{Value, json};

@@ -1,9 +1,10 @@
 //! `/messages` (Cinder reference, 8.7).
 
-use crate::api::call::{Call, Reply};
-use crate::api::list::{Collection, ListQuery};
-use crate::api::microversion::BASE;
-use crate::api::views::links;
+use crate::api::http::call::Call;
+use crate::api::http::links::links;
+use crate::api::http::list::{Collection, ListQuery};
+use crate::api::http::microversion::{BASE, MESSAGE_PAGES};
+use crate::api::http::reply::Reply;
 use crate::model::error::Error;
 use crate::model::id::MessageId;
 use crate::model::message::{COLUMNS, Message};
@@ -44,13 +45,17 @@ fn view(call: &Call<'_>, message: &Message) -> Value {
 }
 
 pub(super) fn list(call: &Call<'_>) -> Result {
-    let query = ListQuery::from_call(call, &COLLECTION)?;
+    // Before there were pages the query said nothing, and no page had a next one.
+    let has_pages = call.version >= MESSAGE_PAGES;
+    let query = if has_pages {
+        ListQuery::from_call(call, &COLLECTION)?
+    } else {
+        ListQuery::unasked(call, &COLLECTION)?
+    };
     let services = &call.api.services;
     let found = services.list_messages(call.ctx()?, &query.filter, &query.page)?;
-    let last = found.last().map(|message| message.id.to_string());
-    let items = found.iter().map(|message| view(call, message)).collect();
-    let answer = query.answer(call, &COLLECTION, items, last, None);
-    Ok(Reply::json(200, answer))
+    let show = |row: &Message| Ok((row.id.to_string(), view(call, row)));
+    query.answer(call, &COLLECTION, &found, None, show)
 }
 
 pub(super) fn show(call: &Call<'_>) -> Result {
@@ -62,5 +67,5 @@ pub(super) fn show(call: &Call<'_>) -> Result {
 pub(super) fn delete(call: &Call<'_>) -> Result {
     let id = MessageId::new(call.parameter("id"));
     call.api.services.delete_message(call.ctx()?, &id)?;
-    Ok(Reply::empty(204))
+    Ok(Reply::empty(204).bare())
 }

@@ -4,39 +4,18 @@
 //! failures to faults (`fault`). Handlers parse, call a service and show the result; they are
 //! ordinary blocking functions, run on a blocking thread.
 
-mod attachments;
 mod backups;
-mod body;
-mod call;
-mod cors;
-mod fault;
-mod group_snapshots;
-mod group_types;
-mod groups;
-mod identity;
-mod identity_admin;
+mod http;
 mod jobs;
-mod list;
 mod messages;
-mod metrics;
-mod microversion;
-mod overview;
-mod printable;
 mod programs;
-mod proxy;
-mod python;
-mod qos;
 mod quotas;
+mod router;
 pub mod routes;
 pub mod server;
-mod snapshots;
-mod transfers;
-mod type_encryption;
-mod types;
+mod standalone;
 mod versions;
-mod views;
-mod volume_actions;
-mod volumes;
 
-pub use metrics::serve_metrics;
-pub use server::{Api, listen};
+pub use http::metrics::{METRICS_CONNECTIONS_MAX, serve_metrics};
+pub use http::state::Api;
+pub use server::listen;

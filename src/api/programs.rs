@@ -1,20 +1,139 @@
-//! `/os-services`, `/os-hosts`, `/scheduler-stats`, `/capabilities`: the programs and the one backend
-//! of standalone volumes, for administrators (Cinder reference, 8.5).
+//! `/os-services`, `/workers/cleanup` and the list of `/os-hosts`: the programs, for administrators (Cinder
+//! reference, 8.5).
 
-use crate::api::call::{Call, Reply};
-use crate::api::microversion::{BACKEND_STATE, CLUSTERS};
+use crate::api::http::call::Call;
+use crate::api::http::kinds;
+use crate::api::http::microversion::{BACKEND_STATE, CLUSTERS, REPLICATION_CLUSTER};
+use crate::api::http::reply::Reply;
+use crate::api::http::schema::{Field, Fields, Rule as Must, Schema, field};
 use crate::identity::policy::Rule;
+use crate::logs::LogLevel;
 use crate::model::error::Error;
-use crate::model::id::ProjectId;
-use crate::service::programs::{BACKEND, HostUsage, Program, Wish};
-use serde_json::{Value, json};
+use crate::service::programs::{Cleanup, LogsOf, Program, ServiceChange};
+use serde_json::{Map, Value, json};
 
-type Result = std::result::Result<Reply, Error>;
+type Result<T = Reply> = std::result::Result<T, Error>;
+
+const NAMED: Must = Must::AnyOf(&["binary", "service"]);
+const CHANGE: Schema = Schema::whole(
+    &[
+        field("binary", kinds::filled),
+        field("host", kinds::host),
+        field("cluster", kinds::text_or_null),
+        field("service", kinds::filled),
+    ],
+    &[NAMED, Must::NoOthers],
+);
+const DISABLE_WITH_REASON: Schema = Schema::whole(
+    &[
+        field("binary", kinds::filled),
+        field("host", kinds::host),
+        field("cluster", kinds::text_or_null),
+        field("service", kinds::filled),
+        field("disabled_reason", disabled_reason),
+    ],
+    &[NAMED, Must::NoOthers],
+);
+const FREEZE: Schema = Schema::whole(
+    &[
+        field("cluster", kinds::text_or_null),
+        field("host", kinds::host),
+    ],
+    &[Must::NoOthers],
+);
+const GET_LOG: Schema = Schema::whole(
+    &[
+        field("binary", log_binary),
+        field("server", kinds::text_or_null),
+        field("prefix", kinds::text_or_null),
+    ],
+    &[Must::NoOthers],
+);
+const SET_LOG: Schema = Schema::whole(
+    &[
+        field("binary", log_binary),
+        field("server", kinds::text_or_null),
+        field("prefix", kinds::text_or_null),
+        field("level", log_level),
+    ],
+    &[Must::NoOthers],
+);
+const CLEANUP_FIELDS: &[Field] = &[
+    field("cluster_name", kinds::host),
+    field("disabled", kinds::flag),
+    field("host", kinds::host),
+    field("is_up", kinds::flag),
+    field("binary", cleaning_binary),
+    field("resource_id", kinds::uuid_or_null),
+    field("resource_type", resource_type),
+    field("service_id", service_id),
+];
+const CLEANUP: Schema = Schema::whole(CLEANUP_FIELDS, &[Must::NoOthers]);
+
+fn disabled_reason(key: &str, value: &Value) -> Result<()> {
+    kinds::filled(key, value)?;
+    kinds::trimmed(key, value, 1)
+        .map_err(|_| kinds::refused(key, value, "is not a 'disabled_reason'"))
+}
+
+fn log_binary(key: &str, value: &Value) -> Result<()> {
+    let words = [
+        "cinder-scheduler",
+        "cinder-volume",
+        "cinder-backup",
+        "cinder-api",
+        "",
+        "*",
+    ];
+    kinds::string(key, value)?;
+    kinds::word(key, value, &words)
+}
+
+fn log_level(key: &str, value: &Value) -> Result<()> {
+    kinds::text_or_null(key, value)?;
+    level_of(value.as_str().unwrap_or_default()).map(drop)
+}
+
+fn level_of(word: &str) -> Result<LogLevel> {
+    LogLevel::parse(word).ok_or_else(|| {
+        Error::invalid(
+            "input received",
+            format!("{word} is not a valid log level."),
+        )
+    })
+}
+
+fn cleaning_binary(key: &str, value: &Value) -> Result<()> {
+    kinds::word(key, value, &["cinder-volume", "cinder-scheduler"])
+}
+
+fn resource_type(key: &str, value: &Value) -> Result<()> {
+    match value {
+        Value::String(text) if text.chars().count() > 40 => {
+            Err(kinds::refused(key, value, "is too long"))
+        }
+        _ => kinds::text_or_null(key, value),
+    }
+}
+
+fn service_id(key: &str, value: &Value) -> Result<()> {
+    match value {
+        Value::Null => Ok(()),
+        Value::Number(number) if !number.is_f64() => Ok(()),
+        Value::String(text) if !text.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Err(kinds::refused(key, value, "does not match '^[0-9]*$'"))
+        }
+        Value::String(text) if text.len() > 11 => Err(kinds::refused(key, value, "is too long")),
+        Value::String(_) => Ok(()),
+        _ => Err(kinds::wrong_type(key, value, "'integer', 'string', 'null'")),
+    }
+}
 
 fn status(program: &Program) -> &'static str {
-    match program.row.disabled {
-        true => "disabled",
-        false => "enabled",
+    if program.row.disabled {
+        "disabled"
+    } else {
+        "enabled"
     }
 }
 
@@ -23,7 +142,7 @@ fn view(call: &Call<'_>, program: &Program) -> Value {
     let mut view = json!({
         "binary": program.row.name,
         "host": program.host,
-        "zone": services.catalog.availability_zone,
+        "zone": services.catalog.availability_zone(),
         "status": status(program),
         "state": if program.is_up { "up" } else { "down" },
         "updated_at": program.seen_at.iso(),
@@ -53,9 +172,8 @@ pub(super) fn list(call: &Call<'_>) -> Result {
         .filter(|program| {
             let binary = call.query("binary");
             let host = call.query("host");
-            let of_host =
-                |host: &str| program.host == host || program.host.split('@').next() == Some(host);
-            binary.is_none_or(|wanted| wanted == program.row.name) && host.is_none_or(of_host)
+            binary.is_none_or(|wanted| wanted == program.row.name)
+                && host.is_none_or(|host| program.is_on(host))
         })
         .map(|program| view(call, program))
         .collect();
@@ -63,54 +181,147 @@ pub(super) fn list(call: &Call<'_>) -> Result {
 }
 
 pub(super) fn change(call: &Call<'_>) -> Result {
-    let ctx = call.ctx()?;
-    ctx.authorize(Rule::ServiceUpdate, &ctx.project_id)?;
-    let fields = call.body()?.whole()?;
-    let action = call.parameter("action");
-    let reason = fields.text("disabled_reason")?.flatten();
-    let wish = match action {
-        "enable" => Wish::Enable,
-        "disable" => Wish::Disable { reason: None },
-        "disable-log-reason" => {
-            fields.require("disabled_reason")?;
-            if reason.as_deref().unwrap_or_default().is_empty() {
-                let message = "Disabled reason contains invalid characters or is too long.";
-                return Err(Error::Invalid(message.to_owned()));
-            }
-            Wish::Disable { reason }
-        }
-        "freeze" => Wish::Freeze,
-        "thaw" => Wish::Thaw,
-        _ => return Err(Error::NotFound("Unknown action".to_owned())),
-    };
-    fields.require("host")?;
-    let host = fields.text("host")?.flatten().unwrap_or_default();
-    let binary = match fields.text("binary")?.flatten() {
-        Some(binary) => Some(binary),
-        None => fields.text("service")?.flatten(),
-    };
-    let is_backend_wish = matches!(wish, Wish::Freeze | Wish::Thaw);
-    if !is_backend_wish && binary.is_none() {
-        return Err(Error::Invalid(
-            "Missing required element binary or service.".to_owned(),
-        ));
+    match call.parameter("action") {
+        "enable" => enable(call),
+        "disable" => disable(call),
+        "disable-log-reason" => disable_with_reason(call),
+        "freeze" => freeze(call, ServiceChange::Freeze),
+        "thaw" => freeze(call, ServiceChange::Thaw),
+        _ => Err(Error::NotFound("Unknown action".to_owned())),
     }
+}
+
+fn enable(call: &Call<'_>) -> Result {
+    let view = changed(call, &call.fields(&CHANGE)?, ServiceChange::Enable)?;
+    Ok(Reply::json(200, view))
+}
+
+fn disable(call: &Call<'_>) -> Result {
+    let change = ServiceChange::Disable { reason: None };
+    let view = changed(call, &call.fields(&CHANGE)?, change)?;
+    Ok(Reply::json(200, view))
+}
+
+fn disable_with_reason(call: &Call<'_>) -> Result {
+    let fields = call.fields(&DISABLE_WITH_REASON)?;
+    let reason = fields.text("disabled_reason");
+    let change = ServiceChange::Disable {
+        reason: reason.clone(),
+    };
+    let mut view = changed(call, &fields, change)?;
+    view["disabled_reason"] = json!(reason);
+    Ok(Reply::json(200, view))
+}
+
+fn no_host(why: &str) -> Error {
+    Error::invalid("input received", why)
+}
+
+/// Changes a program, and shows it under the names that the client gave it.
+fn changed(call: &Call<'_>, fields: &Fields<'_>, change: ServiceChange) -> Result<Value> {
+    let host = fields.text("host").filter(|host| !host.is_empty());
+    let host = host.ok_or_else(|| no_host("Host field is missing."))?;
+    let (binary, service) = (fields.required("binary"), fields.required("service"));
+    let name = if binary.is_empty() { &service } else { &binary };
     let services = &call.api.services;
-    let program = services.change_program(ctx, binary.as_deref(), &host, wish)?;
-    if is_backend_wish {
-        return Ok(Reply::empty(202));
-    }
-    let mut view = json!({
+    let program = services.change_program(call.ctx()?, Some(name), &host, change)?;
+    Ok(json!({
         "host": program.host,
-        "service": program.row.name,
-        "binary": program.row.name,
+        "service": service,
+        "binary": binary,
         "disabled": program.row.disabled,
         "status": status(&program),
-    });
-    if action == "disable-log-reason" {
-        view["disabled_reason"] = json!(program.row.disabled_reason);
+    }))
+}
+
+fn freeze(call: &Call<'_>, change: ServiceChange) -> Result {
+    let fields = call.fields(&FREEZE)?;
+    let (host, cluster) = (fields.text("host"), fields.text("cluster"));
+    let knows_clusters = call.version >= REPLICATION_CLUSTER;
+    let cluster = cluster.filter(|name| knows_clusters && !name.is_empty());
+    let (Some(host), None) = (&host, &cluster) else {
+        return Err(match (knows_clusters, &host, cluster) {
+            (true, None, Some(name)) => no_host(&format!("Cluster {name} could not be found.")),
+            (true, ..) => no_host("One and only one of cluster and host must be set."),
+            (false, ..) => no_host("Host field is missing."),
+        });
+    };
+    let services = &call.api.services;
+    services.change_program(call.ctx()?, None, host, change)?;
+    Ok(Reply::empty(202))
+}
+
+/// What a client says of the logs it means.
+fn logs_of(fields: &Fields<'_>) -> LogsOf {
+    let named = |key: &str| fields.raw(key).filter(|text| !["", "*"].contains(text));
+    LogsOf {
+        binary: named("binary").map(str::to_owned),
+        host: fields.text("server").filter(|host| !host.is_empty()),
+        prefix: fields.required("prefix"),
     }
-    Ok(Reply::json(200, view))
+}
+
+/// `PUT /os-services/get-log`
+pub(super) fn get_log(call: &Call<'_>) -> Result {
+    let of = logs_of(&call.fields(&GET_LOG)?);
+    let found = call.api.services.log_levels(call.ctx()?, &of)?;
+    let view = found.iter().map(|((host, binary), levels)| {
+        let levels = levels.iter();
+        let levels: Map<String, Value> = levels
+            .map(|(part, level)| ((*part).to_owned(), json!(level.as_str())))
+            .collect();
+        json!({ "host": host, "binary": binary, "levels": levels })
+    });
+    let view: Vec<Value> = view.collect();
+    Ok(Reply::json(200, json!({ "log_levels": view })))
+}
+
+/// `PUT /os-services/set-log`
+pub(super) fn set_log(call: &Call<'_>) -> Result {
+    let fields = call.fields(&SET_LOG)?;
+    let of = logs_of(&fields);
+    let level = level_of(&fields.required("level"))?;
+    call.api.services.set_log_level(call.ctx()?, &of, level)?;
+    Ok(Reply::empty(202).bare())
+}
+
+fn check_resource_type(kind: Option<&str>) -> Result<()> {
+    let Some(kind) = kind.map(str::to_lowercase) else {
+        return Ok(());
+    };
+    if ["snapshot", "volume"].contains(&kind.as_str()) {
+        return Ok(());
+    }
+    let mut characters = kind.chars();
+    let first = characters.next().map(|c| c.to_uppercase().to_string());
+    let title = first.unwrap_or_default() + characters.as_str();
+    let message = format!("Resource type {title} not valid, must be Snapshot or Volume");
+    Err(Error::invalid("input received", message))
+}
+
+/// `POST /workers/cleanup`
+pub(super) fn clean_up(call: &Call<'_>) -> Result {
+    let fields = call.fields(&CLEANUP)?;
+    let given = |key: &str| fields.text(key).filter(|text| !text.is_empty());
+    check_resource_type(given("resource_type").as_deref())?;
+    let wanted = Cleanup {
+        service_id: fields.number("service_id"),
+        host: given("host"),
+        cluster: given("cluster_name"),
+        binary: given("binary"),
+        is_up: fields.flag("is_up"),
+        disabled: fields.value("disabled").map(|_| fields.flag("disabled")),
+        resource_id: given("resource_id"),
+    };
+    let found = call.api.services.clean_up(call.ctx()?, &wanted)?;
+    let view = found.iter().map(|(number, program)| {
+        let (host, binary) = (&program.host, &program.row.name);
+        json!({ "id": number, "host": host, "binary": binary, "cluster_name": null })
+    });
+    let cleaning: Vec<Value> = view.collect();
+    // Who plays these programs is there, or would not answer.
+    let view = json!({ "cleaning": cleaning, "unavailable": [] });
+    Ok(Reply::json(202, view))
 }
 
 pub(super) fn hosts(call: &Call<'_>) -> Result {
@@ -122,7 +333,7 @@ pub(super) fn hosts(call: &Call<'_>) -> Result {
             json!({
                 "host_name": program.host,
                 "service": program.row.name,
-                "zone": services.catalog.availability_zone,
+                "zone": services.catalog.availability_zone(),
                 "service-status": if program.is_up { "available" } else { "unavailable" },
                 "service-state": status(program),
                 "last-update": program.seen_at.iso(),
@@ -130,93 +341,4 @@ pub(super) fn hosts(call: &Call<'_>) -> Result {
         })
         .collect();
     Ok(Reply::json(200, json!({ "hosts": rows })))
-}
-
-pub(super) fn host(call: &Call<'_>) -> Result {
-    let services = &call.api.services;
-    let name = call.parameter("host");
-    let programs = services.list_programs(call.ctx()?, Rule::HostManage)?;
-    if !programs.iter().any(|program| program.host == name) {
-        return Err(Error::NotFound(format!("Host {name} could not be found.")));
-    }
-    let usage = services.usage_of_host(name)?;
-    let sum = |part: fn(&HostUsage) -> i64| usage.iter().map(part).sum();
-    let total: HostUsage = (
-        ProjectId::new("(total)"),
-        sum(|row| row.1),
-        sum(|row| row.2),
-        sum(|row| row.3),
-        sum(|row| row.4),
-    );
-    let rows: Vec<Value> = std::iter::once(&total)
-        .chain(&usage)
-        .map(|(project, volumes, volume_gib, snapshots, snapshot_gib)| {
-            json!({ "resource": {
-                "host": name,
-                "project": project,
-                "volume_count": volumes.to_string(),
-                "total_volume_gb": volume_gib.to_string(),
-                "snapshot_count": snapshots.to_string(),
-                "total_snapshot_gb": snapshot_gib.to_string(),
-            }})
-        })
-        .collect();
-    Ok(Reply::json(200, json!({ "host": rows })))
-}
-
-pub(super) fn pools(call: &Call<'_>) -> Result {
-    let ctx = call.ctx()?;
-    ctx.authorize(Rule::PoolsShow, &ctx.project_id)?;
-    let services = &call.api.services;
-    let name = format!("{}@{BACKEND}#files", services.host);
-    let mut pool = json!({ "name": name });
-    let is_detail = call
-        .query("detail")
-        .and_then(crate::api::body::flag_word)
-        .unwrap_or(false);
-    if is_detail {
-        let (total, free) = services.catalog.space_gib();
-        pool["capabilities"] = json!({
-            "backend_state": "up",
-            "driver_version": env!("CARGO_PKG_VERSION"),
-            "vendor_name": "Embervault",
-            "volume_backend_name": BACKEND,
-            "storage_protocol": "local",
-            "total_capacity_gb": total,
-            "free_capacity_gb": free,
-            "reserved_percentage": 0,
-            "pool_name": "files",
-            "QoS_support": false,
-            "timestamp": services.clock.now().iso(),
-        });
-    }
-    let is_wanted = call.query("name").is_none_or(|wanted| wanted == name);
-    let pools = if is_wanted { vec![pool] } else { Vec::new() };
-    Ok(Reply::json(200, json!({ "pools": pools })))
-}
-
-pub(super) fn capabilities(call: &Call<'_>) -> Result {
-    let ctx = call.ctx()?;
-    ctx.authorize(Rule::CapabilitiesShow, &ctx.project_id)?;
-    let services = &call.api.services;
-    let host = call.parameter("host");
-    let backend = format!("{}@{BACKEND}", services.host);
-    if host != backend && host != format!("{backend}#files") {
-        let message = format!("Volume backend {host} could not be found.");
-        return Err(Error::NotFound(message));
-    }
-    let view = json!({
-        "namespace": format!("OS::Storage::Capabilities::{backend}"),
-        "vendor_name": "Embervault",
-        "volume_backend_name": BACKEND,
-        "pool_name": "files",
-        "driver_version": env!("CARGO_PKG_VERSION"),
-        "storage_protocol": "local",
-        "display_name": "Capabilities of the standalone volumes",
-        "description": "Volumes are sparse raw files in a directory.",
-        "visibility": "public",
-        "replication_targets": [],
-        "properties": {},
-    });
-    Ok(Reply::json(200, view))
 }

@@ -1,8 +1,10 @@
 //! `/limits`, `/os-quota-sets` and `/os-quota-class-sets` (Cinder reference, 6.2).
 
-use crate::api::body::{Fields, flag_word};
-use crate::api::call::{Call, Reply};
-use crate::api::microversion::LIMITS_OF_PROJECT;
+use crate::api::http::call::Call;
+use crate::api::http::kinds::{self, flag_word};
+use crate::api::http::microversion::LIMITS_OF_PROJECT;
+use crate::api::http::reply::Reply;
+use crate::api::http::schema::{Fields, Rule as Must, Schema, field};
 use crate::identity::policy::Rule;
 use crate::model::error::Error;
 use crate::model::id::ProjectId;
@@ -11,6 +13,52 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 type Result<T> = std::result::Result<T, Error>;
+
+const UPDATE: Schema = Schema::whole(
+    &[field("quota_set", quota_set)],
+    &[Must::Required(&["quota_set"]), Must::NoOthers],
+);
+const UPDATE_CLASS: Schema = Schema::whole(
+    &[field("quota_class_set", quota_class_set)],
+    &[Must::Required(&["quota_class_set"]), Must::NoOthers],
+);
+/// Ids that clients send back with what they were shown.
+const NO_LIMITS: [&str; 2] = ["tenant_id", "id"];
+const LIMIT_MAX: i64 = 2_147_483_647;
+
+/// Limits of a project. Which of them there are is looked at where the volume types are known.
+fn quota_set(key: &str, value: &Value) -> Result<()> {
+    kinds::filled_object(key, value)?;
+    for (name, limit) in kinds::map(key, value)? {
+        let refused = |why: &str| Err(Error::Invalid(format!("{name} must be {why}")));
+        match kinds::number_of(limit) {
+            _ if NO_LIMITS.contains(&name.as_str()) => {}
+            None => return refused("an integer"),
+            Some(..-1) => return refused(">= -1"),
+            Some(number) if number > LIMIT_MAX => return refused("<= 2147483647"),
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Limits of a class.
+fn quota_class_set(key: &str, value: &Value) -> Result<()> {
+    for (name, limit) in kinds::map(key, value)? {
+        kinds::limit(name, limit)?;
+    }
+    Ok(())
+}
+
+/// The limits under a key that was looked at.
+fn wanted(fields: &Fields<'_>, key: &str) -> BTreeMap<String, i64> {
+    let limits = fields.value(key).and_then(Value::as_object);
+    let limits = limits.into_iter().flatten();
+    let limits = limits.filter(|(name, _)| !NO_LIMITS.contains(&name.as_str()));
+    limits
+        .filter_map(|(name, limit)| Some((name.clone(), kinds::number_of(limit)?)))
+        .collect()
+}
 
 pub(super) fn limits(call: &Call<'_>) -> Result<Reply> {
     let ctx = call.ctx()?;
@@ -59,16 +107,17 @@ pub(super) fn show(call: &Call<'_>) -> Result<Reply> {
     let project = project(call);
     let services = &call.api.services;
     let (limits, used) = services.limits(call.ctx()?, Rule::QuotaShow, &project)?;
-    let set = match with_usage {
-        false => plain(&limits),
-        true => limits
+    let set = if with_usage {
+        limits
             .0
             .iter()
             .map(|(key, limit)| {
                 let value = json!({ "limit": limit, "in_use": used.used(key), "reserved": 0 });
                 (key.clone(), value)
             })
-            .collect(),
+            .collect()
+    } else {
+        plain(&limits)
     };
     let set = with_id(set, project.as_str());
     Ok(Reply::json(200, json!({ "quota_set": set })))
@@ -82,43 +131,10 @@ pub(super) fn show_defaults(call: &Call<'_>) -> Result<Reply> {
     Ok(Reply::json(200, json!({ "quota_set": set })))
 }
 
-/// The limits in a body. Ids that clients send back are passed over.
-fn wanted(fields: &Fields<'_>, name: &str) -> Result<BTreeMap<String, i64>> {
-    if fields.is_empty() {
-        return Err(Error::Invalid(format!(
-            "Invalid input for field/attribute {name}. Value: {{}}. {{}} should be non-empty"
-        )));
-    }
-    let mut wanted = BTreeMap::new();
-    for (key, value) in fields.iter() {
-        if key == "tenant_id" || key == "id" {
-            continue;
-        }
-        let number = match value {
-            Value::Number(number) => number.as_i64(),
-            Value::String(text) => text.trim().parse().ok(),
-            _ => None,
-        };
-        match number {
-            None => return Err(Error::Invalid(format!("{key} must be an integer"))),
-            Some(..-1) => return Err(Error::Invalid(format!("{key} must be >= -1"))),
-            Some(2_147_483_648..) => {
-                return Err(Error::Invalid(format!("{key} must be <= 2147483647")));
-            }
-            Some(limit) => {
-                wanted.insert(key.clone(), limit);
-            }
-        }
-    }
-    Ok(wanted)
-}
-
 pub(super) fn update(call: &Call<'_>) -> Result<Reply> {
-    let ctx = call.ctx()?;
-    ctx.authorize(Rule::QuotaUpdate, &project(call))?;
-    let fields = call.body()?.object("quota_set")?;
-    let wanted = wanted(&fields, "quota_set")?;
-    let limits = call.api.services.set_limits(ctx, &project(call), &wanted)?;
+    let wanted = wanted(&call.fields(&UPDATE)?, "quota_set");
+    let services = &call.api.services;
+    let limits = services.set_limits(call.ctx()?, &project(call), &wanted)?;
     Ok(Reply::json(200, json!({ "quota_set": plain(&limits) })))
 }
 
@@ -136,12 +152,10 @@ pub(super) fn show_class(call: &Call<'_>) -> Result<Reply> {
 }
 
 pub(super) fn update_class(call: &Call<'_>) -> Result<Reply> {
-    let ctx = call.ctx()?;
-    ctx.authorize(Rule::QuotaClassUpdate, &ctx.project_id)?;
-    let fields = call.body()?.object("quota_class_set")?;
-    let wanted = wanted(&fields, "quota_class_set")?;
+    let wanted = wanted(&call.fields(&UPDATE_CLASS)?, "quota_class_set");
     let class = call.parameter("class");
-    let limits = call.api.services.set_class_limits(ctx, class, &wanted)?;
+    let services = &call.api.services;
+    let limits = services.set_class_limits(call.ctx()?, class, &wanted)?;
     Ok(Reply::json(
         200,
         json!({ "quota_class_set": plain(&limits) }),

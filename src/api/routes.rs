@@ -1,25 +1,27 @@
-//! The whole API on one screen: method, path, handler, first microversion.
+//! The whole API in one table: method, path, handler, first microversion.
 //!
 //! Block storage routes exist under `/v3/{project_id}` and under `/v3`. More specific paths stand
 //! before those with parameters.
 
-use crate::api::call::{Call, Reply};
-use crate::api::microversion::{
+use crate::api::http::call::Call;
+use crate::api::http::microversion::{
     ATTACHMENT_COMPLETE, ATTACHMENTS, BACKUP_UPDATE, BASE, CLUSTERS, DEFAULT_TYPES, GROUP_TYPES,
-    MESSAGES, Microversion, RESOURCE_FILTERS, SNAPSHOT_GROUP, TRANSFER_SNAPSHOTS, VOLUME_GROUP,
-    VOLUME_SUMMARY,
+    LOG_LEVELS, MESSAGES, Microversion, RESOURCE_FILTERS, SNAPSHOT_GROUP, TRANSFER_SNAPSHOTS,
+    VOLUME_GROUP, VOLUME_SUMMARY, WORKERS_CLEANUP,
 };
-use crate::api::{
-    attachments, backups, group_snapshots, group_types, groups, identity, identity_admin, jobs,
-    messages, overview, programs, qos, quotas, snapshots, transfers, type_encryption, types,
-    versions, volume_actions, volumes,
+use crate::api::http::reply::Reply;
+use crate::api::standalone::{
+    attachments, group_snapshots, group_types, groups, hosts, identity, identity_admin,
+    identity_catalog, identity_credentials, identity_roles, overview, pools, qos, snapshots,
+    transfers, type_encryption, types, volume_actions, volumes,
 };
+use crate::api::{backups, jobs, messages, programs, quotas, versions};
 use crate::model::error::Error;
 
 /// Parses, calls a service, shows the result. Blocks.
 pub(super) type Handler = fn(&Call<'_>) -> Result<Reply, Error>;
 
-/// Which API a route belongs to, and so what it asks of a request and how its faults look.
+/// Which API a route belongs to. That decides what a request needs and which form faults have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Area {
     /// No token is needed.
@@ -49,7 +51,24 @@ impl Route {
     pub fn since(&self) -> String {
         self.since.to_string()
     }
+
+    /// Whether it reads a collection, which may have any number of items, and not a single item.
+    pub(super) fn is_list(&self) -> bool {
+        let last = self.path.rsplit('/').next().unwrap_or_default();
+        let is_whole = self.area == Area::BlockStorage && !self.path.contains('{');
+        self.method == "GET" && (is_whole || COLLECTIONS.contains(&last))
+    }
 }
+
+/// Collections that stand under another object, or belong to identity.
+const COLLECTIONS: &[&str] = &[
+    "application_credentials",
+    "associations",
+    "os-volume-type-access",
+    "projects",
+    "role_assignments",
+    "users",
+];
 
 const fn at(area: Area, method: &'static str, path: &'static str, handler: Handler) -> Route {
     Route {
@@ -202,14 +221,18 @@ pub static ROUTES: &[Route] = &[
     v3("GET", "/os-quota-class-sets/{class}", quotas::show_class),
     v3("PUT", "/os-quota-class-sets/{class}", quotas::update_class),
     v3("GET", "/os-services", programs::list),
+    since(LOG_LEVELS, v3("PUT", "/os-services/get-log", programs::get_log)),
+    since(LOG_LEVELS, v3("PUT", "/os-services/set-log", programs::set_log)),
     v3("PUT", "/os-services/{action}", programs::change),
+    since(WORKERS_CLEANUP, v3("POST", "/workers/cleanup", programs::clean_up)),
     v3("GET", "/embervault/jobs", jobs::list),
     v3("GET", "/os-hosts", programs::hosts),
-    v3("GET", "/os-hosts/{host}", programs::host),
-    v3("GET", "/scheduler-stats/get_pools", programs::pools),
-    v3("GET", "/capabilities/{host}", programs::capabilities),
+    v3("GET", "/os-hosts/{host}", hosts::host),
+    v3("GET", "/scheduler-stats/get_pools", pools::pools),
+    v3("GET", "/capabilities/{host}", pools::capabilities),
     since(DEFAULT_TYPES, v3("GET", "/default-types", overview::no_default_types)),
     since(CLUSTERS, v3("GET", "/clusters", overview::no_clusters)),
+    since(CLUSTERS, v3("GET", "/clusters/detail", overview::no_clusters)),
     v3("GET", "/consistencygroups", overview::no_consistency_groups),
     v3("GET", "/consistencygroups/detail", overview::no_consistency_groups),
     v3("GET", "/cgsnapshots", overview::no_cgsnapshots),
@@ -228,18 +251,54 @@ pub static ROUTES: &[Route] = &[
     at(Identity, "GET", "/identity/v3/projects", identity::list_projects),
     at(Identity, "GET", "/identity/v3/projects/{id}", identity::show_project),
     at(Identity, "POST", "/identity/v3/projects", identity_admin::create_project),
+    at(Identity, "PATCH", "/identity/v3/projects/{id}", identity_admin::update_project),
     at(Identity, "DELETE", "/identity/v3/projects/{id}", identity_admin::delete_project),
-    at(Identity, "PUT", "/identity/v3/projects/{id}/users/{user}/roles/{role}", identity_admin::assign_role),
-    at(Identity, "GET", "/identity/v3/roles", identity_admin::list_roles),
+    at(Identity, "PUT", "/identity/v3/projects/{id}/users/{user}/roles/{role}", identity_roles::assign_role),
+    at(Identity, "GET", "/identity/v3/projects/{id}/users/{user}/roles/{role}", identity_roles::check_role),
+    at(Identity, "HEAD", "/identity/v3/projects/{id}/users/{user}/roles/{role}", identity_roles::check_role),
+    at(Identity, "DELETE", "/identity/v3/projects/{id}/users/{user}/roles/{role}", identity_roles::take_role),
+    at(Identity, "GET", "/identity/v3/projects/{id}/users/{user}/roles", identity_roles::list_grants),
+    at(Identity, "GET", "/identity/v3/roles", identity_roles::list_roles),
+    at(Identity, "GET", "/identity/v3/roles/{id}", identity_roles::show_role),
+    at(Identity, "GET", "/identity/v3/role_assignments", identity_roles::list_assignments),
+    at(Identity, "GET", "/identity/v3/services", identity_catalog::list_services),
+    at(Identity, "GET", "/identity/v3/services/{id}", identity_catalog::show_service),
+    at(Identity, "GET", "/identity/v3/endpoints", identity_catalog::list_endpoints),
+    at(Identity, "GET", "/identity/v3/endpoints/{id}", identity_catalog::show_endpoint),
     at(Identity, "GET", "/identity/v3/users", identity_admin::list_users),
     at(Identity, "POST", "/identity/v3/users", identity_admin::create_user),
+    at(Identity, "PATCH", "/identity/v3/users/{id}", identity_admin::update_user),
     at(Identity, "DELETE", "/identity/v3/users/{id}", identity_admin::delete_user),
     at(Identity, "GET", "/identity/v3/domains", identity::list_domains),
     at(Identity, "GET", "/identity/v3/domains/{id}", identity::show_domain),
     at(Identity, "GET", "/identity/v3/users/{id}", identity::show_user),
     at(Identity, "GET", "/identity/v3/users/{id}/projects", identity::projects_of_user),
-    at(Identity, "GET", "/identity/v3/users/{id}/application_credentials", identity::list_credentials),
-    at(Identity, "POST", "/identity/v3/users/{id}/application_credentials", identity::create_credential),
-    at(Identity, "GET", "/identity/v3/users/{id}/application_credentials/{credential}", identity::show_credential),
-    at(Identity, "DELETE", "/identity/v3/users/{id}/application_credentials/{credential}", identity::delete_credential),
+    at(Identity, "GET", "/identity/v3/users/{id}/application_credentials", identity_credentials::list),
+    at(Identity, "POST", "/identity/v3/users/{id}/application_credentials", identity_credentials::create),
+    at(Identity, "GET", "/identity/v3/users/{id}/application_credentials/{credential}", identity_credentials::show),
+    at(Identity, "DELETE", "/identity/v3/users/{id}/application_credentials/{credential}", identity_credentials::delete),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_told_from_single_objects() {
+        let lists = ROUTES.iter().filter(|route| route.is_list());
+        let lists: Vec<&str> = lists.map(|route| route.path).collect();
+        for path in [
+            "/volumes/summary",
+            "/types/{id}/os-volume-type-access",
+            "/identity/v3/users",
+            "/identity/v3/users/{id}/projects",
+            "/identity/v3/users/{id}/application_credentials",
+            "/identity/v3/role_assignments",
+        ] {
+            assert!(lists.contains(&path), "{path}");
+        }
+        for path in ["/volumes/{id}", "/identity/v3/users/{id}", "/healthcheck"] {
+            assert!(!lists.contains(&path), "{path}");
+        }
+    }
+}

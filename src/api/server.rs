@@ -1,186 +1,104 @@
 //! From a request to its answer, in one line: request id, size, route, token, version, body,
 //! project, handler, fault (the order of checks is Cinder's; reference, 1.1 and 8.2).
 
-use crate::api::call::{Call, Form, Reply};
-use crate::api::fault::{self, Fault};
-use crate::api::microversion::{BASE, Microversion};
-use crate::api::routes::{Area, ROUTES, Route};
-use crate::api::{cors, proxy};
+use crate::api::http::body::document;
+use crate::api::http::budget::Hold;
+use crate::api::http::call::Call;
+use crate::api::http::connection::{Limits, Line, serve};
+use crate::api::http::cors;
+use crate::api::http::fault::{self, Fault, excerpt};
+use crate::api::http::microversion::{BASE, Microversion};
+use crate::api::http::reply::{Form, Reply};
+use crate::api::http::state::Api;
+use crate::api::http::wire::{
+    Answer, Incoming, Names, Pairs, SMALL_BYTES, check_head, is_request_id, read_body, respond,
+    text,
+};
+use crate::api::router;
+use crate::api::routes::{Area, Route};
 use crate::config;
 use crate::identity::embedded::Session;
 use crate::identity::keystone::Presented;
-use crate::identity::policy::Policy;
-use crate::identity::{Caller, Identity, RequestContext};
+use crate::identity::{Caller, RequestContext};
 use crate::model::error::Error;
-use crate::service::Services;
-use actix_web::dev::{Path, ResourceDef, Server};
-use actix_web::http::header::HeaderMap;
-use actix_web::http::{Method, StatusCode};
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
-use futures_util::StreamExt;
+use crate::model::id::ProjectId;
+use actix_web::dev::Server;
+use actix_web::http::Method;
+use actix_web::{App, HttpRequest, HttpResponse, web};
 use serde_json::Value;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-const API_VERSION: &str = "OpenStack-API-Version";
-/// Threads that take requests; the work is done on blocking threads.
+/// Threads that accept requests; handlers run on blocking threads.
 const WORKERS: usize = 2;
-/// How long open requests may take after a wish to stop.
-const GRACE_SECONDS: u64 = 10;
-/// How long a client may take to send the head of its request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the API needs.
-pub struct Api {
-    pub services: Services,
-    pub identity: Identity,
-    pub policy: Arc<Policy>,
-    pub settings: config::Api,
-    pub region: String,
-    routes: Vec<(ResourceDef, &'static Route)>,
-}
+/// When a client may try again for whom there was no memory.
+const RETRY_SECONDS: u64 = 5;
+/// Largest body of a request that needs no token. A log-in takes much less.
+const OPEN_BODY_BYTES_MAX: u64 = 16 * 1024;
+/// Most values in the body of an identity request, and in that of another beside its metadata.
+const IDENTITY_VALUES_MAX: usize = 256;
+const VALUES_MAX: usize = 1024;
+/// What a body takes for each of its bytes: itself, its values, and what is made of them.
+const BODY_FACTOR: u64 = 8;
+/// What the answer of an identity request may take that is no list.
+const IDENTITY_BYTES: u64 = 64 * 1024;
+/// How long open requests may take after the service was asked to stop.
+const GRACE_SECONDS: u64 = 10;
 
 impl Api {
-    pub fn new(
-        services: Services,
-        identity: Identity,
-        policy: Arc<Policy>,
-        settings: config::Api,
-        region: String,
-    ) -> Self {
-        let routes = ROUTES.iter().flat_map(patterns).collect();
-        Self {
-            services,
-            identity,
-            policy,
-            settings,
-            region,
-            routes,
-        }
-    }
-
-    /// The route of a method and path, and the named parts of the path.
-    fn route(&self, method: &str, path: &str) -> Option<(&'static Route, Vec<(String, String)>)> {
-        self.routes.iter().find_map(|(pattern, route)| {
-            let mut matched = Path::new(path);
-            let is_it = route.method == method && pattern.capture_match_info(&mut matched);
-            is_it.then(|| {
-                let named = matched.iter();
-                let parts = named
-                    .map(|(name, value)| (name.to_owned(), decode(value)))
-                    .collect();
-                (*route, parts)
-            })
-        })
-    }
-}
-
-fn patterns(route: &'static Route) -> Vec<(ResourceDef, &'static Route)> {
-    match route.area {
-        Area::BlockStorage => [r"/v3/{project_id:[0-9a-f\-]+}", "/v3"]
-            .iter()
-            .map(|prefix| (ResourceDef::new(format!("{prefix}{}", route.path)), route))
-            .collect(),
-        _ => vec![(ResourceDef::new(route.path), route)],
-    }
-}
-
-/// Percent-decoding; what is not UTF-8 is replaced, and then simply names nothing.
-fn decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let hex = (*first == b'%').then(|| after.get(..2)).flatten();
-        let byte = hex.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        match byte {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[2..];
+    /// The memory for a request and its answer, as soon as it is free.
+    async fn hold(&self, admitted: &Admitted) -> Result<Option<Hold>, Fault> {
+        let Some(caller) = admitted.caller() else {
+            return Ok(None);
+        };
+        let body = admitted.incoming.body.len() as u64 * BODY_FACTOR;
+        let memory = &self.memory;
+        let hold = match (admitted.asks_for_list(), &admitted.to) {
+            (true, _) => memory.lists.take(&caller, memory.list_bytes).await,
+            (false, To::Identity { .. }) => {
+                memory.objects.take(&caller, body + IDENTITY_BYTES).await
             }
-            None => {
-                bytes.push(*first);
-                rest = after;
+            (false, To::BlockStorage { .. }) => {
+                let bytes = body.saturating_add(memory.object_bytes);
+                memory.objects.take(&caller, bytes).await
             }
-        }
+        };
+        let busy = Error::TooMany {
+            retry_after: RETRY_SECONDS,
+        };
+        hold.map(Some).ok_or_else(|| admitted.fault(&busy))
     }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Serves on a listener until the server's handle stops it.
 pub fn listen(api: Arc<Api>, listener: TcpListener) -> std::io::Result<Server> {
-    let server = HttpServer::new(move || {
+    let limits = Limits {
+        workers: WORKERS,
+        connections: api.settings.connections_max,
+        patience: api.settings.client_timeout,
+        grace_seconds: GRACE_SECONDS,
+    };
+    serve(listener, &limits, move || {
         App::new()
             .app_data(web::Data::from(api.clone()))
             .default_service(web::to(answer))
     })
-    .workers(WORKERS)
-    .client_request_timeout(HEAD_TIMEOUT)
-    .shutdown_timeout(GRACE_SECONDS)
-    .disable_signals()
-    .listen(listener)?
-    .run();
-    Ok(server)
-}
-
-/// A request, taken out of actix's hands.
-struct Incoming {
-    method: String,
-    path: String,
-    query: Vec<(String, String)>,
-    version: Option<String>,
-    content_type: Option<String>,
-    token: Option<String>,
-    subject_token: Option<String>,
-    service_token: Option<String>,
-    if_match: Option<String>,
-    accept: Option<String>,
-    base: String,
-    body: Vec<u8>,
-    request_id: String,
-}
-
-/// An answer with the version it is given in.
-struct Answer {
-    reply: Reply,
-    version: Option<String>,
-}
-
-impl Answer {
-    fn fault(fault: Fault, version: Option<String>) -> Self {
-        Self {
-            reply: fault.into(),
-            version,
-        }
-    }
 }
 
 async fn answer(api: web::Data<Api>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
     let started = Instant::now();
+    let api = api.into_inner();
     let request_id = format!("req-{}", uuid::Uuid::new_v4());
-    let (method, path) = (request.method().to_string(), request.path().to_owned());
-    let api_settings = api.settings.clone();
-    let accept = text(request.headers(), "Accept");
-    let global_id =
-        text(request.headers(), "X-OpenStack-Request-ID").filter(|id| is_request_id(id));
-    let answer = match read_body(payload, api.settings.body_bytes_max.as_u64() as usize).await {
-        Err(fault) => Answer {
-            reply: fault.into_reply(accept.as_deref()),
-            version: None,
-        },
-        Ok(body) => {
-            let incoming = incoming(&api, &request, body, request_id.clone());
-            let api = api.into_inner();
-            web::block(move || handle(&api, incoming))
-                .await
-                .unwrap_or_else(|_| {
-                    tracing::error!(request.id = request_id, method, path, "a handler panicked");
-                    Answer::fault(Fault::internal(), None)
-                })
-        }
-    };
+    let (method, path) = (excerpt(request.method().as_str()), excerpt(request.path()));
+    let (answer, hold) = process(api.clone(), &request, &request_id, payload)
+        .await
+        .unwrap_or_else(|refused| (refused, None));
     let status = answer.reply.status;
     let duration_ms = started.elapsed().as_millis() as u64;
+    let global_id =
+        text(request.headers(), "X-OpenStack-Request-ID").filter(|id| is_request_id(id));
     tracing::debug!(
         request.id = request_id,
         request.global_id = global_id,
@@ -190,119 +108,219 @@ async fn answer(api: web::Data<Api>, request: HttpRequest, payload: web::Payload
         duration_ms,
         "request answered"
     );
-    let mut response = respond(answer, &request_id, accept.as_deref());
-    cors::allow(&api_settings.cors, &request, &mut response);
+    let accept = text(request.headers(), "Accept");
+    let mut response = respond(answer, hold, &request_id, accept.as_deref());
+    cors::allow(&api.settings.cors, &request, &mut response);
     response
 }
 
-/// `req-` and a UUID in lower case.
-fn is_request_id(text: &str) -> bool {
-    text.strip_prefix("req-").is_some_and(|id| {
-        id.len() == 36
-            && !id.chars().any(|c| c.is_ascii_uppercase())
-            && uuid::Uuid::parse_str(id).is_ok()
+/// Reads the body only after the token was checked, if the route needs one, and only as long as a client may take to
+/// send it. The answer comes with the memory that it takes.
+async fn process(
+    api: Arc<Api>,
+    request: &HttpRequest,
+    id: &str,
+    payload: web::Payload,
+) -> Result<(Answer, Option<Hold>), Answer> {
+    let refused = |fault: Fault| Answer {
+        reply: fault.into_reply(text(request.headers(), "Accept").as_deref()),
+        version: None,
+    };
+    check_head(request).map_err(refused)?;
+    let length = Length::of(request);
+    length
+        .check(api.settings.body_bytes_max.as_u64())
+        .map_err(refused)?;
+    let incoming = Incoming::of(request, &api.settings, id.to_owned());
+    let mut admitted = {
+        let api = api.clone();
+        let admitted = block(id, move || admit(&api, incoming)).await;
+        admitted.map_err(refused)??
+    };
+    let most = admitted.body_bytes_max(&api.settings);
+    length.check(most).map_err(refused)?;
+    if !matches!(length, Length::None) {
+        let line = request.conn_data::<Line>().cloned().unwrap_or_default();
+        let body = read_body(payload, most, api.settings.client_timeout, &line).await;
+        admitted.incoming.body = body.map_err(refused)?;
+    }
+    let hold = api.hold(&admitted).await.map_err(refused)?;
+    // What is held is kept until the handler ends, even if the client is gone.
+    let work = move || {
+        let mut answer = admitted.handle(&api);
+        answer.reply = answer.reply.in_text();
+        let bytes = answer.reply.bytes();
+        let hold = hold.filter(|_| bytes > SMALL_BYTES).map(|mut hold| {
+            hold.shrink(bytes as u64);
+            hold
+        });
+        (answer, hold)
+    };
+    block(id, work).await.map_err(refused)
+}
+
+/// Runs blocking work on a thread for it.
+async fn block<T: Send + 'static>(
+    request_id: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Fault> {
+    web::block(work).await.map_err(|_| {
+        tracing::error!(request.id = request_id, "a handler panicked");
+        Fault::internal()
     })
 }
 
-async fn read_body(mut payload: web::Payload, most: usize) -> Result<Vec<u8>, Fault> {
-    let mut body = Vec::new();
-    while let Some(piece) = payload.next().await {
-        let piece = piece.map_err(|_| Fault::malformed())?;
-        if body.len() + piece.len() > most {
-            return Err(Fault::too_large());
+/// The length of a body, as the head of the request says.
+enum Length {
+    None,
+    Bytes(u64),
+    Unknown,
+}
+
+impl Length {
+    fn of(request: &HttpRequest) -> Self {
+        let header = |name: &str| text(request.headers(), name);
+        let said = header("Content-Length").and_then(|length| length.trim().parse().ok());
+        match said {
+            Some(0) => Self::None,
+            Some(length) => Self::Bytes(length),
+            None if header("Transfer-Encoding").is_some() => Self::Unknown,
+            None => Self::None,
         }
-        body.extend_from_slice(&piece);
     }
-    Ok(body)
-}
 
-fn incoming(api: &Api, request: &HttpRequest, body: Vec<u8>, request_id: String) -> Incoming {
-    let header = |name: &str| text(request.headers(), name);
-    let base = proxy::base(&api.settings, request);
-    let query = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
-    Incoming {
-        method: request.method().to_string(),
-        path: request.path().to_owned(),
-        query: query.map(web::Query::into_inner).unwrap_or_default(),
-        version: header(API_VERSION),
-        content_type: header("Content-Type"),
-        token: header("X-Auth-Token").map(|token| token.trim().to_owned()),
-        subject_token: header("X-Subject-Token"),
-        service_token: header("X-Service-Token").map(|token| token.trim().to_owned()),
-        if_match: header("If-Match"),
-        accept: header("Accept"),
-        base,
-        body,
-        request_id,
+    /// Refuses a body that is announced to be longer than this.
+    fn check(&self, most: u64) -> Result<(), Fault> {
+        match self {
+            Self::Bytes(length) if *length > most => Err(Fault::too_large()),
+            _ => Ok(()),
+        }
     }
 }
 
-fn text(headers: &HeaderMap, name: &str) -> Option<String> {
-    headers.get(name)?.to_str().ok().map(str::to_owned)
+/// A request that may be handled: its route is known, and also its caller if the route needs a token.
+struct Admitted {
+    incoming: Incoming,
+    to: To,
 }
 
-const VENDOR_TYPE: &str = "application/vnd.openstack.volume+json";
+/// The API that a request is for, with what that API needs.
+enum To {
+    Identity {
+        route: &'static Route,
+        parts: Pairs,
+        session: Option<Box<Session>>,
+    },
+    BlockStorage {
+        routed: Option<(&'static Route, Pairs)>,
+        caller: Option<Caller>,
+    },
+}
 
-fn respond(answer: Answer, request_id: &str, accept: Option<&str>) -> HttpResponse {
-    let Answer { reply, version } = answer;
-    let status =
-        StatusCode::from_u16(reply.status).expect("handlers answer with statuses that exist");
-    let mut response = HttpResponse::build(status);
-    response.insert_header(("x-openstack-request-id", request_id));
-    let content_type = match reply.form {
-        Form::Full if reply.status < 400 && accept == Some(VENDOR_TYPE) => Some(VENDOR_TYPE),
-        Form::Full => Some("application/json"),
-        Form::Bare => Some("text/html; charset=UTF-8"),
-        Form::Plain(kind) => Some(kind),
-        Form::Silent => None,
-    };
-    if reply.form == Form::Full {
-        response.insert_header(("x-compute-request-id", request_id));
+impl Admitted {
+    fn asks_for_list(&self) -> bool {
+        match &self.to {
+            To::BlockStorage { routed, .. } => {
+                routed.as_ref().is_some_and(|(route, _)| route.is_list())
+            }
+            To::Identity { route, .. } => route.is_list(),
+        }
     }
-    if let (Some(version), Form::Full | Form::Bare) = (version, reply.form) {
-        response.insert_header((API_VERSION, format!("volume {version}")));
-        response.insert_header(("Vary", API_VERSION));
+
+    /// Who shares memory with this request: the project, the user of identity, or the address of who has no token. None
+    /// if it needs no more than its head.
+    fn caller(&self) -> Option<String> {
+        let known = match &self.to {
+            To::Identity { session, .. } => {
+                session.as_ref().map(|session| session.user.id.as_str())
+            }
+            To::BlockStorage { caller, .. } => caller.as_ref().map(|caller| {
+                let project = caller.project_id.as_ref().map(ProjectId::as_str);
+                project.unwrap_or(caller.user_id.as_str())
+            }),
+        };
+        let client = self.incoming.client;
+        let address = || {
+            client
+                .map(|address| address.to_string())
+                .unwrap_or_default()
+        };
+        let is_small = known.is_none() && self.incoming.body.is_empty();
+        (!is_small).then(|| known.map_or_else(address, str::to_owned))
     }
-    for (name, value) in reply.headers {
-        response.insert_header((name, value));
+
+    /// Largest body.
+    fn body_bytes_max(&self, settings: &config::Api) -> u64 {
+        let most = settings.body_bytes_max.as_u64();
+        match &self.to {
+            To::Identity {
+                session: Some(_), ..
+            }
+            | To::BlockStorage {
+                caller: Some(_), ..
+            } => most,
+            _ => most.min(OPEN_BODY_BYTES_MAX),
+        }
     }
-    if let Some(kind) = content_type.filter(|_| reply.status != 204) {
-        response.content_type(kind);
+
+    fn fault(&self, error: &Error) -> Fault {
+        match &self.to {
+            To::Identity { .. } => Fault::of_identity(error),
+            To::BlockStorage { .. } => Fault::of(error),
+        }
     }
-    match (reply.body, reply.form) {
-        // Middleware answers in texts of its own.
-        (Some(Value::String(text)), Form::Plain(_)) => response.body(text),
-        (Some(body), _) => response.body(body.to_string()),
-        (None, _) if reply.status == 204 => response.finish(),
-        (None, _) => response.body(""),
+
+    fn handle(self, api: &Api) -> Answer {
+        match self.to {
+            To::Identity {
+                route,
+                parts,
+                session,
+            } => identity_call(
+                api,
+                self.incoming,
+                route,
+                parts,
+                session.map(|session| *session),
+            ),
+            To::BlockStorage { routed, caller } => {
+                block_storage_call(api, self.incoming, routed, caller)
+            }
+        }
     }
 }
 
-/// Routes a request, and gives it to the area it belongs to.
-fn handle(api: &Api, incoming: Incoming) -> Answer {
+/// Finds the route and the caller of a request; or the answer, if it is refused here.
+fn admit(api: &Api, incoming: Incoming) -> Result<Admitted, Answer> {
     let is_identity = incoming.path == "/identity" || incoming.path.starts_with("/identity/");
     if incoming.method == Method::OPTIONS.as_str() {
-        return plain(Reply::empty(200).in_form(Form::Silent));
+        return Err(plain(Reply::empty(200).in_form(Form::Silent)));
     }
-    let path = match is_identity {
+    let path = if is_identity {
         // Clients write `…/v3` and `…/v3/` alike.
-        true => incoming.path.trim_end_matches('/'),
-        // Cinder's paths may end so; others are what they are.
-        false => match incoming.path.strip_suffix(".json") {
+        incoming.path.trim_end_matches('/')
+    } else {
+        // Only Cinder's paths may end so.
+        match incoming.path.strip_suffix(".json") {
             Some(stem) if stem.starts_with("/v3/") => stem,
             _ => &incoming.path,
+        }
+    };
+    let to = match router::find(&incoming.method, path) {
+        Some((route, parts)) if is_identity => To::Identity {
+            session: session(api, &incoming, route)?.map(Box::new),
+            route,
+            parts,
+        },
+        None if is_identity => return Err(identity_fault(&not_found(), &incoming)),
+        // Cinder checks the token before it looks for the route.
+        None if !path.starts_with("/v3/") => return Err(unrouted(&incoming)),
+        routed => To::BlockStorage {
+            caller: caller(api, &incoming, routed.as_ref().map(|(route, _)| route.area))?,
+            routed,
         },
     };
-    match api.route(&incoming.method, path) {
-        Some((route, parts)) if is_identity => identity_call(api, incoming, route, parts),
-        None if is_identity => {
-            let error = Error::NotFound("The resource could not be found.".to_owned());
-            Answer::fault(Fault::of_identity(&error), None)
-        }
-        // Cinder's token check stands before its routes.
-        None if !path.starts_with("/v3/") => unrouted(&incoming),
-        routed => block_storage_call(api, incoming, routed),
-    }
+    Ok(Admitted { incoming, to })
 }
 
 fn plain(reply: Reply) -> Answer {
@@ -316,28 +334,27 @@ fn plain(reply: Reply) -> Answer {
 }
 
 fn unrouted(incoming: &Incoming) -> Answer {
-    plain(Fault::unrouted().into_reply(incoming.accept.as_deref()))
+    let reply = Fault::unrouted().into_reply(incoming.accept.as_deref());
+    plain(if incoming.method == Method::HEAD.as_str() {
+        // The answer is empty, so the media type that the client accepts does not matter.
+        Reply::empty(reply.status).in_form(Form::Plain("text/html; charset=UTF-8"))
+    } else {
+        reply
+    })
 }
 
 fn identity_call(
     api: &Api,
     incoming: Incoming,
     route: &Route,
-    parts: Vec<(String, String)>,
+    parts: Pairs,
+    session: Option<Session>,
 ) -> Answer {
     let (id, method, path) = incoming.log_fields();
     let result = (|| {
-        if api.identity.embedded().is_none() {
-            return Err(Error::NotFound(
-                "The resource could not be found.".to_owned(),
-            ));
-        }
-        let session = match route.area {
-            Area::Identity => Some(session(api, &incoming)?.ok_or(Error::Unauthenticated)?),
-            _ => None,
-        };
-        let body = parse_body(&incoming.body)?;
-        let call = call(api, incoming, session, None, BASE, parts, body);
+        let names = incoming.names(parts)?;
+        let body = parse_body(&incoming.body, IDENTITY_VALUES_MAX)?;
+        let call = call(api, incoming, session, None, BASE, names, body);
         (route.handler)(&call)
     })();
     match result {
@@ -349,63 +366,82 @@ fn identity_call(
     }
 }
 
-impl Incoming {
-    fn log_fields(&self) -> (String, String, String) {
-        (
-            self.request_id.clone(),
-            self.method.clone(),
-            self.path.clone(),
-        )
-    }
+fn not_found() -> Error {
+    Error::NotFound("The resource could not be found.".to_owned())
 }
 
-fn session(api: &Api, incoming: &Incoming) -> Result<Option<Session>, Error> {
-    match (api.identity.embedded(), &incoming.token) {
-        (Some(embedded), Some(token)) => embedded.validate(token),
-        _ => Ok(None),
-    }
+fn identity_fault(error: &Error, incoming: &Incoming) -> Answer {
+    let (id, method, path) = incoming.log_fields();
+    fault::log(error, &id, &method, &path);
+    Answer::fault(Fault::of_identity(error), None)
 }
 
-fn caller(api: &Api, incoming: &Incoming) -> Result<Option<Caller>, Error> {
-    let Some(token) = &incoming.token else {
-        return Ok(None);
+/// The session of an identity request, if the route needs a token.
+fn session(api: &Api, incoming: &Incoming, route: &Route) -> Result<Option<Session>, Answer> {
+    let Some(embedded) = api.identity.embedded() else {
+        return Err(identity_fault(&not_found(), incoming));
     };
-    api.identity.caller(&Presented {
-        token,
-        service_token: incoming.service_token.as_deref(),
-        method: &incoming.method,
-        path: &incoming.path,
-    })
+    if route.area != Area::Identity {
+        return Ok(None);
+    }
+    let session = match &incoming.token {
+        Some(token) => embedded.validate(token),
+        None => Ok(None),
+    };
+    match session {
+        Ok(Some(session)) => Ok(Some(session)),
+        Ok(None) => Err(identity_fault(&Error::Unauthenticated, incoming)),
+        Err(error) => Err(identity_fault(&error, incoming)),
+    }
+}
+
+/// Who sends a block storage request, unless its route is open.
+fn caller(api: &Api, incoming: &Incoming, area: Option<Area>) -> Result<Option<Caller>, Answer> {
+    if area == Some(Area::Open) {
+        return Ok(None);
+    }
+    let caller = match &incoming.token {
+        Some(token) => api.identity.caller(&Presented {
+            token,
+            service_token: incoming.service_token.as_deref(),
+            method: &incoming.method,
+            path: &incoming.path,
+        }),
+        None => Ok(None),
+    };
+    match caller {
+        Ok(Some(caller)) => Ok(Some(caller)),
+        Ok(None) => Err(unauthorized(api, &incoming.base)),
+        Err(error) => {
+            let (id, method, path) = incoming.log_fields();
+            fault::log(&error, &id, &method, &path);
+            let reply = Fault::of(&error).into_reply(incoming.accept.as_deref());
+            Err(Answer {
+                reply,
+                version: None,
+            })
+        }
+    }
+}
+
+fn unauthorized(api: &Api, base: &str) -> Answer {
+    let identity_url = api.identity.public_url(base);
+    Answer::fault(Fault::unauthorized(Some(&identity_url)), None)
 }
 
 fn block_storage_call(
     api: &Api,
     incoming: Incoming,
-    routed: Option<(&'static Route, Vec<(String, String)>)>,
+    routed: Option<(&'static Route, Pairs)>,
+    caller: Option<Caller>,
 ) -> Answer {
     let (id, method, path) = incoming.log_fields();
-    let is_open = routed
-        .as_ref()
-        .is_some_and(|(route, _)| route.area == Area::Open);
-    let caller = match is_open {
-        true => Ok(None),
-        false => caller(api, &incoming),
-    };
-    let identity_url = api.identity.public_url(&incoming.base);
-    let caller = match caller {
-        Ok(None) if !is_open => {
-            return Answer::fault(Fault::unauthorized(Some(&identity_url)), None);
-        }
-        Ok(caller) => caller,
-        Err(error) => {
-            fault::log(&error, &id, &method, &path);
-            let reply = Fault::of(&error).into_reply(incoming.accept.as_deref());
-            return Answer {
-                reply,
-                version: None,
-            };
-        }
-    };
+    let base = incoming.base.clone();
+    let values_max = api
+        .settings
+        .metadata_items_max
+        .saturating_mul(2)
+        .saturating_add(VALUES_MAX);
     let version = match Microversion::from_header(incoming.version.as_deref()) {
         Ok(version) => version,
         Err((fault, echo)) => return Answer::fault(fault, echo),
@@ -415,26 +451,26 @@ fn block_storage_call(
         return unrouted(&incoming);
     };
     // Cinder takes `new` for a form it does not have.
-    let is_form = route.method == "GET" && path.ends_with("/new") && route.path.ends_with("/{id}");
+    let is_form =
+        route.method == "GET" && incoming.path.ends_with("/new") && route.path.ends_with("/{id}");
     if version < route.since || is_form {
         return Answer::fault(Fault::not_at_this_version(), shown);
     }
-    // PostgreSQL keeps no text with a null character, so nothing is called so.
-    let with_null = |pairs: &[(String, String)]| pairs.iter().any(|(_, text)| text.contains('\0'));
-    if with_null(&parts) || with_null(&incoming.query) {
-        return Answer::fault(Fault::malformed(), shown);
-    }
+    let names = match incoming.names(parts) {
+        Ok(names) => names,
+        Err(error) => return Answer::fault(Fault::of(&error), shown),
+    };
     if !incoming.body.is_empty() && !is_json(incoming.content_type.as_deref()) {
         return Answer::fault(Fault::unsupported_media_type(), shown);
     }
     let result = (|| {
-        let body = parse_body(&incoming.body)?;
+        let body = parse_body(&incoming.body, values_max)?;
         let ctx = match (route.area, caller) {
             (Area::BlockStorage, Some(caller)) => Some(context(api, caller, &id)?),
             _ => None,
         };
-        check_project(&parts, ctx.as_ref())?;
-        let call = call(api, incoming, None, ctx, version, parts, body);
+        check_project(&names.parts, ctx.as_ref())?;
+        let call = call(api, incoming, None, ctx, version, names, body);
         (route.handler)(&call)
     })();
     match result {
@@ -442,9 +478,7 @@ fn block_storage_call(
             reply,
             version: shown,
         },
-        Err(Error::Unauthenticated) => {
-            Answer::fault(Fault::unauthorized(Some(&identity_url)), None)
-        }
+        Err(Error::Unauthenticated) => unauthorized(api, &base),
         Err(error) => {
             fault::log(&error, &id, &method, &path);
             Answer::fault(Fault::of(&error), shown)
@@ -464,30 +498,14 @@ fn is_json(content_type: Option<&str>) -> bool {
     )
 }
 
-fn parse_body(bytes: &[u8]) -> Result<Option<Value>, Error> {
-    match bytes.is_empty() {
-        true => Ok(None),
-        false => serde_json::from_slice(bytes)
-            .ok()
-            .filter(|value| !has_null(value))
-            .map(Some)
-            .ok_or_else(|| Error::Invalid("Malformed request body".to_owned())),
+fn parse_body(bytes: &[u8], values_max: usize) -> Result<Option<Value>, Error> {
+    if bytes.is_empty() {
+        return Ok(None);
     }
+    document(bytes, values_max).map(Some)
 }
 
-/// Whether a null character stands in any text: PostgreSQL could not keep it.
-fn has_null(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(has_null),
-        Value::Object(map) => map
-            .iter()
-            .any(|(key, value)| key.contains('\0') || has_null(value)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    }
-}
-
-/// A token without a project gives nobody a place in block storage.
+/// A token without a project is not enough for block storage.
 fn context(api: &Api, caller: Caller, request_id: &str) -> Result<RequestContext, Error> {
     Ok(RequestContext {
         user_id: caller.user_id,
@@ -514,7 +532,7 @@ fn call(
     session: Option<Session>,
     ctx: Option<RequestContext>,
     version: Microversion,
-    parameters: Vec<(String, String)>,
+    names: Names,
     body: Option<Value>,
 ) -> Call<'_> {
     Call {
@@ -523,12 +541,14 @@ fn call(
         session,
         subject_token: incoming.subject_token,
         version,
-        parameters,
-        query: incoming.query,
+        parameters: names.parts,
+        query: names.query,
+        query_string: incoming.query,
         body,
         base: incoming.base,
         path: incoming.path,
         if_match: incoming.if_match,
         accept: incoming.accept,
+        client: incoming.client,
     }
 }

@@ -1,8 +1,10 @@
 //! Version documents of block storage and identity, and the health check.
 
-use crate::api::call::{Call, Form, Reply};
-use crate::api::microversion::{BASE, LATEST};
+use crate::api::http::call::Call;
+use crate::api::http::microversion::{BASE, LATEST};
+use crate::api::http::reply::{Form, Reply};
 use crate::model::error::Error;
+use bytes::Bytes;
 use serde_json::{Value, json};
 use std::sync::LazyLock;
 
@@ -70,16 +72,17 @@ pub(super) fn identity_version(call: &Call<'_>) -> Result {
 
 /// `GET /healthcheck`
 pub(super) fn healthcheck(call: &Call<'_>) -> Result {
-    // A service that cannot read its database serves nobody.
+    // A service that cannot read its database is of no use.
     call.api.services.check_database()?;
     let is_json = call
         .accept
         .as_deref()
         .is_some_and(|accept| accept.contains("json"));
-    Ok(match is_json {
-        true => Reply::json(200, json!({ "detailed": false, "reasons": ["OK"] }))
-            .in_form(Form::Plain("application/json")),
-        false => Reply::json(200, json!("OK")).in_form(Form::Plain("text/plain; charset=UTF-8")),
+    Ok(if is_json {
+        Reply::json(200, json!({ "detailed": false, "reasons": ["OK"] }))
+            .in_form(Form::Plain("application/json"))
+    } else {
+        Reply::written(200, "OK").in_form(Form::Plain("text/plain; charset=UTF-8"))
     })
 }
 
@@ -89,15 +92,20 @@ pub(super) fn is_healthy(call: &Call<'_>) -> Result {
     Ok(Reply::empty(204).in_form(Form::Silent))
 }
 
-/// The description of this API, made into JSON once.
-static OPENAPI: LazyLock<Option<Value>> =
-    LazyLock::new(|| serde_saphyr::from_str(include_str!("../../api-ref/openapi.yaml")).ok());
+/// The description of this API. It is made into JSON only once, and all answers share it, as clients need no token to
+/// ask for it.
+static OPENAPI: LazyLock<Option<Bytes>> = LazyLock::new(|| {
+    let document: Option<Value> =
+        serde_saphyr::from_str(include_str!("../../api-ref/openapi.yaml")).ok();
+    document.map(|document| document.to_string().into())
+});
 
 /// `GET /openapi.json`
 pub(super) fn openapi(_: &Call<'_>) -> Result {
     match &*OPENAPI {
-        Some(document) => {
-            Ok(Reply::json(200, document.clone()).in_form(Form::Plain("application/json")))
+        Some(text) => {
+            let reply = Reply::written(200, text.clone());
+            Ok(reply.in_form(Form::Plain("application/json")))
         }
         None => Err(Error::internal("openapi.yaml is not YAML")),
     }

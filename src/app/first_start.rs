@@ -4,9 +4,9 @@
 //! anew with the address it has now; the database keeps only their hashes.
 
 use crate::app::StartError;
-use crate::config::{ConfiguredUser, Secret};
+use crate::config::{ConfiguredUser, Secret, without_content};
 use crate::identity::embedded::random_text;
-use crate::model::identity::Role;
+use crate::model::standalone::identity::Role;
 use serde::Deserialize;
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -31,7 +31,7 @@ pub(super) fn default_users(data_dir: &Path) -> Result<Vec<ConfiguredUser>, Star
             Ok(file) => Ok(file.users),
             Err(error) => Err(StartError::Users {
                 path,
-                message: error.message().to_owned(),
+                message: without_content(&text, &error),
             }),
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => make_users(&path),

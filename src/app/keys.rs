@@ -1,27 +1,69 @@
 //! Changing the master key, and destroying the keys of a project.
+//!
+//! # What a crash of a change leaves
+//!
+//! As long as there is a `master.next`, processes work with both keys and say so in their log, and `key rotate`, run
+//! again, goes on with that key.
+//!
+//! | crash after | left behind | who clears it up |
+//! |---|---|---|
+//! | the new key was written | `master.partial` | the next `key rotate` |
+//! | it was linked as `master.next` | `master.next`; no vault is wrapped with it yet. The same if a vault opens with no key | `key rotate`, run again |
+//! | a vault was wrapped anew in the database | `vault.json` wrapped with the old key; either key opens it | the same |
+//! | its `vault.json` was replaced | other vaults wrapped with the old key, and perhaps records under temporary names | the same |
+//! | all vaults, and the checks of some storages | checks of the old key; a start takes either | the same |
+//! | the old key was linked as `master.previous-N` | the old key under two names | the same; it keeps that name |
+//! | `master.next` was renamed to the key file | done, but for old wrappings in unused parts of the database's files, and perhaps `master.partial` | another `key rotate` |
+//!
+//! A crash of `vault shred`: [`mod@shred`].
 
 use crate::app::{Role, StartError, locks, storages};
-use crate::clock::Clock;
 use crate::config::Config;
-use crate::db::{self, Db, DbError};
-use crate::engine::keys::MasterKey;
-use crate::engine::{self, rebuild, vault};
+use crate::db::{self, Db, OldRows};
+use crate::engine;
+use crate::engine::care::rebuild;
+use crate::engine::format::keys::{Keyring, MasterKey, NEXT};
+use crate::engine::vault::{self, shred};
 use crate::model::id::VaultId;
+use crate::model::vault::VaultRow;
+use crate::store::Store;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
+
+/// What a rotation has done.
+pub struct Rotated {
+    /// How many vaults are wrapped with the new key.
+    pub vaults: usize,
+    /// Where the old key is.
+    pub kept: PathBuf,
+    /// Where the old wrappings may still be read.
+    pub old_rows: OldRows,
+}
+
+/// What shredding has done.
+pub struct Shredded {
+    /// Each vault that is gone, with the number of objects that were removed.
+    pub vaults: Vec<(VaultId, usize)>,
+    /// Each vault whose key may still stand in its storage, and why.
+    pub left: Vec<(VaultId, StartError)>,
+    /// Where the wrapped keys may still be read.
+    pub old_rows: OldRows,
+}
+
+/// What is done to each vault in turn.
+type Work =
+    fn(&Db, &Store, &VaultId, Option<&VaultRow>, &Keyring, &MasterKey) -> engine::Result<()>;
 
 /// Wraps the keys of all vaults with a new master key: of those that the database knows, and of those that
 /// only the storages hold. Nothing is changed unless every one of them can be opened. Cut off at any point,
 /// it goes on where it was when it is run again. Gives how many vaults there are, and where the old key is
 /// kept.
-pub fn rotate(config: &Config, handle: &Handle) -> Result<(usize, PathBuf), StartError> {
-    // Who runs with the old key could not open a vault any more.
+pub fn rotate(config: &Config, handle: &Handle) -> Result<Rotated, StartError> {
+    // A process that runs with the old key could not open a vault any more.
     let (_lock, _) = locks::data_dir(config.data_dir(), Role::Serve)?;
     let path = config.master_key_file();
-    let next = path.with_extension("next");
+    let next = path.with_extension(NEXT);
     let db = Db::open(&config.database_url())?;
     refuse_beside_workers(&db, config.jobs.lease)?;
     let old = storages::open_keys(config, &db)?;
@@ -30,13 +72,14 @@ pub fn rotate(config: &Config, handle: &Handle) -> Result<(usize, PathBuf), Star
         None => MasterKey::create(&next)?,
     };
     let stores = storages::open_for_rotation(config, &db, handle, &old, &new)?;
-    let rows = db.read(|c| db::vaults::all(c).map_err(DbError::from))?;
-    if let Some(row) = rows
-        .iter()
-        .find(|row| !stores.contains_key(&row.storage_id))
-    {
-        let vault = row.id.clone();
-        return Err(StartError::NoStorage { vault });
+    let rows = db.read(db::vaults::all)?;
+    let elsewhere = |row: &&VaultRow| !stores.contains_key(&row.storage_id);
+    for row in rows.iter().filter(elsewhere) {
+        // Of one that is being shredded nothing is to be wrapped: with the old key the last copy goes.
+        if !vault::record::is_shredded(&db, row).map_err(of_database)? {
+            let vault = row.id.clone();
+            return Err(StartError::NoStorage { vault });
+        }
     }
     let mut vaults = Vec::new();
     for (id, (name, store)) in &stores {
@@ -49,21 +92,40 @@ pub fn rotate(config: &Config, handle: &Handle) -> Result<(usize, PathBuf), Star
     }
     let known = rows
         .iter()
+        .filter(|row| !elsewhere(row))
         .map(|row| (&row.storage_id, row.id.clone(), Some(row)));
     vaults.extend(known);
-    for work in [vault::check_opens, vault::rewrap] {
+    let each = |work: Work| -> Result<(), StartError> {
         for (storage, vault, row) in &vaults {
             let (name, store) = &stores[*storage];
             work(&db, store, vault, *row, &old, &new)
                 .map_err(|source| unusable(name, &path, source))?;
         }
-    }
-    for storage in stores.keys() {
-        let check = new.check();
-        db.write(|c| db::vaults::set_master_key_check(c, storage, &check).map_err(DbError::from))?;
-    }
-    let kept = old.promote(&next, &path)?;
-    Ok((vaults.len(), kept))
+        Ok(())
+    };
+    each(vault::record::check_opens)?;
+    let change = || -> Result<PathBuf, StartError> {
+        each(vault::record::rewrap)?;
+        // No other process stores records while this one runs.
+        for (name, store) in stores.values() {
+            vault::record::remove_temporaries(store, None)
+                .map_err(|source| unusable(name, &path, source))?;
+        }
+        for storage in stores.keys() {
+            let check = new.check();
+            db.write(|c| db::vaults::set_master_key_check(c, storage, &check))?;
+        }
+        Ok(old.promote(&next, &path)?)
+    };
+    let kept = change().map_err(|source| StartError::Unfinished {
+        next: next.clone(),
+        source: Box::new(source),
+    })?;
+    Ok(Rotated {
+        vaults: vaults.len(),
+        kept,
+        old_rows: db.erase_old_rows(),
+    })
 }
 
 fn unusable(storage: &str, path: &Path, source: engine::Error) -> StartError {
@@ -80,58 +142,77 @@ fn unusable(storage: &str, path: &Path, source: engine::Error) -> StartError {
     }
 }
 
-/// Workers in other places have the old key too. One that gives a sign of life while we look is there;
-/// one that gave its last a moment ago need not be.
+/// Refuses while a worker runs anywhere: it has the old key. Only a heartbeat that is seen to change proves that a
+/// worker runs; a recent one may be the last of a worker that has stopped.
 fn refuse_beside_workers(db: &Db, lease: Duration) -> Result<(), StartError> {
-    let look = || db.read(|c| db::workers::all(c).map_err(DbError::from));
+    let look = || db.read(db::workers::all);
     let before = look()?;
     if before.is_empty() {
         return Ok(());
     }
-    // They tell once a lease.
+    // Workers send several heartbeats a lease.
     std::thread::sleep(lease * 3);
     let alive: Vec<String> = look()?
         .into_iter()
         .filter(|worker| !before.contains(worker))
         .map(|worker| worker.name)
         .collect();
-    match alive.is_empty() {
-        true => Ok(()),
-        false => Err(StartError::Workers(alive)),
+    if alive.is_empty() {
+        Ok(())
+    } else {
+        Err(StartError::Workers(alive))
     }
 }
 
-/// Destroys the keys of all vaults of a project, and removes what they stored. Gives each vault with
-/// the number of its objects.
-pub fn shred(
+/// Destroys the keys of all vaults of a project, and removes what they stored. A storage that cannot be used does
+/// not keep the others; its vaults stay known as shredded, so that the same can be run again. The rows go last, once
+/// nothing else is left: what was cut off before is found again.
+pub fn shred(config: &Config, handle: &Handle, project: &str) -> Result<Shredded, StartError> {
+    let db = Db::open(&config.database_url())?;
+    let rows = db.read(|c| db::vaults::of_project(c, project))?;
+    for row in &rows {
+        shred::forget_key(&db, row).map_err(of_database)?;
+    }
+    let (mut removed, mut left) = (Vec::new(), Vec::new());
+    for row in rows {
+        match remove_objects(config, handle, &db, &row) {
+            Ok(count) => removed.push((row, count)),
+            Err(error) => left.push((row.id, error)),
+        }
+    }
+    let old_rows = db.erase_old_rows();
+    let mut vaults = Vec::new();
+    for (row, count) in removed {
+        if !matches!(old_rows, OldRows::Remain(_)) {
+            shred::remove_rows(&db, &row).map_err(of_database)?;
+        }
+        vaults.push((row.id, count));
+    }
+    Ok(Shredded {
+        vaults,
+        left,
+        old_rows,
+    })
+}
+
+/// Removes what a vault has in its storage.
+fn remove_objects(
     config: &Config,
     handle: &Handle,
-    project: &str,
-) -> Result<Vec<(VaultId, usize)>, StartError> {
-    let db = Db::open(&config.database_url())?;
-    let masters = storages::open_keys(config, &db)?;
-    let stop = CancellationToken::new();
-    let (open, _) = storages::open(
-        config,
-        &db,
-        &Clock::System,
-        &masters,
-        handle,
-        &stop,
-        &Arc::default(),
-    )?;
-    let rows = db.read(|c| db::vaults::of_project(c, project).map_err(DbError::from))?;
-    let mut shredded = Vec::new();
-    for row in rows {
-        let storage = open.get(&row.storage_id).ok_or_else(|| {
-            let vault = row.id.clone();
-            StartError::NoStorage { vault }
-        })?;
-        let count = vault::shred(&db, &storage.store, &row).map_err(|source| {
-            let name = storage.name.clone();
-            StartError::Storage { name, source }
-        })?;
-        shredded.push((row.id, count));
-    }
-    Ok(shredded)
+    db: &Db,
+    row: &VaultRow,
+) -> Result<usize, StartError> {
+    let storage = db.read(|c| db::vaults::storage(c, &row.storage_id))?;
+    let storage = storage.ok_or_else(|| StartError::NoStorage {
+        vault: row.id.clone(),
+    })?;
+    let store = storages::open_for_shredding(config, &storage, row, handle)?;
+    shred::remove_objects(&store, row).map_err(|source| StartError::Storage {
+        name: storage.name,
+        source,
+    })
+}
+
+fn of_database(source: engine::Error) -> StartError {
+    StartError::Vaults(source)
 }

@@ -1,4 +1,4 @@
-//! Who may run on a data directory, and under which name.
+//! Which processes may run on a data directory, and under which names.
 
 use crate::app::{Role, StartError};
 use crate::config;
@@ -8,11 +8,10 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
-/// What tells one start of a machine from every other.
+/// A number that is different after each start of the machine.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Takes the data directory, made if need be: for itself alone as `serve`, else beside other API and
-/// worker processes.
+/// Locks the data directory, and creates it if necessary: exclusively for `serve`, shared for API and worker processes.
 pub(super) fn data_dir(path: &Path, role: Role) -> Result<(File, PathBuf), StartError> {
     std::fs::create_dir_all(path).map_err(fail(path))?;
     let path = path.canonicalize().map_err(fail(path))?;
@@ -37,9 +36,9 @@ pub(super) fn starting(data_dir: &Path) -> Result<File, StartError> {
     Ok(file)
 }
 
-/// The configured name or the machine's; of several workers in one data directory the second is
-/// `NAME-2`. A name is free again when its process ends, however it ends. With it comes a place: a UUID that
-/// the next process with the lock finds again, so that it knows what its predecessor has left.
+/// The name of this worker, from the configuration or the machine. The second worker in a data directory is `NAME-2`. A
+/// name is free again when its process ends, in whatever way. With the name comes a place, a UUID that the next process
+/// with the lock finds again, so that it recognises the jobs that its predecessor left.
 pub(super) fn worker_name(
     data_dir: &Path,
     settings: &config::Jobs,
@@ -68,9 +67,9 @@ pub(super) fn worker_name(
     unreachable!("the numbers do not end")
 }
 
-/// The place in a lock file; a new one if there is none. A copy of the file, or of the machine, is another place:
-/// that the lock could be taken proves something of this very file on this very system only. On a full disk
-/// the place is this process's alone, and what it leaves is taken up a lease later.
+/// The place in a lock file; a new one if there is none. A copy of the file, or of the machine, is another place: the lock
+/// proves that the predecessor is gone only for this file on this running system. On a full disk the place cannot be
+/// stored; then the jobs that this process leaves are taken over a lease later.
 fn place(file: &mut File) -> std::io::Result<String> {
     let (metadata, boot) = (file.metadata()?, std::fs::read_to_string(BOOT_ID));
     let (device, inode) = (metadata.dev(), metadata.ino());

@@ -1,9 +1,10 @@
 //! Logs on standard error, plain or JSON.
 //!
-//! Whoever reads them may go away, stop reading, or have no room: then lines are lost, and nothing waits or
-//! fails for it. So lines go through a queue of their own, which drops what does not fit.
+//! The reader of standard error may go away, stop reading, or have no space. Then lines are lost, but nothing waits or
+//! fails: lines go through a queue of their own, which drops what does not fit.
 
 use crate::config::{Log, LogFormat};
+use crate::logs;
 use std::io::IsTerminal;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -27,8 +28,22 @@ pub fn start(settings: &Log) -> Result<WorkerGuard, String> {
         .log_internal_errors(false)
         .with_target(false);
     let started = match settings.format {
-        LogFormat::Plain => logs.try_init(),
-        LogFormat::Json => logs.json().flatten_event(true).try_init(),
+        LogFormat::Plain => {
+            let logs = logs.with_filter_reloading();
+            let handle = logs.reload_handle();
+            logs::install(&settings.filter, move |filter| {
+                handle.reload(filter).is_ok()
+            });
+            logs.try_init()
+        }
+        LogFormat::Json => {
+            let logs = logs.json().flatten_event(true).with_filter_reloading();
+            let handle = logs.reload_handle();
+            logs::install(&settings.filter, move |filter| {
+                handle.reload(filter).is_ok()
+            });
+            logs.try_init()
+        }
     };
     started.map_err(|error| error.to_string())?;
     Ok(guard)

@@ -1,32 +1,38 @@
-//! Wiring: settings become parts, parts become a running service; and it stops in order.
+//! Wiring: builds the parts from the settings, starts the service from the parts, and stops it in order.
 
+mod error;
+mod files;
 mod first_start;
 pub mod keys;
 mod locks;
 pub mod logging;
+pub mod memory;
+mod role;
 mod storages;
 
+use crate::admission::Admission;
 use crate::api::{Api, listen, serve_metrics};
+pub use crate::app::error::StartError;
+pub use crate::app::role::Role;
 use crate::clock::Clock;
 use crate::config::{Config, ConfiguredUser, IdentityMode, Maintenance};
-use crate::db::{Db, DbError};
-use crate::engine;
-use crate::engine::keys::{Keyring, MasterKeyError};
-use crate::engine::vault::{Options, Parameters};
+use crate::db::Db;
+use crate::engine::format::keys::Keyring;
+use crate::engine::vault::options::{Options, Parameters};
 use crate::identity::Identity;
 use crate::identity::embedded::Embedded;
-use crate::identity::keystone::{Keystone, KeystoneError};
-use crate::identity::policy::{Policy, PolicyError};
+use crate::identity::keystone::Keystone;
+use crate::identity::policy::Policy;
 use crate::jobs::{Runner, Wake, Worker, beat};
 use crate::metrics::Metrics;
 use crate::model::error::chain;
-use crate::model::id::{StorageId, VaultId};
+use crate::model::id::StorageId;
 use crate::model::job::Lane;
+use crate::model::metadata::MetadataLimits;
 use crate::service::Services;
-use crate::store::OpenError;
 use crate::tasks::orphans::Orphan;
 use crate::tasks::{OpenStorage, Tasks, maintenance};
-use crate::volume::catalog::{Catalog, CatalogError};
+use crate::volume::catalog::Catalog;
 use actix_web::dev::{Server, ServerHandle};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -40,87 +46,6 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-/// Why the service does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error("data directory {}: another embervault is running on it", .0.display())]
-    Running(PathBuf),
-    #[error("{}", path.display())]
-    File {
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    #[error("cannot listen on {address}")]
-    Listen {
-        address: SocketAddr,
-        source: std::io::Error,
-    },
-    #[error(transparent)]
-    Db(#[from] DbError),
-    #[error(transparent)]
-    MasterKey(#[from] MasterKeyError),
-    #[error(
-        "master key {}: it is missing, but backups exist that need it; put it back from your copy",
-        .0.display()
-    )]
-    NoMasterKey(PathBuf),
-    #[error(
-        "master key {}: it is not the one that storage {storage:?} was used with; put the right one back",
-        path.display()
-    )]
-    WrongMasterKey { path: PathBuf, storage: String },
-    #[error(
-        "storage {name:?}: it is not the storage this database knows by that name ({known}, but found \
-         {found}); check its URL, or give the new storage another name"
-    )]
-    ForeignStorage {
-        name: String,
-        known: StorageId,
-        found: StorageId,
-    },
-    #[error(
-        "storage {name:?}: it is empty, but this database knows vaults in it; check its URL, or put its \
-         content back"
-    )]
-    EmptyStorage { name: String },
-    #[error("storage {name:?} cannot be opened")]
-    Open { name: String, source: OpenError },
-    #[error("storage {name:?} cannot be used")]
-    Storage { name: String, source: engine::Error },
-    #[error(
-        "storage {storage:?}: no master key here opens {object}, so nothing was changed; put the key that it was wrapped with beside the others, as {}",
-        path.display()
-    )]
-    NoKeyOpens {
-        storage: String,
-        object: String,
-        path: PathBuf,
-    },
-    #[error("these workers are running: {}; stop all processes first", .0.join(", "))]
-    Workers(Vec<String>),
-    #[error("vault {vault}: its storage is not configured")]
-    NoStorage { vault: VaultId },
-    #[error("the volume catalogue cannot be opened")]
-    Catalog(#[from] CatalogError),
-    #[error(transparent)]
-    Keystone(#[from] KeystoneError),
-    #[error("the policy cannot be used: {0}")]
-    Policy(#[from] PolicyError),
-    #[error("{}: {message}", path.display())]
-    Users { path: PathBuf, message: String },
-}
-
-/// What a process is there for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// API and worker.
-    Serve,
-    /// Requests only; jobs wait for workers.
-    Api,
-    /// Jobs only.
-    Worker,
-}
 
 /// A running service.
 pub struct Running {
@@ -149,7 +74,7 @@ struct Stop {
     taking: CancellationToken,
     /// Running jobs are given back.
     working: CancellationToken,
-    /// A task ended that must not end before the rest.
+    /// A task has ended that must not end before the service stops.
     broken: CancellationToken,
 }
 
@@ -164,12 +89,16 @@ struct Parts {
 
 /// Starts everything. Must be called inside a runtime.
 pub async fn start(config: Config, role: Role) -> Result<Running, StartError> {
+    files::raise_limit();
     let (lock, data_dir) = locks::data_dir(config.data_dir(), role)?;
     let mut locks = vec![lock];
     let listener = match role {
         Role::Worker => None,
         Role::Serve | Role::Api => Some(bind(config.api.listen)?),
     };
+    if listener.is_some() {
+        files::check(&config)?;
+    }
     let metrics_listener = config.metrics.listen.map(bind).transpose()?;
     let place = |listener: &TcpListener| listener.local_addr().ok();
     let address = listener.as_ref().and_then(place);
@@ -179,9 +108,9 @@ pub async fn start(config: Config, role: Role) -> Result<Running, StartError> {
     let (handle, stop) = (Handle::current(), Stop::default());
     let (settings, dir, working) = (config.clone(), data_dir.clone(), stop.working.clone());
     let parts = tokio::task::spawn_blocking(move || {
-        // Of processes that start at once each finds what the one before has made.
+        // Processes that start at the same time do this one after another, so each finds what the one before created.
         let _starting = locks::starting(&dir)?;
-        assemble(&settings, &dir, handle, working, &counters)
+        assemble(&settings, role, &dir, handle, working, &counters)
     })
     .await
     .expect("assembling does not panic")?;
@@ -199,6 +128,7 @@ pub async fn start(config: Config, role: Role) -> Result<Running, StartError> {
                 place,
                 wake: parts.wake,
                 metrics: metrics.clone(),
+                peers: Arc::default(),
             };
             let maintenance = config.maintenance.clone();
             run_lanes(worker, parts.tasks, maintenance, &stop, &tracker);
@@ -206,6 +136,8 @@ pub async fn start(config: Config, role: Role) -> Result<Running, StartError> {
         }
     };
     let is_ours = config.identity.mode == IdentityMode::Embedded;
+    let give_back = memory::give_back_now_and_then(stop.taking.clone());
+    spawn_vital("memory", give_back, &stop, &tracker);
     let clouds_yaml = match address {
         Some(address) if is_ours && config.identity.users.is_empty() => {
             Some(first_start::write_clouds_yaml(
@@ -219,7 +151,9 @@ pub async fn start(config: Config, role: Role) -> Result<Running, StartError> {
     };
     let mut servers = Vec::new();
     if let Some(listener) = listener {
-        let server = listen(Arc::new(parts.api), listener);
+        let mut api = parts.api;
+        api.services.worker.clone_from(&worker);
+        let server = listen(Arc::new(api), listener);
         servers.push(run_server(server, config.api.listen, &stop, &tracker)?);
     }
     if let (Some(listener), Some(address)) = (metrics_listener, config.metrics.listen) {
@@ -242,13 +176,13 @@ pub async fn start(config: Config, role: Role) -> Result<Running, StartError> {
 }
 
 impl Running {
-    /// Until a part without which the service does not work has ended by itself: it is to be stopped then.
+    /// Waits until a part without which the service does not work has ended by itself. Then stop the service.
     pub async fn broken(&self) {
         self.stop.broken.cancelled().await;
     }
 
-    /// Takes no more requests and jobs, leaves running jobs some time to end, gives the others back
-    /// so that they are resumed, and waits for all.
+    /// Takes no more requests and jobs, and gives running jobs some time to end. Then gives the others back, so that they
+    /// are resumed, and waits for all of them.
     pub async fn stop(self) {
         self.stop.taking.cancel();
         for server in &self.servers {
@@ -282,8 +216,8 @@ fn run_server(
     Ok(handle)
 }
 
-/// Runs a task that must not end before the service is stopped. If it does, by a panic or otherwise, the
-/// service stops as a whole: what starts it again helps, and what only looks alive does not.
+/// Runs a task that must not end before the service is stopped. If it does, by a panic or otherwise, the whole service
+/// stops, so that it is started again. A service that only looks alive would help less.
 fn spawn_vital(
     name: &'static str,
     task: impl Future<Output = ()> + Send + 'static,
@@ -316,6 +250,7 @@ fn public_url(config: &Config, address: SocketAddr) -> String {
 
 fn assemble(
     config: &Config,
+    role: Role,
     data_dir: &Path,
     handle: Handle,
     stop: CancellationToken,
@@ -327,18 +262,11 @@ fn assemble(
     let (storages, default_storage) =
         storages::open(config, &db, &clock, &masters, &handle, &stop, metrics)?;
     let catalog = Catalog::open(db.clone(), clock.clone(), config)?;
-    let (identity, users) = open_identity(config, data_dir, &db, &clock)?;
+    let (identity, users) = open_identity(config, role, data_dir, &db, &clock, &handle)?;
     let policy = Arc::new(open_policy(config, data_dir)?);
     let wake = Arc::new(Wake::default());
-    let services = Services {
-        db: db.clone(),
-        clock: clock.clone(),
-        catalog: catalog.clone(),
-        quota: config.quota.clone(),
-        wake: wake.clone(),
-        default_storage,
-        host: locks::host_name(),
-    };
+    let parts = (db.clone(), clock.clone(), catalog.clone());
+    let services = make_services(config, parts, wake.clone(), default_storage);
     let tasks = make_tasks(config, db.clone(), clock, catalog, storages, masters);
     let api = Api::new(
         services,
@@ -374,6 +302,36 @@ pub fn tasks(config: &Config, handle: &Handle) -> Result<Tasks, StartError> {
     Ok(make_tasks(config, db, clock, catalog, storages, masters))
 }
 
+fn make_services(
+    config: &Config,
+    (db, clock, catalog): (Db, Clock, Catalog),
+    wake: Arc<Wake>,
+    default_storage: StorageId,
+) -> Services {
+    let admission = Admission {
+        db: db.clone(),
+        clock: clock.clone(),
+        catalog: catalog.clone(),
+        quota: config.quota.clone(),
+        wake: wake.clone(),
+        default_storage,
+    };
+    Services {
+        db,
+        clock,
+        catalog,
+        quota: config.quota.clone(),
+        metadata_limits: MetadataLimits {
+            items_max: config.api.metadata_items_max,
+            bytes_max: config.api.metadata_bytes_max.as_u64(),
+        },
+        wake,
+        admission,
+        host: locks::host_name(),
+        worker: None,
+    }
+}
+
 fn make_tasks(
     config: &Config,
     db: Db,
@@ -390,32 +348,40 @@ fn make_tasks(
         masters,
         parameters: Parameters::from_settings(&config.engine),
         options: Options::from_settings(config),
+        quota: config.quota.clone(),
         attempts_max: config.jobs.attempts_max,
         verify_bytes: config.maintenance.verify_bytes.as_u64(),
     }
 }
 
-/// Who vouches for users, and the users of our own.
+/// The identity, and our own users. A worker gets no requests, and its configuration may list no users: it leaves the
+/// users as they are.
 fn open_identity(
     config: &Config,
+    role: Role,
     data_dir: &Path,
     db: &Db,
     clock: &Clock,
+    handle: &Handle,
 ) -> Result<(Identity, Vec<ConfiguredUser>), StartError> {
     if config.identity.mode == IdentityMode::Keystone {
-        let keystone = Keystone::new(config.identity.keystone.clone(), clock.clone())?;
+        let settings = config.identity.keystone.clone();
+        let keystone = Keystone::new(settings, clock.clone(), handle.clone())?;
         return Ok((Identity::Keystone(keystone), Vec::new()));
     }
-    let mut settings = config.identity.clone();
-    if settings.users.is_empty() {
-        settings.users = first_start::default_users(data_dir)?;
-    }
-    let users = settings.users.clone();
-    let embedded = Embedded::open(db.clone(), clock.clone(), settings)?;
+    let embedded = Embedded::new(db.clone(), clock.clone(), config.identity.clone());
+    let users = match role {
+        Role::Worker => return Ok((Identity::Embedded(embedded), Vec::new())),
+        Role::Serve | Role::Api if config.identity.users.is_empty() => {
+            first_start::default_users(data_dir)?
+        }
+        Role::Serve | Role::Api => config.identity.users.clone(),
+    };
+    embedded.bring_in(&users)?;
     Ok((Identity::Embedded(embedded), users))
 }
 
-/// The rules in force: a file that is named must be there, one in the data directory may be.
+/// The rules in force. A configured file must exist; a file in the data directory is optional.
 fn open_policy(config: &Config, data_dir: &Path) -> Result<Policy, StartError> {
     let default = data_dir.join("policy.yaml");
     match &config.policy.file {
@@ -444,7 +410,7 @@ fn run_lanes(
         look_after_orphans(tasks.clone(), lease, taking()).boxed(),
     );
     let run = Arc::new(move |claimed| tasks.run(claimed));
-    for lane in [Lane::Backup, Lane::Quick] {
+    for lane in [Lane::Backup, Lane::Copy, Lane::Quick] {
         let runner = Runner::new(worker.clone(), lane, run.clone());
         let work = runner.work(taking(), stop.working.clone());
         vital(lane.as_str(), work.boxed());
@@ -452,7 +418,7 @@ fn run_lanes(
     vital("heartbeat", beat(worker, taking()).boxed());
 }
 
-/// Adds the jobs that nobody asks for when they are due.
+/// Adds maintenance jobs when they are due.
 async fn schedule(tasks: Arc<Tasks>, settings: Maintenance, stop: CancellationToken) {
     let pause = maintenance::pause(&settings);
     loop {
@@ -468,7 +434,7 @@ async fn schedule(tasks: Arc<Tasks>, settings: Maintenance, stop: CancellationTo
     }
 }
 
-/// Ends work whose job has not been there for the length of a lease.
+/// Settles orphans that have had no job for the length of a lease.
 async fn look_after_orphans(tasks: Arc<Tasks>, lease: Duration, stop: CancellationToken) {
     let mut seen: HashMap<Orphan, Instant> = HashMap::new();
     loop {
@@ -478,7 +444,7 @@ async fn look_after_orphans(tasks: Arc<Tasks>, lease: Duration, stop: Cancellati
         }
         let looker = tasks.clone();
         let Ok(Ok(found)) = tokio::task::spawn_blocking(move || looker.orphans()).await else {
-            // The database does not answer; others say so.
+            // The database does not answer; other parts log that.
             continue;
         };
         let now = Instant::now();
@@ -496,35 +462,11 @@ async fn look_after_orphans(tasks: Arc<Tasks>, lease: Duration, stop: Cancellati
             let (settler, orphan) = (tasks.clone(), orphan.clone());
             let settle = move || settler.settle_orphan(&orphan);
             if let Ok(Err(error)) = tokio::task::spawn_blocking(settle).await {
-                tracing::warn!(error = %chain(&error), "an orphan could not be ended");
+                tracing::warn!(error = %chain(&error), "an orphan could not be settled");
             }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_vital_task_that_ends_by_itself_ends_the_service() {
-        for panics in [true, false] {
-            let (stop, tracker) = (Stop::default(), TaskTracker::new());
-            let task = async move { assert!(!panics, "a defect") };
-            spawn_vital("task", task, &stop, &tracker);
-            let broken = stop.broken.cancelled();
-            assert!(
-                tokio::time::timeout(Duration::from_secs(5), broken)
-                    .await
-                    .is_ok()
-            );
-        }
-        let (stop, tracker) = (Stop::default(), TaskTracker::new());
-        let taking = stop.taking.clone();
-        spawn_vital("task", taking.cancelled_owned(), &stop, &tracker);
-        stop.taking.cancel();
-        tracker.close();
-        tracker.wait().await;
-        assert!(!stop.broken.is_cancelled());
-    }
-}
+mod tests;

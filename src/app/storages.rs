@@ -3,12 +3,12 @@
 use crate::app::StartError;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::db::{self, Db, DbError};
-use crate::engine;
-use crate::engine::keys::{Keyring, MasterKey};
+use crate::db::{self, Db, DbConnection, DbError};
+use crate::engine::format::keys::{Keyring, MasterKey};
+use crate::engine::{self, vault};
 use crate::metrics::Metrics;
 use crate::model::id::StorageId;
-use crate::model::vault::StorageRow;
+use crate::model::vault::{StorageRow, VaultRow};
 use crate::store::Store;
 use crate::tasks::OpenStorage;
 use std::collections::BTreeMap;
@@ -16,7 +16,10 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-/// The master key, made only where no storage was ever used with another, and those that it has replaced.
+/// How many of the oldest and of the youngest vaults a start tries to open.
+const VAULTS_TRIED: i64 = 4;
+
+/// The master key and the keys that it has replaced. A key is created only if no storage was ever used with another one.
 pub(super) fn open_keys(config: &Config, db: &Db) -> Result<Keyring, StartError> {
     let path = config.master_key_file();
     if let Some(keys) = Keyring::load(&path)? {
@@ -31,7 +34,7 @@ pub(super) fn open_keys(config: &Config, db: &Db) -> Result<Keyring, StartError>
 }
 
 fn find(db: &Db, name: &str) -> Result<Option<StorageRow>, DbError> {
-    db.read(|c| db::vaults::find_storage(c, name).map_err(DbError::from))
+    db.read(|c| db::vaults::find_storage(c, name))
 }
 
 /// Opens all storages; gives the one for new backups with them. Calls to them end with the token.
@@ -44,6 +47,12 @@ pub(super) fn open(
     stop: &CancellationToken,
     metrics: &Arc<Metrics>,
 ) -> Result<(BTreeMap<StorageId, OpenStorage>, StorageId), StartError> {
+    if let Some((next, _)) = masters.unfinished() {
+        tracing::error!(key = %next.display(), "a change of the master key was interrupted. Both keys stay in use until it is finished: stop all processes and run `embervault key rotate`");
+    }
+    if let Some(leftover) = &masters.leftover {
+        tracing::warn!(key = %leftover.display(), "a process was killed while it created this key. The file may be a copy of a key in use: delete it, or run `embervault key rotate`, which deletes it");
+    }
     let mut open = BTreeMap::new();
     let mut default = None;
     let configured = config.storages();
@@ -61,6 +70,7 @@ pub(super) fn open(
         ));
         let row = identify(db, clock, &masters.current, &name, &store)?;
         check_key(config, db, masters, &row)?;
+        report_locked(config, db, masters, &row)?;
         if settings.default || is_only {
             default = Some(row.id.clone());
         }
@@ -70,8 +80,8 @@ pub(super) fn open(
     Ok((open, default))
 }
 
-/// Whether a storage was used with the master key, as far as the database knows; or with one that it has
-/// replaced, if the database is from before a rotation.
+/// Refuses a storage that, as the database says, was used with an unknown master key. A kept key is accepted: the database
+/// may be older than a change of the key.
 fn check_key(
     config: &Config,
     db: &Db,
@@ -79,7 +89,10 @@ fn check_key(
     row: &StorageRow,
 ) -> Result<(), StartError> {
     let current = masters.current.check();
-    if row.master_key_check == current {
+    let is_unfinished = masters
+        .unfinished()
+        .is_some_and(|(_, next)| next.check() == row.master_key_check);
+    if row.master_key_check == current || is_unfinished {
         return Ok(());
     }
     if !masters
@@ -93,9 +106,32 @@ fn check_key(
     }
     tracing::warn!(
         storage = row.name,
-        "the database is from before a change of the master key"
+        "the database is older than the last change of the master key"
     );
-    db.write(|c| db::vaults::set_master_key_check(c, &row.id, &current).map_err(DbError::from))?;
+    db.write(|c| db::vaults::set_master_key_check(c, &row.id, &current))?;
+    Ok(())
+}
+
+/// Logs an error if no master key here opens a vault: a change of the key on another host was interrupted, or a key was
+/// lost. Tries the oldest and the youngest vaults, as a change goes from the oldest to the youngest.
+fn report_locked(
+    config: &Config,
+    db: &Db,
+    masters: &Keyring,
+    storage: &StorageRow,
+) -> Result<(), StartError> {
+    let some = |c: &mut DbConnection| db::vaults::some_records(c, &storage.id, VAULTS_TRIED);
+    let tried = db.read(some)?;
+    let locked = |(row, record): &&(VaultRow, String)| vault::is_locked(record, row, masters);
+    if let Some((row, _)) = tried.iter().find(locked) {
+        let key = config.master_key_file();
+        tracing::error!(
+            storage = storage.name,
+            vault = %row.id,
+            "no master key on this host opens this vault, and perhaps others; their backups can be neither made nor restored from here. If a change of the master key was interrupted on another host, run `embervault key rotate` there and copy its keys to this host. Otherwise put the missing key beside the others, as {}",
+            key.with_extension("previous-N").display()
+        );
+    }
     Ok(())
 }
 
@@ -122,8 +158,45 @@ pub(super) fn open_for_rotation(
     Ok(open)
 }
 
-/// Makes sure that a storage is the one that the database knows by its name; one that nobody has used
-/// becomes ours.
+/// The storage in which a vault is to be shredded. The keys of this host do not matter there.
+pub(super) fn open_for_shredding(
+    config: &Config,
+    storage: &StorageRow,
+    vault: &VaultRow,
+    handle: &Handle,
+) -> Result<Store, StartError> {
+    let name = storage.name.clone();
+    let Some(settings) = config.storages().remove(&name) else {
+        return Err(StartError::NotConfigured { name });
+    };
+    let opened = Store::open(&settings, handle.clone());
+    let store = opened.map_err(|source| StartError::Open {
+        name: name.clone(),
+        source,
+    })?;
+    let unusable = |source| StartError::Storage {
+        name: name.clone(),
+        source,
+    };
+    match engine::vault::storage::identify(&store).map_err(unusable)? {
+        Some(found) if found == storage.id => Ok(store),
+        Some(found) => Err(StartError::ForeignStorage {
+            name,
+            known: storage.id.clone(),
+            found,
+        }),
+        // Only its record was lost, or it is not mounted.
+        None => {
+            if engine::vault::is_there(&store, &vault.id).map_err(unusable)? {
+                Ok(store)
+            } else {
+                Err(StartError::EmptyStorage { name })
+            }
+        }
+    }
+}
+
+/// Makes sure that a storage is the one that the database knows by its name. An unused storage becomes ours.
 fn identify(
     db: &Db,
     clock: &Clock,
@@ -135,7 +208,7 @@ fn identify(
         name: name.to_owned(),
         source,
     };
-    let found = engine::storage::identify(store).map_err(unusable)?;
+    let found = engine::vault::storage::identify(store).map_err(unusable)?;
     let known = db.write(|c| -> Result<_, DbError> {
         db::lock(c, "storages")?;
         if let Some(known) = db::vaults::find_storage(c, name)? {
@@ -153,28 +226,29 @@ fn identify(
     let found = match found {
         Some(found) => found,
         None => {
-            let vaults = db.read(|c| db::vaults::all(c).map_err(DbError::from))?;
+            let vaults = db.read(db::vaults::all)?;
             let (mut is_known, mut is_there) = (false, false);
             for vault in vaults.iter().filter(|vault| vault.storage_id == known.id) {
                 is_known = true;
                 is_there =
                     is_there || engine::vault::is_there(store, &vault.id).map_err(unusable)?;
             }
-            // Where a vault of ours is, it is the right place, and only the record was lost.
+            // If a vault of ours is there, it is the right storage, and only `format.json` was lost.
             if is_known && !is_there {
                 return Err(StartError::EmptyStorage {
                     name: name.to_owned(),
                 });
             }
-            engine::storage::create(store, &known.id, known.created_at).map_err(unusable)?
+            engine::vault::storage::create(store, &known.id, known.created_at).map_err(unusable)?
         }
     };
-    match known.id == found {
-        true => Ok(known),
-        false => Err(StartError::ForeignStorage {
+    if known.id == found {
+        Ok(known)
+    } else {
+        Err(StartError::ForeignStorage {
             name: name.to_owned(),
             known: known.id,
             found,
-        }),
+        })
     }
 }

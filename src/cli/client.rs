@@ -1,8 +1,9 @@
-//! A client of the service's own HTTP API, for the demonstration: it knows only what any client
-//! knows.
+//! A client of the service's own HTTP API, for the demonstration and the benchmark: it knows only what any
+//! client knows.
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::time::Duration;
 
 const VERSION: &str = "volume 3.71";
@@ -125,6 +126,50 @@ impl Client {
             tick();
             std::thread::sleep(POLL);
         }
+    }
+
+    /// Posts something that makes a resource, and gives its id.
+    pub(super) fn id_of(&self, path: &str, body: &Value, place: &str) -> anyhow::Result<String> {
+        let answer = self.post(path, body)?;
+        let id = answer.pointer(place).and_then(Value::as_str);
+        Ok(id
+            .with_context(|| format!("no {place} in {answer}"))?
+            .to_owned())
+    }
+
+    /// Makes a volume and waits for it.
+    pub(super) fn create_volume(&self, volume: &Value) -> anyhow::Result<String> {
+        let body = json!({ "volume": volume });
+        let id = self.id_of("/volumes", &body, "/volume/id")?;
+        self.wait_available("volumes", "volume", &id, || {})?;
+        Ok(id)
+    }
+
+    /// Attaches a volume, hands out its path, and detaches it again.
+    pub(super) fn with_volume<T>(
+        &self,
+        volume: &str,
+        work: impl FnOnce(&Path) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let body = json!({ "attachment": {
+            "volume_uuid": volume,
+            "connector": { "host": "embervault", "ip": "127.0.0.1" },
+        } });
+        let attachment = self.post("/attachments", &body)?["attachment"].take();
+        let id = attachment["id"]
+            .as_str()
+            .context("the attachment has no id")?;
+        let path = attachment["connection_info"]["device_path"]
+            .as_str()
+            .context("the attachment has no device path")?;
+        self.post(
+            &format!("/attachments/{id}/action"),
+            &json!({ "os-complete": null }),
+        )?;
+        let result = work(Path::new(path));
+        self.delete(&format!("/attachments/{id}"))?;
+        self.wait_available("volumes", "volume", volume, || {})?;
+        result
     }
 
     /// Waits until a resource is gone.

@@ -5,7 +5,7 @@ use crate::cli::client::Client;
 use crate::cli::table::{self, mebibytes};
 use crate::cli::{compare, image, serve};
 use crate::config::{Config, ConfiguredUser, DataDir, Log};
-use crate::db::{self, Db, DbError};
+use crate::db::{self, Db};
 use crate::model::backup::Backup;
 use crate::model::id::BackupId;
 use crate::model::volume::GIB;
@@ -15,7 +15,7 @@ use serde_json::json;
 use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -75,7 +75,7 @@ pub(super) fn run(size_gib: u32, input: Option<&Path>) -> anyhow::Result<()> {
     result
 }
 
-/// Runs beside the service, which shares this runtime, until it is done or somebody stops it.
+/// Runs beside the service, which shares this runtime, until it is done or the user stops it.
 async fn until_interrupted(
     running: &Running,
     size_gib: u64,
@@ -109,11 +109,15 @@ fn demonstrate(
         size_gib,
         rows: Vec::new(),
     };
-    let source = demo.create_volume("source")?;
-    demo.with_volume(&source, |path| fill(path, size_gib * GIB, input))?;
-    let original = demo.reference(&source, "original")?;
+    let volume = json!({ "name": "source", "size": size_gib });
+    let source = demo.client.create_volume(&volume)?;
+    demo.client
+        .with_volume(&source, |path| fill(path, size_gib * GIB, input))?;
+    // A copy of it as it is now, to compare with later.
+    let copy = json!({ "name": "original", "source_volid": source });
+    let original = demo.client.create_volume(&copy)?;
     let full = demo.back_up("full backup", &source, false)?;
-    demo.with_volume(&source, |path| {
+    demo.client.with_volume(&source, |path| {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         Ok(image::change(&file, size_gib * GIB)?)
     })?;
@@ -129,55 +133,6 @@ fn demonstrate(
 }
 
 impl Demo {
-    fn create_volume(&self, name: &str) -> anyhow::Result<String> {
-        let body = json!({ "volume": { "name": name, "size": self.size_gib } });
-        self.volume_of(&body)
-    }
-
-    fn volume_of(&self, body: &serde_json::Value) -> anyhow::Result<String> {
-        let created = self.client.post("/volumes", body)?;
-        let id = created["volume"]["id"]
-            .as_str()
-            .context("the volume has no id")?
-            .to_owned();
-        self.client
-            .wait_available("volumes", "volume", &id, || {})?;
-        Ok(id)
-    }
-
-    /// A copy of a volume as it is now, to compare with later.
-    fn reference(&self, volume: &str, name: &str) -> anyhow::Result<String> {
-        self.volume_of(&json!({ "volume": { "name": name, "source_volid": volume } }))
-    }
-
-    /// Attaches a volume, hands out its path, and detaches it again.
-    fn with_volume<T>(
-        &self,
-        volume: &str,
-        work: impl FnOnce(&Path) -> anyhow::Result<T>,
-    ) -> anyhow::Result<T> {
-        let body = json!({ "attachment": {
-            "volume_uuid": volume,
-            "connector": { "host": "demo", "ip": "127.0.0.1" },
-        } });
-        let attachment = self.client.post("/attachments", &body)?["attachment"].take();
-        let id = attachment["id"]
-            .as_str()
-            .context("the attachment has no id")?;
-        let path = attachment["connection_info"]["device_path"]
-            .as_str()
-            .context("the attachment has no device path")?;
-        self.client.post(
-            &format!("/attachments/{id}/action"),
-            &json!({ "os-complete": null }),
-        )?;
-        let result = work(&PathBuf::from(path));
-        self.client.delete(&format!("/attachments/{id}"))?;
-        self.client
-            .wait_available("volumes", "volume", volume, || {})?;
-        result
-    }
-
     fn back_up(
         &mut self,
         what: &'static str,
@@ -187,11 +142,7 @@ impl Demo {
         let body =
             json!({ "backup": { "volume_id": volume, "name": what, "incremental": incremental } });
         let started = Instant::now();
-        let created = self.client.post("/backups", &body)?;
-        let id = created["backup"]["id"]
-            .as_str()
-            .context("the backup has no id")?
-            .to_owned();
+        let id = self.client.id_of("/backups", &body, "/backup/id")?;
         let spinner = spinner(what);
         self.client
             .wait_available("backups", "backup", &id, || spinner.tick())?;
@@ -199,7 +150,7 @@ impl Demo {
         done(&spinner, what, time);
         let backup = self
             .db
-            .read(|c| db::backups::find(c, &BackupId::new(&id)).map_err(DbError::from))?;
+            .read(|c| db::backups::find(c, &BackupId::new(&id)))?;
         self.rows.push(Row {
             what,
             time,
@@ -217,15 +168,11 @@ impl Demo {
     ) -> anyhow::Result<()> {
         let body = json!({ "restore": { "name": what } });
         let started = Instant::now();
-        let restore = self
-            .client
-            .post(&format!("/backups/{backup}/restore"), &body)?;
-        let volume = restore["restore"]["volume_id"]
-            .as_str()
-            .context("the restore has no volume")?;
+        let path = format!("/backups/{backup}/restore");
+        let volume = self.client.id_of(&path, &body, "/restore/volume_id")?;
         let spinner = spinner(what);
         self.client
-            .wait_available("volumes", "volume", volume, || spinner.tick())?;
+            .wait_available("volumes", "volume", &volume, || spinner.tick())?;
         self.client
             .wait_available("backups", "backup", backup, || spinner.tick())?;
         let time = started.elapsed();
@@ -236,8 +183,8 @@ impl Demo {
             volume_bytes: self.size_gib * GIB,
             backup: None,
         });
-        self.with_volume(expected, |expected| {
-            self.with_volume(volume, |restored| {
+        self.client.with_volume(expected, |expected| {
+            self.client.with_volume(&volume, |restored| {
                 let bar = bar("compare every byte", self.size_gib * GIB);
                 compare::compare(expected, restored, |at| bar.set_position(at))
                     .with_context(|| format!("{what}: WRONG"))?;

@@ -78,15 +78,16 @@ pub(super) fn fill(file: &File, length: u64, mut tick: impl FnMut(u64)) -> io::R
             0..=3 => text(&mut dice, size as usize),
             4..=6 => binary(&mut dice, size as usize),
             7 | 8 => dice.bytes(size as usize),
-            _ => match earlier.is_empty() {
-                true => text(&mut dice, size as usize),
-                false => {
+            _ => {
+                if earlier.is_empty() {
+                    text(&mut dice, size as usize)
+                } else {
                     let (from, size) = earlier[dice.below(earlier.len() as u64) as usize];
                     let mut copy = vec![0; size.min(length - at) as usize];
                     file.read_exact_at(&mut copy, from)?;
                     copy
                 }
-            },
+            }
         };
         file.write_all_at(&bytes, at)?;
         if earlier.len() < 4096 {

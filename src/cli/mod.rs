@@ -11,7 +11,7 @@ mod table;
 mod transfer;
 mod vault;
 
-use crate::app::{Role, logging};
+use crate::app::{Role, logging, memory};
 use crate::config::{Config, DataDir};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -42,10 +42,10 @@ enum Command {
         #[arg(long, value_name = "ADDR:PORT")]
         listen: Option<SocketAddr>,
     },
-    /// Run the API alone; jobs wait for workers.
+    /// Run only the API; jobs wait for workers.
     ///
-    /// Any number of API and worker processes share one database and one storage. On several machines
-    /// they need PostgreSQL, the same master key, and a directory of volumes that all of them reach.
+    /// Any number of API and worker processes can share one database and one storage. On several machines
+    /// they need PostgreSQL, the same master key, and a directory of volumes that all of them can reach.
     Api {
         #[command(flatten)]
         settings: SettingsArguments,
@@ -53,30 +53,30 @@ enum Command {
         #[arg(long, value_name = "ADDR:PORT")]
         listen: Option<SocketAddr>,
     },
-    /// Run a worker alone: it takes jobs from the database.
+    /// Run only a worker: it takes jobs from the database.
     ///
-    /// Asked to stop (SIGTERM) it takes no more jobs, leaves running ones the time of jobs.drain, and
-    /// gives the others back.
+    /// On SIGTERM it takes no more jobs and waits up to jobs.drain for the running ones. Jobs that have not
+    /// ended by then go back to the queue, and another worker resumes them.
     Worker {
         #[command(flatten)]
         settings: SettingsArguments,
     },
-    /// Show on real data that backups come back: full, incremental, restore, compare every byte.
+    /// Prove on real data that restores work: full, incremental, restore, compare every byte.
     ///
-    /// Starts the service on a free port in a temporary directory, works through its HTTP API, and
-    /// ends with a table. Exit status 0 if every byte was right.
+    /// Starts the service on a free port in a temporary directory, uses its HTTP API, and prints a table.
+    /// Exit status 0 if every byte was right.
     Demo {
         /// Size of the generated volume in GiB.
         #[arg(long, value_name = "GiB", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
         size: u32,
-        /// A raw image to use as the volume's content instead of generated data.
+        /// Raw image to use instead of generated data.
         #[arg(long, value_name = "FILE")]
         input: Option<PathBuf>,
     },
     /// Measure backups, incrementals and restores on this machine.
     ///
-    /// Generated data, the same on every machine, or an image of yours. EMBERVAULT_ENGINE__ variables
-    /// set compression, chunk size, memory and threads.
+    /// Uses generated data, the same on every machine, or a raw image. EMBERVAULT_ENGINE__ variables set
+    /// compression, chunk size, memory and threads.
     Bench {
         #[command(flatten)]
         bench: bench::BenchArguments,
@@ -87,19 +87,19 @@ enum Command {
         #[command(flatten)]
         step: bench::StepArguments,
     },
-    /// Move bytes in and out of standalone volumes.
+    /// Copy data into and out of standalone volumes.
     #[command(subcommand)]
     Volume(VolumeCommand),
-    /// Look after what is stored.
+    /// Maintain the stored backups.
     #[command(subcommand)]
     Vault(VaultCommand),
-    /// Look after the master key.
+    /// Manage the master key.
     #[command(subcommand)]
     Key(KeyCommand),
-    /// Look at the backup storages.
+    /// Check the backup storages.
     #[command(subcommand)]
     Storage(StorageCommand),
-    /// Look at the configuration.
+    /// Show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
 }
@@ -108,7 +108,7 @@ enum Command {
 enum VolumeCommand {
     /// Write a raw image to a volume.
     ///
-    /// The volume must be available; what the image does not reach becomes zeros.
+    /// The volume must be available. If the image is shorter than the volume, the rest becomes zeros.
     Import {
         #[command(flatten)]
         transfer: TransferArguments,
@@ -122,40 +122,40 @@ enum VolumeCommand {
 
 #[derive(Debug, Subcommand)]
 enum VaultCommand {
-    /// Reclaim the space that deleted backups have left.
+    /// Reclaim the space of deleted backups.
     ///
-    /// Runs beside the service, its backups and restores. What nobody needs is condemned by one run
-    /// and removed by the next, unless a backup has come to need it meanwhile.
+    /// May run beside the service. One run condemns the packs that no backup needs; the next run removes
+    /// them, unless a backup needs them again.
     Gc {
         #[command(flatten)]
         settings: SettingsArguments,
-        /// Tell what would be done, and do nothing.
+        /// Only show what would be done.
         #[arg(long)]
         dry_run: bool,
         /// Print JSON instead of a table.
         #[arg(long)]
         json: bool,
     },
-    /// Look whether what is stored is what was written.
+    /// Check that stored backups are complete and undamaged.
     ///
-    /// Always: every backup's root, that every pack is there in its length, and its trailer. What is
-    /// found wrong is noted: later backups do not rely on it. Exit status 1 if anything was.
+    /// Every run reads each backup's root, checks that each pack is there with its length, and reads its
+    /// trailer. Later backups do not use packs that were found damaged. Exit status 1 if there is damage.
     Verify {
         #[command(flatten)]
         settings: SettingsArguments,
-        /// Read every byte too. One that was cut off goes on where it was.
+        /// Also read every byte. An interrupted full verification resumes.
         #[arg(long, conflicts_with = "sample")]
         full: bool,
-        /// Read so much of what was not read for the longest time, such as `10 GiB`.
+        /// Also read this much, such as `10 GiB`: first the packs that were read the longest time ago.
         #[arg(long, value_name = "SIZE")]
         sample: Option<bytesize::ByteSize>,
         /// Print JSON instead of a table.
         #[arg(long)]
         json: bool,
     },
-    /// Put damaged packs right, of what other packs and volumes still hold.
+    /// Repair damaged packs from data that other packs and volumes still hold.
     ///
-    /// Works on what `vault verify` has found. Exit status 1 if something is lost.
+    /// Repairs the packs that a verification found damaged. Exit status 1 if data is lost.
     Repair {
         #[command(flatten)]
         settings: SettingsArguments,
@@ -163,10 +163,10 @@ enum VaultCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Take in all backups that a storage holds and the database does not know.
+    /// Add all backups that a storage holds and the database does not know.
     ///
-    /// After the database was lost, into an empty one; after an old copy was put back, into that. Needs
-    /// the master key. May be repeated.
+    /// Use it with an empty database after the database was lost, or after an old copy of it was restored.
+    /// Needs the master key. Can be repeated.
     Rebuild {
         #[command(flatten)]
         settings: SettingsArguments,
@@ -174,7 +174,7 @@ enum VaultCommand {
         #[arg(long, value_name = "NAME")]
         storage: String,
     },
-    /// Show what each backup takes: data, what it added, what its deletion would free.
+    /// Show the size of each backup: its data, what it added, what its deletion would free.
     Usage {
         #[command(flatten)]
         settings: SettingsArguments,
@@ -182,13 +182,13 @@ enum VaultCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Destroy the keys of a project: nothing of its backups can be read any more.
+    /// Destroy the keys of a project: its backups can never be read again.
     Shred {
         #[command(flatten)]
         settings: SettingsArguments,
         /// Id of the project.
         project: String,
-        /// It is meant.
+        /// Confirm; this cannot be undone.
         #[arg(long)]
         yes: bool,
     },
@@ -198,8 +198,8 @@ enum VaultCommand {
 enum KeyCommand {
     /// Change the master key: wrap the keys of all vaults with a new one.
     ///
-    /// Stop all processes first, and copy the new key to the other machines after. Cut off at any
-    /// point, it goes on when it is run again.
+    /// Stop all processes first. Afterwards copy the new key to the other machines. If it is interrupted,
+    /// run it again: it resumes.
     Rotate {
         #[command(flatten)]
         settings: SettingsArguments,
@@ -208,10 +208,10 @@ enum KeyCommand {
 
 #[derive(Debug, Subcommand)]
 enum StorageCommand {
-    /// Prove a storage before it is used: write, read, range, list, conditional create, delete, latency.
+    /// Test a storage before it is used: write, read, range, list, conditional create, delete, latency.
     ///
-    /// Stores two objects of 256 KiB and 32 MiB below `check/` and removes them. Exit status 0 if
-    /// everything that backups need works.
+    /// Stores objects of 256 KiB and 32 MiB below `check/` and removes them. Exit status 0 if everything
+    /// that backups need works.
     Check {
         #[command(flatten)]
         settings: SettingsArguments,
@@ -225,7 +225,7 @@ enum StorageCommand {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Print the effective settings as TOML, secrets hidden.
+    /// Print the settings in force as TOML, with secrets hidden.
     Print {
         #[command(flatten)]
         settings: SettingsArguments,
@@ -239,7 +239,7 @@ struct TransferArguments {
     /// Id of the volume.
     #[arg(long, value_name = "ID")]
     volume: String,
-    /// The raw image; `-` for a pipe.
+    /// Raw image; `-` for standard input or output.
     file: PathBuf,
 }
 
@@ -263,7 +263,7 @@ impl SettingsArguments {
         Ok(config)
     }
 
-    /// For a command beside the service: what it meets that its user must know is logged as well.
+    /// For a command beside the service: its warnings and errors are logged too.
     fn load_for_command(&self, logs: &mut Option<WorkerGuard>) -> anyhow::Result<Config> {
         let config = self.load()?;
         *logs = Some(logging::start_for_command(&config.log).map_err(anyhow::Error::msg)?);
@@ -273,7 +273,8 @@ impl SettingsArguments {
 
 /// Runs the program.
 pub fn run() -> ExitCode {
-    // Keys, database, volumes and objects are nobody else's business.
+    memory::settle();
+    // Only our own user may read keys, database, volumes and objects.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     match dispatch(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,

@@ -22,7 +22,7 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// Runs until SIGTERM or Ctrl-C.
 pub(super) fn run(config: Config, role: Role) -> anyhow::Result<()> {
     let _logs = logging::start(&config.log).map_err(anyhow::Error::msg)?;
-    // A panic is told like everything else: on standard error it could wait for a reader for ever.
+    // A panic is logged like everything else: a write to standard error could wait for a reader for ever.
     std::panic::set_hook(Box::new(
         |panic| tracing::error!(%panic, "a thread panicked"),
     ));
@@ -30,7 +30,7 @@ pub(super) fn run(config: Config, role: Role) -> anyhow::Result<()> {
     let end = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut told = pin!(async {
+        let mut signalled = pin!(async {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
@@ -38,13 +38,13 @@ pub(super) fn run(config: Config, role: Role) -> anyhow::Result<()> {
         });
         let running = tokio::select! {
             running = app::start(config, role) => running?,
-            () = &mut told => return Ok(()),
+            () = &mut signalled => return Ok(()),
         };
-        // By a thread of its own, as whoever reads it may have stopped reading.
+        // In a thread of its own, as the write waits for ever if the reader of standard output has stopped.
         let lines = greeting(&running);
         std::thread::spawn(move || greet(&lines));
         let is_broken = tokio::select! {
-            () = &mut told => false,
+            () = &mut signalled => false,
             () = running.broken() => true,
         };
         tracing::info!("stopping; jobs that do not end in time will be resumed");
@@ -54,7 +54,7 @@ pub(super) fn run(config: Config, role: Role) -> anyhow::Result<()> {
         }
         Ok(())
     });
-    // A start that was cut off may still be waiting for a storage.
+    // A start that was interrupted may still be waiting for a storage.
     runtime.shutdown_background();
     end
 }

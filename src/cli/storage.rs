@@ -20,13 +20,15 @@ pub(super) fn check(config: &Config, name: &str, json: bool) -> anyhow::Result<(
     let store = Store::open(settings, runtime.handle().clone())
         .with_context(|| format!("storage {name:?} cannot be opened"))?;
     let steps = check::run(&store);
-    match json {
-        true => println!("{}", serde_json::to_string_pretty(&steps)?),
-        false => print(&steps),
+    if json {
+        println!("{}", serde_json::to_string_pretty(&steps)?)
+    } else {
+        print(&steps)
     }
-    match steps.iter().any(|step| step.verdict == Verdict::Failed) {
-        true => bail!("storage {name:?} cannot hold backups as it is"),
-        false => Ok(()),
+    if steps.iter().any(|step| step.verdict == Verdict::Failed) {
+        bail!("storage {name:?} cannot hold backups as it is")
+    } else {
+        Ok(())
     }
 }
 

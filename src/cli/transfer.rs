@@ -7,9 +7,8 @@ use crate::config::Config;
 use crate::db::Db;
 use crate::model::id::VolumeId;
 use crate::model::volume::AttachMode;
-use crate::volume::VolumeReader;
 use crate::volume::catalog::Catalog;
-use crate::volume::file::VolumeWriter;
+use crate::volume::{VolumeReader, VolumeWriter};
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 use std::fs::File;
@@ -26,14 +25,15 @@ const HOLE_BYTES: usize = 4096;
 
 /// Writes a raw image to a volume: from a file, a block device, or a pipe.
 pub(super) fn import(config: &Config, volume: &str, file: &Path) -> anyhow::Result<()> {
-    let mut input = match is_pipe(file) {
-        true => File::from(std::io::stdin().as_fd().try_clone_to_owned()?),
-        false => File::open(file).with_context(|| file.display().to_string())?,
+    let mut input = if is_pipe(file) {
+        File::from(std::io::stdin().as_fd().try_clone_to_owned()?)
+    } else {
+        File::open(file).with_context(|| file.display().to_string())?
     };
     let written = with_volume(config, volume, AttachMode::ReadWrite, |path| {
         refuse_itself(&input, path)?;
         let writer = VolumeWriter::open(path)?;
-        // Before the volume is touched, where it can be told: the length of a pipe cannot.
+        // Before the volume is touched, if the length is known: that of a pipe is not.
         if let Some(length) = length_left(&mut input)?
             && length > writer.length()
         {
@@ -65,16 +65,17 @@ fn length_left(input: &mut File) -> anyhow::Result<Option<u64>> {
     Ok(Some(end.saturating_sub(at)))
 }
 
-/// The volume's own file, under whatever name, is neither source nor target.
+/// Refuses the volume's own file, under any name, as source or target.
 fn refuse_itself(other: &File, volume: &Path) -> anyhow::Result<()> {
     let (other, volume) = (other.metadata()?, std::fs::metadata(volume)?);
-    match (other.dev(), other.ino()) == (volume.dev(), volume.ino()) {
-        true => bail!("that is the volume's own file"),
-        false => Ok(()),
+    if (other.dev(), other.ino()) == (volume.dev(), volume.ino()) {
+        bail!("the file is the volume's own file")
+    } else {
+        Ok(())
     }
 }
 
-/// A line for the user; whether it can be read is no reason to fail.
+/// Prints a line for the user. That it cannot be printed is no reason to fail.
 fn say(line: &str) {
     writeln!(std::io::stderr(), "{line}").ok();
 }
@@ -83,14 +84,14 @@ fn copy_in(input: &mut dyn Read, writer: &VolumeWriter, bar: &ProgressBar) -> an
     let mut piece = vec![0; PIECE_BYTES];
     let mut at = 0;
     loop {
-        check_told()?;
+        check_interrupted()?;
         let count = read_full(input, &mut piece)?;
         if count == 0 {
             return Ok(at);
         }
         if at + count as u64 > writer.length() {
             bail!(
-                "the image is larger than the volume, which has {} bytes, and they were overwritten",
+                "the image is larger than the volume; all {} bytes of the volume were overwritten",
                 writer.length()
             );
         }
@@ -191,7 +192,7 @@ fn each_piece(
     let mut piece = vec![0; PIECE_BYTES];
     let mut at = 0;
     while at < reader.length() {
-        check_told()?;
+        check_interrupted()?;
         let count = (reader.length() - at).min(PIECE_BYTES as u64) as usize;
         reader.read_at(&mut piece[..count], at)?;
         take(&piece[..count], at)?;
@@ -205,13 +206,13 @@ fn is_pipe(file: &Path) -> bool {
     file == Path::new("-")
 }
 
-/// Whether the user wants the transfer to end.
-static IS_TOLD: AtomicBool = AtomicBool::new(false);
+/// Whether the user has interrupted the transfer.
+static IS_INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// From now on the first Ctrl-C, SIGTERM or SIGHUP ends the transfer at its next piece, so that the volume is
-/// given back; the second ends the program, as a pipe may wait for ever. The next transfer of the volume takes
-/// over what is left then.
-fn end_when_told() -> anyhow::Result<()> {
+/// From now on the first Ctrl-C, SIGTERM or SIGHUP ends the transfer at its next piece, and the volume is released.
+/// The second one ends the program, as reading a pipe may wait for ever. Then the next transfer of the volume takes
+/// the hold over.
+fn end_when_interrupted() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -231,9 +232,9 @@ fn end_when_told() -> anyhow::Result<()> {
     std::thread::spawn(move || {
         runtime.block_on(async {
             loop {
-                let told = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
-                futures_util::future::select_all(told).await;
-                if IS_TOLD.swap(true, Ordering::SeqCst) {
+                let received = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
+                futures_util::future::select_all(received).await;
+                if IS_INTERRUPTED.swap(true, Ordering::SeqCst) {
                     std::process::exit(130);
                 }
             }
@@ -242,15 +243,15 @@ fn end_when_told() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn check_told() -> anyhow::Result<()> {
-    if IS_TOLD.load(Ordering::SeqCst) {
-        bail!("it was interrupted; the volume is given back, and what was copied is not complete");
+fn check_interrupted() -> anyhow::Result<()> {
+    if IS_INTERRUPTED.load(Ordering::SeqCst) {
+        bail!("interrupted: the volume is released, and the copy is incomplete");
     }
     Ok(())
 }
 
-/// Holds a volume while its bytes are moved; it is given back unless the program is killed. Then the next
-/// transfer takes it over.
+/// Holds a volume during a transfer, and releases it afterwards. If the program is killed, the next transfer takes
+/// the hold over.
 fn with_volume(
     config: &Config,
     volume: &str,
@@ -265,9 +266,10 @@ fn with_volume(
     }
     let catalog = Catalog::open(Db::open(&url)?, Clock::System, config)?;
     let transfer = catalog
+        .standalone()?
         .begin_transfer(&VolumeId::new(volume), mode)
         .with_context(|| format!("volume {volume}"))?;
-    end_when_told()?;
+    end_when_interrupted()?;
     let result = work(transfer.path());
     transfer.end()?;
     result

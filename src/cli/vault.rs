@@ -3,9 +3,11 @@
 use crate::app;
 use crate::cli::{serve, table};
 use crate::config::Config;
-use crate::engine::collect::{self, Plan, bytes};
-use crate::engine::verify::{self, Depth};
-use crate::engine::{repair, vault::Vault};
+use crate::db::OldRows;
+use crate::engine::care::collect::{self, Plan, bytes};
+use crate::engine::care::repair;
+use crate::engine::care::verify::{self, Depth};
+use crate::engine::vault::Vault;
 use crate::model::error::chain;
 use crate::model::pack::Pack;
 use crate::model::progress::Progress;
@@ -14,7 +16,7 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use std::time::Instant;
 
-/// Works on every vault; one that cannot be worked on does not keep the others from it.
+/// Works on every vault. A vault that fails does not stop the work on the others.
 fn each<T>(
     tasks: &Tasks,
     work: impl Fn(&Vault) -> anyhow::Result<T>,
@@ -38,26 +40,30 @@ fn each<T>(
 fn end(refused: usize) -> anyhow::Result<()> {
     match refused {
         0 => Ok(()),
-        count => bail!("{count} vaults were left alone"),
+        count => bail!("{count} vaults could not be worked on"),
     }
 }
 
-/// Reclaims what deleted backups have left, in all vaults; or tells what would be done.
+/// Reclaims the space of deleted backups in all vaults, or only shows what would be done.
 pub(super) fn collect(config: &Config, dry_run: bool, json: bool) -> anyhow::Result<()> {
     let runtime = serve::runtime()?;
     let tasks = app::tasks(config, runtime.handle())?;
-    let (collected, refused) = each(&tasks, |vault| match dry_run {
-        true => Ok(collect::plan(vault)?),
-        false => Ok(collect::run(vault)?),
+    let (collected, refused) = each(&tasks, |vault| {
+        if dry_run {
+            Ok(collect::plan(vault)?)
+        } else {
+            Ok(collect::run(vault)?)
+        }
     })?;
-    match json {
-        true => println!("{}", serde_json::to_string_pretty(&as_json(&collected))?),
-        false => print(&collected),
+    if json {
+        println!("{}", serde_json::to_string_pretty(&as_json(&collected))?)
+    } else {
+        print(&collected)
     }
     end(refused)
 }
 
-/// Looks whether what is stored is what was written.
+/// Checks that stored backups are complete and undamaged.
 pub(super) fn verify(
     config: &Config,
     full: bool,
@@ -135,18 +141,18 @@ pub(super) fn verify(
         }
     }
     if is_damaged {
-        bail!("damage was found; `embervault vault repair` puts right what can be");
+        bail!("damage was found; run `embervault vault repair`");
     }
     end(refused)
 }
 
-/// Puts damaged packs right.
+/// Repairs damaged packs.
 pub(super) fn repair(config: &Config, json: bool) -> anyhow::Result<()> {
     let runtime = serve::runtime()?;
     let tasks = app::tasks(config, runtime.handle())?;
     let (repaired, refused) = each(&tasks, |vault| {
         let repaired = repair::run(vault, &|volume| tasks.catalog.open_volume(volume))?;
-        // What is sound again is told so.
+        // Backups that are sound again are no longer called damaged.
         verify::run(vault, Depth::Quick, tasks.clock.now(), &Progress::default())?;
         Ok(repaired)
     })?;
@@ -182,7 +188,7 @@ pub(super) fn repair(config: &Config, json: bool) -> anyhow::Result<()> {
     end(refused)
 }
 
-/// Takes in what a storage holds and the database does not know.
+/// Adds all backups that a storage holds and the database does not know.
 pub(super) fn rebuild(config: &Config, storage: &str) -> anyhow::Result<()> {
     let runtime = serve::runtime()?;
     let tasks = app::tasks(config, runtime.handle())?;
@@ -222,11 +228,11 @@ pub(super) fn rebuild(config: &Config, storage: &str) -> anyhow::Result<()> {
     println!("{:.1} s", started.elapsed().as_secs_f64());
     match refused {
         0 => Ok(()),
-        count => bail!("{count} things in the storage could not be used"),
+        count => bail!("{count} objects or vaults in the storage could not be used"),
     }
 }
 
-/// What backups take.
+/// Shows the size of each backup.
 pub(super) fn usage(config: &Config, json: bool) -> anyhow::Result<()> {
     let runtime = serve::runtime()?;
     let tasks = app::tasks(config, runtime.handle())?;
@@ -262,6 +268,7 @@ pub(super) fn usage(config: &Config, json: bool) -> anyhow::Result<()> {
                 backup.name.clone().unwrap_or_default(),
                 megabytes(backup.logical_bytes),
                 megabytes(backup.stored_bytes),
+                // For display alone.
                 megabytes(i64::try_from(usage.unique_bytes).unwrap_or(i64::MAX)),
             ]
         })
@@ -275,38 +282,79 @@ pub(super) fn usage(config: &Config, json: bool) -> anyhow::Result<()> {
 pub(super) fn shred(config: &Config, project: &str, yes: bool) -> anyhow::Result<()> {
     if !yes {
         bail!(
-            "this destroys all backups of project {project} for ever; say --yes if that is meant"
+            "this destroys all backups of project {project} and cannot be undone; confirm with --yes"
         );
     }
     let runtime = serve::runtime()?;
     let shredded = app::keys::shred(config, runtime.handle(), project)?;
-    if shredded.is_empty() {
-        bail!("project {project} has no vault; name it by its id");
-    }
-    for (vault, objects) in shredded {
+    let is_unknown = shredded.vaults.is_empty() && shredded.left.is_empty();
+    for (vault, objects) in shredded.vaults {
         println!("vault {vault}: its key is destroyed, {objects} objects are removed");
     }
+    for (vault, error) in &shredded.left {
+        println!(
+            "vault {vault}: its key is destroyed in the database, but not in its storage, where v/{vault}/vault.json \
+             may still hold the wrapped key: {}",
+            chain(error)
+        );
+    }
+    let are_erased = !matches!(shredded.old_rows, OldRows::Remain(_));
+    report_old_rows(shredded.old_rows);
+    println!("Older copies of the database and of the storage still hold the wrapped keys.");
     println!(
-        "Copies of the database and of the storage that are older still hold the wrapped keys;"
+        "To make them useless too, run `embervault key rotate` and destroy all earlier master keys (master.previous-… and, if there is one, master.partial)."
     );
-    println!(
-        "run `embervault key rotate` and destroy all earlier master keys (master.previous-…) to make them useless too."
-    );
+    if is_unknown {
+        bail!(
+            "project {project} has no vault; name it by its id. If it was shredded before, all is done but for what is said above"
+        );
+    }
+    if !shredded.left.is_empty() {
+        bail!(
+            "the storages of {} vaults could not be used. Make them usable, those that are not configured by configuring them again, and run the same command again; or remove the folder v/VAULT there by hand",
+            shredded.left.len()
+        );
+    }
+    if !are_erased {
+        bail!("the keys could not be erased from the database's files; run the same command again");
+    }
     Ok(())
+}
+
+/// Reports where keys as they were wrapped before may still be read, and what to do about it.
+fn report_old_rows(old_rows: OldRows) {
+    match old_rows {
+        OldRows::Erased => {}
+        OldRows::InLog => println!(
+            "SQLite's log, the file beside the database that ends in -wal, still holds the keys as they were \
+             wrapped before. It is removed when the last process of Embervault ends."
+        ),
+        OldRows::OnServer => println!(
+            "PostgreSQL's write-ahead log, its archive, replicas and base backups still hold the keys as they \
+             were wrapped before, until you remove those."
+        ),
+        OldRows::Remain(reason) => println!(
+            "The database itself still holds the keys as they were wrapped before: they could not be erased \
+             ({reason}). All else is done. When nothing else uses the table, run VACUUM in SQLite, or VACUUM FULL \
+             vaults in PostgreSQL."
+        ),
+    }
 }
 
 /// Changes the master key.
 pub(super) fn rotate(config: &Config) -> anyhow::Result<()> {
     let runtime = serve::runtime()?;
-    let (vaults, kept) = app::keys::rotate(config, runtime.handle())?;
+    let rotated = app::keys::rotate(config, runtime.handle())?;
     println!(
-        "{vaults} vaults are wrapped with the new master key, {}",
+        "{} vaults are wrapped with the new master key, {}",
+        rotated.vaults,
         config.master_key_file().display()
     );
     println!(
         "The old one is {}; older copies of the database need it.",
-        kept.display()
+        rotated.kept.display()
     );
+    report_old_rows(rotated.old_rows);
     Ok(())
 }
 
@@ -357,8 +405,8 @@ fn print(collected: &[(String, Plan)]) {
         "pardoned",
         "condemned",
         "deleted",
-        "compacted (dead)",
-        "strays",
+        "compacted (unused)",
+        "leftovers",
         "unknown",
     ];
     table::print(&header, &rows);

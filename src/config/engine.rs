@@ -5,12 +5,28 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// What a thread of a backup holds: staged data, a batch of compressed frames, zstd's tables.
-const THREAD_BYTES: u64 = 6 << 20;
-/// What a range being fetched holds, with the frame that is opened.
-const DOWNLOAD_BYTES: u64 = 5 << 20;
-/// What a job holds besides packs and threads: trailers, nodes, the open meta pack.
-const JOB_BYTES: u64 = 16 << 20;
+/// What the process holds besides its jobs: the program, the database's cache, requests, and the
+/// upkeep of vaults.
+const PROGRAM_BYTES: u64 = 64 << 20;
+/// What the upkeep of vaults may read at once.
+pub const UPKEEP_BYTES: u64 = 20 << 20;
+/// What a job holds besides packs, threads and what it has fetched: trailers, nodes, the index of
+/// packs on their way.
+const JOB_BYTES: u64 = 4 << 20;
+/// What a thread of a backup holds besides frames and zstd's tables: what it has read and staged, and a
+/// batch of compressed frames.
+const STAGE_BYTES: u64 = 5 << 20;
+/// What a thread of a restore holds at most, where frames are as long as usual: a range, a frame, and
+/// what it knows of a span.
+const DOWNLOAD_BYTES: u64 = 6 << 20;
+/// What a thread of a restore knows of a span: where each piece of it lies.
+const SPAN_KNOWN_BYTES: u64 = 1 << 20;
+/// A span, which a restore may have to put together in memory.
+const SPAN_BYTES: u64 = 32 << 20;
+/// Packs of manifests are this part of a data pack's size.
+pub const META_SHARE: u64 = 4;
+/// Threads of a backup that are of more use than a further upload.
+const THREADS_FIRST: u64 = 4;
 /// Uploads at once beyond which nothing is gained, unless they are asked for.
 const UPLOADS_MAX: u64 = 8;
 
@@ -18,29 +34,31 @@ const UPLOADS_MAX: u64 = 8;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Engine {
-    /// `zstd:1` to `zstd:19`, `none`, or `auto`: as hard as the storage leaves the cores time for,
-    /// and not at all where data does not compress.
+    /// `zstd:1` to `zstd:19`, `none`, or `auto`. `auto` chooses a level for which the cores have time while they
+    /// wait for the storage, and stores data that does not compress as it is.
     pub compression: Compression,
     /// Average plain size of a chunk: a power of two from 16 KiB to 1 MiB. Takes effect in new vaults.
     pub chunk_bytes_average: ByteSize,
     /// Size at which a pack is closed: 1 MiB to 256 MiB.
     pub pack_bytes: ByteSize,
-    /// What all running backups and restores together may hold in memory. More of it means more
-    /// uploads at once, and threads on machines with many cores.
+    /// Memory that the process may use in all. More memory allows more uploads at once, and more threads on
+    /// machines with many cores.
     pub memory: ByteSize,
-    /// Packs on their way to the store at once, for each running backup. 0: as the memory allows.
+    /// Packs that one backup uploads at once. 0: as many as `memory` allows. A number that needs more memory is
+    /// refused.
     pub uploads: usize,
-    /// Ranges fetched from the store at once, for each running restore, as the memory allows.
+    /// Ranges that one restore downloads at once; fewer if `memory` does not allow as many.
     pub downloads: usize,
-    /// Threads of each running backup or restore. 0: one for each core, as the memory allows.
+    /// Threads of one backup or restore. 0: one for each core, or as many as `memory` allows. A number that needs
+    /// more memory is refused.
     pub threads: usize,
-    /// Open and hash again everything that was sealed, before it is trusted, and compare everything
-    /// that a volume's change tracking calls unchanged. Otherwise samples are.
+    /// Open and hash everything again after it was sealed, and compare all blocks that change tracking reports as
+    /// unchanged. Without it, only samples of both are checked.
     pub paranoid: bool,
-    /// Restore into a volume by reading its blocks first and writing only what differs: for thin
-    /// volumes and flash, where reading is cheaper than writing.
+    /// A restore reads the blocks of the target first and writes only those that differ. Useful for thin volumes
+    /// and flash, where reading is cheaper than writing.
     pub restore_compares: bool,
-    /// The master key. Default `keys/master.key` in the data directory, made on the first start.
+    /// File of the master key. Default: `keys/master.key` in the data directory, created at the first start.
     pub master_key_file: Option<PathBuf>,
 }
 
@@ -64,33 +82,77 @@ impl Default for Engine {
 /// What one job may use of the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
-    /// All of it.
-    pub bytes: u64,
     /// Packs on their way at once.
     pub uploads: usize,
-    /// Most threads.
+    /// Most threads of a backup.
     pub threads_max: usize,
     /// Most ranges fetched at once.
     pub downloads_max: usize,
+    /// What a restore may have fetched and not written yet.
+    pub restore_bytes: u64,
 }
 
 impl Engine {
-    /// Shares the memory out: a quarter of a job's part for threads, the rest for packs.
+    /// Plain bytes of a frame of a vault made now.
+    pub fn frame_bytes(&self) -> u64 {
+        self.chunk_bytes_average.as_u64() * 8
+    }
+
+    /// Shares the memory out.
     pub fn share(&self, jobs: &Jobs) -> Share {
-        let job_bytes = self.memory.as_u64() / jobs.backups.max(1) as u64;
-        let pack_bytes = self.pack_bytes.as_u64() + (1 << 20);
-        let packs = (job_bytes - job_bytes / 4).saturating_sub(JOB_BYTES) / pack_bytes;
-        // One pack is being filled.
-        let uploads = match self.uploads {
-            0 => packs.saturating_sub(1).min(UPLOADS_MAX) as usize,
+        let bytes = self.job_bytes(jobs);
+        let thread = thread_bytes(self.compression, self.frame_bytes());
+        let uploads = match self.uploads as u64 {
+            0 => {
+                let threads = match self.threads as u64 {
+                    0 => THREADS_FIRST,
+                    threads => threads,
+                };
+                let left = bytes.saturating_sub(self.backup_bytes(0, threads));
+                (left / self.full_pack_bytes()).clamp(1, UPLOADS_MAX)
+            }
             uploads => uploads,
         };
+        let left = bytes.saturating_sub(self.backup_bytes(uploads, 0));
+        let count = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX).max(1);
+        let for_restore = bytes.saturating_sub(JOB_BYTES);
+        let (threads_max, downloads_max) =
+            (count(left / thread), count(for_restore / DOWNLOAD_BYTES));
+        // What its threads know of their spans is not part of what was fetched.
+        let threads = self.downloads.min(downloads_max).max(threads_max);
+        let known = threads as u64 * SPAN_KNOWN_BYTES;
         Share {
-            bytes: job_bytes,
-            uploads,
-            threads_max: (job_bytes / 4 / THREAD_BYTES).max(1) as usize,
-            downloads_max: (job_bytes / 4 / DOWNLOAD_BYTES).max(1) as usize,
+            uploads: count(uploads),
+            threads_max,
+            downloads_max,
+            restore_bytes: for_restore.saturating_sub(known),
         }
+    }
+
+    /// A job's part of the memory.
+    fn job_bytes(&self, jobs: &Jobs) -> u64 {
+        self.memory.as_u64().saturating_sub(PROGRAM_BYTES) / jobs.backups.max(1) as u64
+    }
+
+    /// A pack with its last frame and its trailer.
+    fn full_pack_bytes(&self) -> u64 {
+        self.pack_bytes.as_u64() + self.frame_bytes() + (1 << 19)
+    }
+
+    /// What a backup holds with so many uploads and threads. Besides the packs that are on their way one is
+    /// being filled, and one of manifests.
+    fn backup_bytes(&self, uploads: u64, threads: u64) -> u64 {
+        let meta = self.pack_bytes.as_u64() / META_SHARE + (1 << 20);
+        let packs = (uploads + 1) * self.full_pack_bytes() + meta;
+        packs + threads * thread_bytes(self.compression, self.frame_bytes()) + JOB_BYTES
+    }
+
+    /// The least memory with which backups and restores can work.
+    fn memory_min(&self, jobs: &Jobs) -> u64 {
+        let (uploads, threads) = (self.uploads.max(1) as u64, self.threads.max(1) as u64);
+        let restore = SPAN_BYTES + DOWNLOAD_BYTES.max(self.frame_bytes() * 3) + JOB_BYTES;
+        let job = self.backup_bytes(uploads, threads).max(restore);
+        PROGRAM_BYTES.saturating_add(job.saturating_mul(jobs.backups as u64))
     }
 
     /// The setting that is wrong, and why.
@@ -113,18 +175,32 @@ impl Engine {
         if self.threads > 256 {
             return Err(("engine.threads", "must be at most 256".to_owned()));
         }
-        if self.share(jobs).uploads == 0 {
-            let packs = 2 * (self.pack_bytes.as_u64() + (1 << 20));
-            let job_bytes = (packs + JOB_BYTES).div_ceil(3) * 4 + (1 << 20);
-            let least = ByteSize::mib((job_bytes * jobs.backups as u64).div_ceil(1 << 20));
+        let least = self.memory_min(jobs);
+        if self.memory.as_u64() < least {
             let why = format!(
-                "must be at least {least} for {} backups at once and packs of {}",
-                jobs.backups, self.pack_bytes
+                "must be at least {} for {} backups at once, each with packs of {}, {} uploads and {} threads",
+                ByteSize::mib(least.div_ceil(1 << 20)),
+                jobs.backups,
+                self.pack_bytes,
+                self.uploads.max(1),
+                self.threads.max(1),
             );
             return Err(("engine.memory", why));
         }
         Ok(())
     }
+}
+
+/// What a thread of a backup holds, in a vault with frames of this length.
+pub fn thread_bytes(compression: Compression, frame_bytes: u64) -> u64 {
+    // zstd's tables, as it sizes them itself for input of this length.
+    let tables = match compression {
+        Compression::None | Compression::Zstd(..=3) => 5 << 18,
+        Compression::Zstd(4..=6) => (frame_bytes * 12 + (1 << 19)).min(4 << 20),
+        Compression::Zstd(7..=12) | Compression::Auto => frame_bytes * 12 + (3 << 19),
+        Compression::Zstd(_) => frame_bytes * 18 + (1 << 20),
+    };
+    STAGE_BYTES + frame_bytes * 4 + tables
 }
 
 /// How frames are compressed.
@@ -148,9 +224,7 @@ impl TryFrom<String> for Compression {
             ("none", _) => Ok(Self::None),
             ("auto", _) => Ok(Self::Auto),
             (_, Some(level @ 1..=19)) => Ok(Self::Zstd(level)),
-            _ => Err(format!(
-                "{text:?} is no compression: use \"zstd:1\" to \"zstd:19\", \"auto\" or \"none\""
-            )),
+            _ => Err("use \"zstd:1\" to \"zstd:19\", \"auto\" or \"none\"".to_owned()),
         }
     }
 }
@@ -174,18 +248,57 @@ mod tests {
         let jobs = Jobs::default();
         let mut engine = Engine::default();
         let small = engine.share(&jobs);
-        assert_eq!((small.uploads, small.threads_max), (1, 5));
+        assert_eq!((small.uploads, small.threads_max), (1, 2));
+        // Two spans are put together at once, while two threads fetch for others.
+        assert!(small.restore_bytes >= 2 * (SPAN_BYTES + (9 << 19)) + (9 << 20));
         engine.memory = ByteSize::gib(1);
         let large = engine.share(&jobs);
         assert!(large.uploads > 4 && large.threads_max > 16);
-        engine.memory = ByteSize::mib(100);
-        let (_, why) = engine.check(&jobs).unwrap_err();
-        let least = why
-            .split(" for ")
-            .next()
-            .unwrap()
-            .trim_start_matches("must be at least ");
-        engine.memory = least.parse().unwrap();
-        engine.check(&jobs).unwrap();
+        for (uploads, threads, level) in [(0, 0, 3), (6, 0, 3), (0, 12, 3), (3, 5, 19)] {
+            engine = Engine {
+                uploads,
+                threads,
+                compression: Compression::Zstd(level),
+                memory: ByteSize::mib(100),
+                ..Engine::default()
+            };
+            let (_, why) = engine.check(&jobs).unwrap_err();
+            let least = why
+                .split(" for ")
+                .next()
+                .unwrap()
+                .trim_start_matches("must be at least ");
+            engine.memory = least.parse().unwrap();
+            engine.check(&jobs).unwrap();
+            let uploads = engine.share(&jobs).uploads as u64;
+            let backup = engine.backup_bytes(uploads, threads.max(1) as u64);
+            assert!(backup <= engine.job_bytes(&jobs), "{engine:?}");
+        }
+    }
+
+    #[test]
+    fn all_jobs_together_stay_within_the_memory() {
+        for memory in [256, 300, 512, 1024, 4096, 65536] {
+            for (backups, pack, chunk) in [(2, 32, 64), (1, 32, 64), (2, 8, 16), (1, 64, 1024)] {
+                let jobs = Jobs {
+                    backups,
+                    ..Jobs::default()
+                };
+                let engine = Engine {
+                    memory: ByteSize::mib(memory),
+                    pack_bytes: ByteSize::mib(pack),
+                    chunk_bytes_average: ByteSize::kib(chunk),
+                    ..Engine::default()
+                };
+                if engine.check(&jobs).is_err() {
+                    continue;
+                }
+                let share = engine.share(&jobs);
+                let backup = engine.backup_bytes(share.uploads as u64, share.threads_max as u64);
+                let restore = share.restore_bytes + JOB_BYTES;
+                let all = PROGRAM_BYTES + backup.max(restore) * backups as u64;
+                assert!(all <= memory << 20, "{engine:?} {share:?}");
+            }
+        }
     }
 }

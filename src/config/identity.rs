@@ -1,7 +1,7 @@
 //! Settings of who vouches for users, and of what users may do.
 
 use crate::config::Secret;
-use crate::model::identity::Role;
+use crate::model::standalone::identity::Role;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub enum IdentityMode {
 pub struct KeystoneSettings {
     /// Keystone as this service reaches it, such as `https://keystone.example.org/v3`.
     pub auth_url: String,
-    /// Keystone as clients reach it, told to those without a token. Default: `auth_url`.
+    /// Keystone's address for clients, named in answers to requests without a token. Default: `auth_url`.
     pub www_authenticate_uri: Option<String>,
     /// The user of this service. It needs the role `service` or `admin`.
     pub username: String,
@@ -35,12 +35,12 @@ pub struct KeystoneSettings {
     pub cacert: Option<PathBuf>,
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
-    /// How long a validated token is believed without asking again: a revocation is noticed within
-    /// this time.
+    /// How long a validated token is accepted without asking Keystone again. A revoked token is refused after this
+    /// time at the latest.
     #[serde(with = "humantime_serde")]
     pub cache_time: Duration,
     pub cache_tokens_max: u64,
-    /// Our type in access rules of application credentials.
+    /// Type of this service in access rules of application credentials.
     pub service_type: String,
     /// Roles of services whose requests for a user go on after the user's token has expired.
     pub service_token_roles: Vec<String>,
@@ -83,7 +83,8 @@ pub struct Identity {
     #[serde(with = "humantime_serde")]
     pub token_lifetime: Duration,
     pub region: String,
-    /// Users to create, or whose password and role to set, at every start.
+    /// Users that every start creates, or whose password and roles it sets. List a user of several projects once
+    /// for each project. A user who was listed before and no longer is cannot log in.
     pub users: Vec<ConfiguredUser>,
 }
 
@@ -99,6 +100,25 @@ impl Default for Identity {
     }
 }
 
+impl Identity {
+    /// A user has one password, and one role in a project.
+    pub(super) fn check_users(&self) -> Result<(), String> {
+        for (at, user) in self.users.iter().enumerate() {
+            let mut before = self.users[..at].iter().filter(|row| row.name == user.name);
+            if before.clone().any(|row| row.password != user.password) {
+                return Err(format!("user {:?} has two passwords", user.name));
+            }
+            if before.any(|row| row.project == user.project && row.role != user.role) {
+                return Err(format!(
+                    "user {:?} has two roles in project {:?}; give the higher one",
+                    user.name, user.project
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A user of the embedded identity.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -107,4 +127,35 @@ pub struct ConfiguredUser {
     pub password: Secret,
     pub project: String,
     pub role: Role,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_has_one_password_and_one_role_in_a_project() {
+        let check = |rows: &[(&str, &str, Role)]| {
+            let user = |(password, project, role): &(&str, &str, Role)| ConfiguredUser {
+                name: "alice".to_owned(),
+                password: Secret::from(*password),
+                project: (*project).to_owned(),
+                role: *role,
+            };
+            let settings = Identity {
+                users: rows.iter().map(user).collect(),
+                ..Identity::default()
+            };
+            settings.check_users()
+        };
+        let first = ("p", "alpha", Role::Member);
+        assert!(check(&[first, ("p", "beta", Role::Admin), first]).is_ok());
+        let two_passwords = check(&[first, ("q", "beta", Role::Admin)]).unwrap_err();
+        assert_eq!(two_passwords, "user \"alice\" has two passwords");
+        let two_roles = check(&[first, ("p", "alpha", Role::Admin)]).unwrap_err();
+        assert!(
+            two_roles.contains("two roles in project \"alpha\""),
+            "{two_roles}"
+        );
+    }
 }

@@ -1,22 +1,23 @@
-//! Work on stored backups that nobody asks for.
+//! Work on stored backups without a request.
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// What workers do by themselves.
+/// What workers do without a request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Maintenance {
-    /// Time between two collections of a vault; zero is never. What was deleted is gone after two.
+    /// Time between two collections of a vault; zero is never. Deleted backups are removed by the second collection
+    /// after the deletion.
     #[serde(with = "humantime_serde")]
     pub collect_every: Duration,
-    /// Packs of which at least so much is dead are written again without it; 100 is never.
+    /// Compact a pack once this percentage of it is unused; 100 is never.
     pub compact_percent: u8,
     /// Time between two verifications of a vault; zero is never.
     #[serde(with = "humantime_serde")]
     pub verify_every: Duration,
-    /// Bytes that one verification reads of packs that were not read for the longest time; beyond
-    /// them it looks whether everything is there.
+    /// Bytes that one verification reads, of the packs that were read the longest time ago. It also checks that
+    /// everything is there.
     pub verify_bytes: bytesize::ByteSize,
 }
 

@@ -1,18 +1,25 @@
 //! Settings: plain data that a user may write down. Defaults, then one TOML file, then
 //! `EMBERVAULT_<SECTION>__<KEY>` variables, then a few command-line flags.
 
+mod durations;
 mod engine;
+mod error;
 mod identity;
 mod maintenance;
 mod secret;
 mod storage;
+mod url;
 
-pub use engine::{Compression, Engine, Share};
+pub use engine::{Compression, Engine, META_SHARE, Share, UPKEEP_BYTES, thread_bytes};
+pub use error::{ConfigError, without_content};
 pub use identity::{ConfiguredUser, Identity, IdentityMode, KeystoneSettings, Policy};
 pub use maintenance::Maintenance;
 pub use secret::Secret;
 pub use storage::{Azblob, Gcs, S3, Sftp, Storage, Swift, Webdav};
+pub use url::DatabaseUrl;
 
+use crate::config::error::explain;
+use crate::model::job::Lane;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -64,15 +71,32 @@ impl Default for DataDir {
 pub struct Api {
     /// Address and port to listen on. Port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Base of links and catalogue entries, when a proxy stands in front.
+    /// Base of links and of catalogue entries: what clients reach when a proxy stands in front.
     pub public_endpoint: Option<String>,
-    /// Believe what a proxy says of the client's side: `Forwarded`, `X-Forwarded-…`. Only behind one.
+    /// Trust the headers of a proxy: the last element of `Forwarded` or `X-Forwarded-…`. If the two disagree, neither is
+    /// trusted. Set it only behind a proxy.
     pub proxy_headers: bool,
     pub cors: Cors,
+    /// Most connections at once, from all addresses together; further ones wait. Each uses one of the files that
+    /// the process may open.
+    pub connections_max: usize,
+    /// How long a client may take to send the head of a request, to send its body, and to take the
+    /// answer, which has a second more for each 16 KiB that it has taken. A connection without a request is closed after
+    /// this time.
+    #[serde(with = "humantime_serde")]
+    pub client_timeout: Duration,
     /// Largest request body.
     pub body_bytes_max: ByteSize,
     /// Largest page of a list, and its default.
     pub page_items_max: usize,
+    /// A page of a list ends early, with a link to the next one, where its metadata would take more. All lists that are made
+    /// or wait for their clients take at most 48 times as much memory, and a MiB counts at least.
+    pub page_bytes_max: ByteSize,
+    /// Most keys in the metadata of one object, in the specs of a type, and in the properties of an image.
+    pub metadata_items_max: usize,
+    /// Most bytes of these keys and values together. All other requests and their answers take at most 512 times as much
+    /// memory, and 64 KiB count at least.
+    pub metadata_bytes_max: ByteSize,
 }
 
 impl Default for Api {
@@ -82,9 +106,30 @@ impl Default for Api {
             public_endpoint: None,
             proxy_headers: false,
             cors: Cors::default(),
+            connections_max: 512,
+            client_timeout: Duration::from_secs(30),
             body_bytes_max: ByteSize(114_688),
             page_items_max: 1000,
+            page_bytes_max: ByteSize::mib(1),
+            metadata_items_max: 1024,
+            metadata_bytes_max: ByteSize::kib(64),
         }
+    }
+}
+
+impl Api {
+    fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        if self.page_items_max == 0 {
+            return Err(("api.page_items_max", "must be at least 1"));
+        }
+        if self.metadata_items_max == 0 || self.metadata_bytes_max.as_u64() == 0 {
+            let why = "must be at least 1, and metadata_bytes_max too";
+            return Err(("api.metadata_items_max", why));
+        }
+        if !(1..=1_000_000).contains(&self.connections_max) {
+            return Err(("api.connections_max", "must be 1 to 1000000"));
+        }
+        Ok(())
     }
 }
 
@@ -101,7 +146,7 @@ pub struct Cors {
 #[serde(default, deny_unknown_fields)]
 pub struct Database {
     /// `sqlite:PATH` or `postgresql://…`. Default: `embervault.db` in the data directory.
-    pub url: Option<String>,
+    pub url: Option<DatabaseUrl>,
 }
 
 /// The standalone volume catalogue.
@@ -111,9 +156,9 @@ pub struct Volumes {
     /// Where volumes and snapshots lie as sparse raw files. Default `volumes` in the data directory.
     pub dir: Option<PathBuf>,
     pub availability_zone: String,
-    /// On a file system with reflinks (XFS, Btrfs), keep a clone of what each volume was at its last
-    /// backup, so that the next incremental knows what changed without reading the volume. The
-    /// clone takes the space of what is overwritten meanwhile.
+    /// On a file system with reflinks (XFS, Btrfs), keep a clone of each volume as it was at its last backup. The
+    /// next incremental compares with the clone and need not read the whole volume. The clone takes as much space
+    /// as is overwritten in the volume meanwhile.
     pub change_tracking: bool,
 }
 
@@ -133,21 +178,28 @@ impl Default for Volumes {
 pub struct Jobs {
     /// Backups and restores at once.
     pub backups: usize,
-    /// Short jobs (volumes, snapshots, deletions) at once.
+    /// Snapshots and copies of volumes at once.
+    pub copies: usize,
+    /// Short jobs (new volumes, imports, deletions) and upkeep of vaults at once. Upkeep takes one at most, and not
+    /// the last free one of all workers.
     pub quick: usize,
-    /// How long a job stays with a worker that gives no sign of life.
+    /// No single project may use the last free place of all workers, so that other projects need not wait until
+    /// its jobs end. With two places for backups, one project alone then has one. If there is only one project,
+    /// switch it off.
+    pub reserve: bool,
+    /// How long a job stays with a worker that sends no heartbeat.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
-    /// Longest time between two looks for work; new work in the same process is seen at once.
+    /// How often a worker looks for jobs. It sees jobs of its own process at once.
     #[serde(with = "humantime_serde")]
     pub poll: Duration,
-    /// How long running jobs may go on when the process is asked to stop; those that have not ended by
-    /// then are resumed by another worker, or by the next start.
+    /// How long running jobs may continue when the process is asked to stop. A job that has not ended by then is
+    /// resumed by another worker, or at the next start.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
-    /// Name of this worker in lists of services; the machine's name without it.
+    /// Name of this worker in lists of services. Default: the name of the machine.
     pub worker: Option<String>,
-    /// How often the worker of one job may vanish, by a crash or otherwise, until it is given up.
+    /// After how many deaths of its worker, by a crash or otherwise, a job is given up.
     pub attempts_max: i32,
 }
 
@@ -155,13 +207,40 @@ impl Default for Jobs {
     fn default() -> Self {
         Self {
             backups: 2,
+            copies: 4,
             quick: 4,
+            reserve: true,
             lease: Duration::from_secs(15),
             poll: Duration::from_secs(1),
             drain: Duration::from_secs(10),
             worker: None,
             attempts_max: 25,
         }
+    }
+}
+
+/// Most jobs of a lane at once.
+const PLACES_MAX: usize = 1000;
+
+impl Jobs {
+    /// How many jobs of a lane this process runs at once.
+    pub fn places(&self, lane: Lane) -> usize {
+        match lane {
+            Lane::Backup => self.backups,
+            Lane::Copy => self.copies,
+            Lane::Quick => self.quick,
+        }
+    }
+
+    fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        let places = [self.backups, self.copies, self.quick];
+        if places.iter().any(|count| !(1..=PLACES_MAX).contains(count)) {
+            return Err(("jobs", "backups, copies and quick must be from 1 to 1000"));
+        }
+        if self.attempts_max < 1 {
+            return Err(("jobs.attempts_max", "must be at least 1"));
+        }
+        Ok(())
     }
 }
 
@@ -199,8 +278,8 @@ impl Default for Quota {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
-    /// Address and port of `/metrics`, for API and worker processes alike; none without it. Whoever
-    /// reaches it may read it.
+    /// Address and port of `/metrics`, for API and worker processes alike. Default: none. Anybody who can reach it
+    /// can read it.
     pub listen: Option<SocketAddr>,
 }
 
@@ -228,20 +307,6 @@ impl Default for Log {
 pub enum LogFormat {
     Plain,
     Json,
-}
-
-/// Why the settings cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error("{}: {source}", path.display())]
-    Read {
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    #[error("{}: {message}", path.display())]
-    Syntax { path: PathBuf, message: String },
-    #[error("{origin}: {message}")]
-    Setting { origin: String, message: String },
 }
 
 impl Config {
@@ -274,35 +339,39 @@ impl Config {
                 message: message.to_owned(),
             })
         };
-        if self.jobs.backups == 0 || self.jobs.quick == 0 {
-            return refuse("jobs", "backups and quick must be at least 1");
+        if let Err((key, why)) = self.check_durations() {
+            return refuse(&key, &why);
+        }
+        if let Err((key, why)) = self.jobs.check() {
+            return refuse(key, why);
         }
         if let Err((key, why)) = self.engine.check(&self.jobs) {
             return refuse(key, &why);
         }
-        if self.jobs.lease < Duration::from_millis(500) {
-            return refuse("jobs.lease", "must be at least 500ms");
-        }
-        if self.jobs.poll.is_zero() || self.jobs.attempts_max < 1 {
-            return refuse("jobs", "poll must not be zero and attempts_max at least 1");
-        }
         if self.maintenance.compact_percent > 100 {
             return refuse("maintenance.compact_percent", "must be at most 100");
         }
-        if self.api.page_items_max == 0 {
-            return refuse("api.page_items_max", "must be at least 1");
+        if let Err((key, why)) = self.api.check() {
+            return refuse(key, why);
+        }
+        if let Some(Err(why)) = self.database.url.as_ref().map(DatabaseUrl::check) {
+            return refuse("database.url", why);
+        }
+        for (key, url) in self.urls() {
+            if let Err(why) = url::check(url) {
+                return refuse(&key, why);
+            }
+        }
+        if let Err(why) = self.identity.check_users() {
+            return refuse("identity.users", &why);
         }
         let keystone = &self.identity.keystone;
-        if self.identity.mode == IdentityMode::Keystone {
-            if !keystone.auth_url.starts_with("http") || keystone.username.is_empty() {
-                return refuse(
-                    "identity.keystone",
-                    "the mode keystone needs auth_url, username and password",
-                );
-            }
-            if keystone.timeout.is_zero() {
-                return refuse("identity.keystone.timeout", "must not be zero");
-            }
+        let is_named = keystone.auth_url.starts_with("http") && !keystone.username.is_empty();
+        if self.identity.mode == IdentityMode::Keystone && !is_named {
+            return refuse(
+                "identity.keystone",
+                "the mode keystone needs auth_url, username and password",
+            );
         }
         for (name, storage) in &self.storage {
             if let Err(why) = storage.check() {
@@ -312,10 +381,36 @@ impl Config {
         if self.storage.len() > 1 && self.storage.values().filter(|s| s.default).count() != 1 {
             return refuse(
                 "storage",
-                "of several storages exactly one needs `default = true`",
+                "with several storages, exactly one must have `default = true`",
             );
         }
         Ok(())
+    }
+
+    /// URLs that appear in answers or errors, by their setting.
+    fn urls(&self) -> Vec<(String, &str)> {
+        let keystone = &self.identity.keystone;
+        let mut urls = vec![
+            (
+                "api.public_endpoint".to_owned(),
+                self.api.public_endpoint.as_deref(),
+            ),
+            (
+                "identity.keystone.auth_url".to_owned(),
+                // Empty, unless a Keystone is used.
+                Some(keystone.auth_url.as_str()).filter(|url| !url.is_empty()),
+            ),
+            (
+                "identity.keystone.www_authenticate_uri".to_owned(),
+                keystone.www_authenticate_uri.as_deref(),
+            ),
+        ];
+        for (name, storage) in &self.storage {
+            let of_storage = storage.urls().into_iter();
+            urls.extend(of_storage.map(|(key, url)| (format!("storage.{name}.{key}"), url)));
+        }
+        let given = |(key, url): (String, Option<_>)| url.map(|url| (key, url));
+        urls.into_iter().filter_map(given).collect()
     }
 
     /// The data directory.
@@ -325,9 +420,10 @@ impl Config {
 
     /// URL of the database.
     pub fn database_url(&self) -> String {
-        self.database.url.clone().unwrap_or_else(|| {
-            format!("sqlite:{}", self.data_dir().join("embervault.db").display())
-        })
+        match &self.database.url {
+            Some(url) => url.to_string(),
+            None => format!("sqlite:{}", self.data_dir().join("embervault.db").display()),
+        }
     }
 
     /// Where volumes lie.
@@ -368,7 +464,7 @@ fn read_table(path: &Path) -> Result<toml::Table, ConfigError> {
     text.parse()
         .map_err(|error: toml::de::Error| ConfigError::Syntax {
             path: path.to_owned(),
-            message: error.to_string(),
+            message: without_content(&text, &error),
         })
 }
 
@@ -394,33 +490,6 @@ fn overlay(table: &mut toml::Table, path: &str, value: &str) {
         table = entry.as_table_mut().expect("made a table just above");
     }
     table.insert(last.to_owned(), value);
-}
-
-/// Says which setting is wrong, and for an unknown key which known one is nearest.
-fn explain(
-    file: Option<&Path>,
-    variables: &[String],
-    error: &serde_path_to_error::Error<toml::de::Error>,
-) -> ConfigError {
-    let message = error.inner().message().to_owned();
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let hint = match (message.starts_with("unknown field"), quoted.next()) {
-        (true, Some(unknown)) => quoted
-            .max_by(|a, b| {
-                strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown))
-            })
-            .map(|nearest| format!("unknown setting `{unknown}`; did you mean `{nearest}`?")),
-        _ => None,
-    };
-    let origin = match (file, variables) {
-        (Some(file), []) => file.display().to_string(),
-        (Some(file), names) => format!("{} with {}", file.display(), names.join(", ")),
-        (None, names) => names.join(", "),
-    };
-    ConfigError::Setting {
-        origin: format!("{origin}: {}", error.path()),
-        message: hint.unwrap_or(message),
-    }
 }
 
 #[cfg(test)]
@@ -481,7 +550,40 @@ mod tests {
             ("[engine]\ncompression = \"zstd:99\"", "engine.compression"),
             ("[engine]\nuploads = 99", "engine.uploads"),
             ("[engine]\nmemory = \"64 MiB\"", "engine.memory"),
-            ("[jobs]\nlease = \"1ms\"", "jobs.lease"),
+            (
+                "[jobs]\nlease = \"1ms\"",
+                "jobs.lease: must be from 500ms to 1day",
+            ),
+            ("[jobs]\npoll = \"0s\"", "jobs.poll"),
+            ("[jobs]\ndrain = \"1year\"", "jobs.drain"),
+            (
+                "[identity]\ntoken_lifetime = \"1000000000years\"",
+                "identity.token_lifetime: must be from 1s to 10years",
+            ),
+            (
+                "[identity]\ntoken_lifetime = \"0s\"",
+                "identity.token_lifetime",
+            ),
+            (
+                "[identity.keystone]\ntimeout = \"0s\"",
+                "identity.keystone.timeout",
+            ),
+            ("[api]\nclient_timeout = \"2days\"", "api.client_timeout"),
+            (
+                "[maintenance]\nverify_every = \"11years\"",
+                "maintenance.verify_every",
+            ),
+            (
+                "[storage.a]\nurl = \"fs:x\"\ntimeout = \"0s\"",
+                "storage.a.timeout",
+            ),
+            (
+                "[storage.a]\nurl = \"fs:x\"\nretry_for = \"1year\"",
+                "storage.a.retry_for: must be from 0s to 30days",
+            ),
+            ("[jobs]\ncopies = 0", "copies"),
+            ("[jobs]\nquick = 1001", "quick"),
+            ("[api]\nmetadata_items_max = 0", "api.metadata_items_max"),
         ] {
             let error = load(text, &[]).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");

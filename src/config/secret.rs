@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// A secret: written down, or the first line of a file, `{ file = "PATH" }`. It does not show itself
+/// A secret that is not empty: written down, or the first line of a file, `{ file = "PATH" }`. It does not show itself
 /// in `Debug`, nor when settings are printed.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Form")]
@@ -20,13 +20,21 @@ impl TryFrom<Form> for Secret {
     type Error = String;
 
     fn try_from(form: Form) -> Result<Self, String> {
-        match form {
-            Form::Text(text) => Ok(Self(text)),
+        let (text, origin) = match form {
+            Form::Text(text) => (text, "it".to_owned()),
             Form::File { file } => {
-                let text = std::fs::read_to_string(&file)
-                    .map_err(|error| format!("secret file {}: {error}", file.display()))?;
-                Ok(Self(text.lines().next().unwrap_or_default().to_owned()))
+                let origin = format!("secret file {}", file.display());
+                let text =
+                    std::fs::read_to_string(&file).map_err(|error| format!("{origin}: {error}"))?;
+                let line = text.lines().next().unwrap_or_default().to_owned();
+                (line, format!("{origin}: its first line"))
             }
+        };
+        // Anybody could log in with it: the file may not be written yet.
+        if text.trim().is_empty() {
+            Err(format!("{origin} is empty"))
+        } else {
+            Ok(Self(text))
         }
     }
 }
@@ -79,5 +87,15 @@ mod tests {
         let filed = read(&format!("secret = {{ file = {path:?} }}")).unwrap();
         assert_eq!(filed.expose(), "from a file");
         assert!(read("secret = { file = '/nowhere/at/all' }").is_err());
+        // What is empty is no secret.
+        for content in ["", "\n", " \nsecret\n", "\r\n"] {
+            std::fs::write(&path, content).unwrap();
+            let error = read(&format!("secret = {{ file = {path:?} }}")).unwrap_err();
+            let error = error.message();
+            assert!(error.contains("its first line is empty"), "{error}");
+        }
+        for text in ["secret = ''", "secret = ' '"] {
+            assert!(read(text).is_err_and(|error| error.message().contains("it is empty")));
+        }
     }
 }

@@ -20,19 +20,19 @@ pub struct Storage {
     /// Further certificate authorities to trust, a PEM file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
-    /// Longest time of one try of a call.
+    /// Time limit of one try of a call.
     #[serde(default = "timeout", with = "humantime_serde")]
     pub timeout: Duration,
-    /// How long a call that fails for a passing reason is tried again.
+    /// How long a call is retried when it fails for a temporary reason.
     #[serde(default = "retry_for", with = "humantime_serde")]
     pub retry_for: Duration,
-    /// Calls at once, of this process.
+    /// Most calls of this process at once.
     #[serde(default = "calls")]
     pub calls: usize,
-    /// Bytes a second to the storage, of this process; 0 is unlimited.
+    /// Most bytes per second that this process sends to the storage; 0 is unlimited.
     #[serde(default)]
     pub upload_limit: ByteSize,
-    /// Bytes a second from the storage, of this process; 0 is unlimited.
+    /// Most bytes per second that this process reads from the storage; 0 is unlimited.
     #[serde(default)]
     pub download_limit: ByteSize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,20 +61,20 @@ fn calls() -> usize {
     32
 }
 
-/// S3 and what speaks it: AWS, Ceph's gateway, MinIO, Garage.
+/// S3 and compatible servers: AWS, Ceph's gateway, MinIO, Garage.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct S3 {
-    /// `https://HOST[:PORT]`; AWS without it.
+    /// `https://HOST[:PORT]`. Default: AWS.
     pub endpoint: Option<String>,
-    /// `us-east-1` without it, which most other servers take.
+    /// Default: `us-east-1`, which most other servers accept.
     pub region: Option<String>,
-    /// Without keys those of the environment, of the AWS profile or of the machine's role are used.
+    /// Default: the keys of the environment, of the AWS profile or of the machine's role.
     pub access_key_id: Option<String>,
     pub secret_access_key: Option<Secret>,
-    /// The bucket is part of the host name.
+    /// Whether the bucket is part of the host name.
     pub virtual_host_style: bool,
-    /// Send a CRC32C with each object, which the server compares with what it got.
+    /// Send a CRC32C with each object; the server compares it with what arrived.
     pub checksums: bool,
 }
 
@@ -97,17 +97,17 @@ impl Default for S3 {
 pub struct Swift {
     /// Keystone (`https://HOST/v3`) or Swift's own log-in (`https://HOST/auth/v1.0`).
     pub auth_url: String,
-    /// With Swift's own log-in `ACCOUNT:USER`.
+    /// `ACCOUNT:USER` for Swift's own log-in.
     pub username: Option<String>,
     pub password: Option<Secret>,
     /// Name of the project; Keystone only.
     pub project: Option<String>,
-    /// Domain of user and project; `Default` without it.
+    /// Domain of user and project. Default: `Default`.
     pub domain: Option<String>,
-    /// In place of user, password and project.
+    /// Used instead of user, password and project.
     pub application_credential_id: Option<String>,
     pub application_credential_secret: Option<Secret>,
-    /// Of the `object-store` endpoint; the first without it.
+    /// Region of the `object-store` endpoint. Default: the first one.
     pub region: Option<String>,
 }
 
@@ -116,10 +116,9 @@ pub struct Swift {
 #[serde(default, deny_unknown_fields)]
 pub struct Sftp {
     pub user: Option<String>,
-    /// Private key without passphrase; without it what `ssh` finds.
+    /// Private key without passphrase. Default: the keys that `ssh` finds.
     pub key_file: Option<PathBuf>,
-    /// Trust and remember a host that is not among the known ones. One that has changed its key is
-    /// refused always.
+    /// Trust and remember an unknown host. A host whose key has changed is always refused.
     pub accept_new_host: bool,
 }
 
@@ -129,7 +128,7 @@ pub struct Sftp {
 pub struct Webdav {
     pub username: Option<String>,
     pub password: Option<Secret>,
-    /// A bearer token in place of both.
+    /// A bearer token, used instead of both.
     pub token: Option<Secret>,
 }
 
@@ -137,11 +136,11 @@ pub struct Webdav {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gcs {
-    /// Google's without it.
+    /// Default: Google's.
     pub endpoint: Option<String>,
-    /// A service account's JSON file; else `GOOGLE_APPLICATION_CREDENTIALS` or the machine's account.
+    /// JSON file of a service account. Default: `GOOGLE_APPLICATION_CREDENTIALS` or the machine's account.
     pub credential_file: Option<PathBuf>,
-    /// Sign nothing; for emulators.
+    /// Do not sign requests; for emulators.
     pub anonymous: bool,
 }
 
@@ -176,6 +175,32 @@ impl Storage {
         }
     }
 
+    /// Its URLs, by their setting.
+    pub(super) fn urls(&self) -> [(&'static str, Option<&str>); 5] {
+        let (s3, gcs, azblob) = (&self.s3, &self.gcs, &self.azblob);
+        [
+            ("url", Some(&self.url)),
+            (
+                "s3.endpoint",
+                s3.as_ref().and_then(|s3| s3.endpoint.as_deref()),
+            ),
+            (
+                "swift.auth_url",
+                self.swift.as_ref().map(|swift| swift.auth_url.as_str()),
+            ),
+            (
+                "gcs.endpoint",
+                gcs.as_ref().and_then(|gcs| gcs.endpoint.as_deref()),
+            ),
+            (
+                "azblob.endpoint",
+                azblob
+                    .as_ref()
+                    .and_then(|azblob| azblob.endpoint.as_deref()),
+            ),
+        ]
+    }
+
     /// What is wrong with it, if anything.
     pub(super) fn check(&self) -> Result<(), String> {
         let scheme = self.url.split([':', '+']).next().unwrap_or_default();
@@ -192,12 +217,11 @@ impl Storage {
             .find(|(name, is_given)| *is_given && *name != scheme)
         {
             return Err(format!(
-                "options of {foreign} do not belong to a storage at {:?}",
-                self.url
+                "options of {foreign} do not belong to a storage of its URL"
             ));
         }
-        if self.timeout.is_zero() || self.calls == 0 {
-            return Err("timeout and calls must not be zero".to_owned());
+        if self.calls == 0 {
+            return Err("calls must not be zero".to_owned());
         }
         Ok(())
     }

@@ -1,65 +1,70 @@
 //! Rows of `backups`.
 
-use crate::db::DbConnection;
 use crate::db::page::{load_page, matching};
+use crate::db::{self, DbConnection, DbResult};
 use crate::model::backup::{Backup, BackupEvent, BackupStatus};
 use crate::model::column::Json;
 use crate::model::id::{BackupId, ProjectId, StorageId, VaultId, VolumeId};
-use crate::model::page::{Filter, Page};
+use crate::model::page::{Filter, Listed, Page};
 use crate::model::schema::backups;
 use crate::model::time::Timestamp;
+use diesel::dsl::count_star;
 use diesel::prelude::*;
 use std::collections::{BTreeMap, HashSet};
+
+/// What a row takes of a page's bytes. Metadata is taken apart, and then takes over ten times as much as its
+/// text; a bitmap takes what it is.
+const BYTES: &str = "OCTET_LENGTH(metadata) + COALESCE(OCTET_LENGTH(pack_set), 0) / 16";
 
 /// One page of the backups that match.
 pub fn list(
     connection: &mut DbConnection,
     filter: &Filter,
     page: &Page,
-) -> QueryResult<Vec<Backup>> {
-    load_page!(
+) -> DbResult<Listed<Backup>> {
+    Ok(load_page!(
         backups,
         Backup,
+        BYTES,
         matching!(backups, filter),
         page,
         connection
-    )
+    ))
 }
 
 /// How many backups match.
-pub fn count(connection: &mut DbConnection, filter: &Filter) -> QueryResult<i64> {
-    matching!(backups, filter).count().get_result(connection)
+pub fn count(connection: &mut DbConnection, filter: &Filter) -> DbResult<i64> {
+    Ok(matching!(backups, filter).count().get_result(connection)?)
 }
 
 /// The backup, whosever it is.
-pub fn find(connection: &mut DbConnection, id: &BackupId) -> QueryResult<Option<Backup>> {
-    backups::table
+pub fn find(connection: &mut DbConnection, id: &BackupId) -> DbResult<Option<Backup>> {
+    Ok(backups::table
         .find(id)
         .select(Backup::as_select())
         .first(connection)
-        .optional()
+        .optional()?)
 }
 
 /// Adds a backup.
-pub fn insert(connection: &mut DbConnection, backup: &Backup) -> QueryResult<()> {
+pub fn insert(connection: &mut DbConnection, backup: &Backup) -> DbResult<()> {
     diesel::insert_into(backups::table)
         .values(backup)
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
 /// Removes a backup.
-pub fn remove(connection: &mut DbConnection, id: &BackupId) -> QueryResult<()> {
-    diesel::delete(backups::table.find(id))
-        .execute(connection)
-        .map(|_| ())
+pub fn remove(connection: &mut DbConnection, id: &BackupId) -> DbResult<()> {
+    diesel::delete(backups::table.find(id)).execute(connection)?;
+    Ok(())
 }
 
 /// Which of these backups are the parent of another.
 pub fn parents_among(
     connection: &mut DbConnection,
     ids: Vec<BackupId>,
-) -> QueryResult<HashSet<BackupId>> {
+) -> DbResult<HashSet<BackupId>> {
     let parents: Vec<Option<BackupId>> = backups::table
         .filter(backups::parent_id.eq_any(ids))
         .select(backups::parent_id)
@@ -77,7 +82,7 @@ pub fn parent_for(
     project: &ProjectId,
     storage: &StorageId,
     before: Option<Timestamp>,
-) -> QueryResult<Option<Backup>> {
+) -> DbResult<Option<Backup>> {
     let candidates = || {
         backups::table
             .filter(
@@ -101,7 +106,7 @@ pub fn parent_for(
             return Ok(older);
         }
     }
-    candidates().first(connection).optional()
+    Ok(candidates().first(connection).optional()?)
 }
 
 /// Moves a backup from any state in which the event is legal. `false`: it is in another state.
@@ -110,7 +115,7 @@ pub fn transition(
     id: &BackupId,
     event: BackupEvent,
     now: Timestamp,
-) -> QueryResult<bool> {
+) -> DbResult<bool> {
     // One statement for each state it may lead to: a state that moves while several are tried one
     // after the other would be missed.
     for to in BackupStatus::ALL {
@@ -137,21 +142,23 @@ pub fn set_restore_volume(
     connection: &mut DbConnection,
     id: &BackupId,
     volume: &VolumeId,
-) -> QueryResult<()> {
+) -> DbResult<()> {
     diesel::update(backups::table.find(id))
         .set(backups::restore_volume_id.eq(volume))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
 /// Backups of a vault whose data is under this root. A backup's own id is the name of its root only where
 /// no other is noted: an import may bear the id of one backup and have the data of another.
 #[diesel::dsl::auto_type(no_type_alias)]
 pub fn has_root<'a>(vault: &'a VaultId, root: &'a BackupId) -> _ {
+    // The vault in both halves: SQLite looks for an index for each of them alone.
     let is_own = backups::id.eq(root).and(backups::root_id.is_null());
-    backups::vault_id
-        .eq(vault)
-        .and(backups::root_id.eq(root).or(is_own))
+    let is_noted = backups::root_id.eq(root);
+    is_noted
+        .and(backups::vault_id.eq(vault))
+        .or(is_own.and(backups::vault_id.eq(vault)))
 }
 
 /// Other backups whose data is under the same root, and their states. A backup that got no vault has no
@@ -159,15 +166,15 @@ pub fn has_root<'a>(vault: &'a VaultId, root: &'a BackupId) -> _ {
 pub fn sharing(
     connection: &mut DbConnection,
     backup: &Backup,
-) -> QueryResult<Vec<(BackupId, BackupStatus)>> {
+) -> DbResult<Vec<(BackupId, BackupStatus)>> {
     let Some(vault) = &backup.vault_id else {
         return Ok(Vec::new());
     };
-    backups::table
+    Ok(backups::table
         .filter(has_root(vault, backup.root_name()))
         .filter(backups::id.ne(&backup.id))
         .select((backups::id, backups::status))
-        .load(connection)
+        .load(connection)?)
 }
 
 /// A backup that has this root.
@@ -175,89 +182,114 @@ pub fn with_root(
     connection: &mut DbConnection,
     vault: &VaultId,
     root: &BackupId,
-) -> QueryResult<Option<Backup>> {
-    backups::table
+) -> DbResult<Option<Backup>> {
+    Ok(backups::table
         .filter(has_root(vault, root))
         .order(backups::id)
         .select(Backup::as_select())
         .first(connection)
-        .optional()
+        .optional()?)
 }
 
 /// Fills the row of an imported backup from its record and its root, but for what it came to.
-pub fn set_imported(connection: &mut DbConnection, backup: &Backup) -> QueryResult<()> {
-    diesel::update(backups::table.find(&backup.id))
+pub fn set_imported(connection: &mut DbConnection, backup: &Backup) -> DbResult<()> {
+    let Backup {
+        id,
+        project_id: _,
+        user_id: _,
+        storage_id,
+        vault_id,
+        volume_id,
+        snapshot_id,
+        parent_id,
+        name,
+        description,
+        status: _,
+        size_gib,
+        object_count: _,
+        fail_reason: _,
+        availability_zone,
+        container,
+        metadata,
+        data_timestamp,
+        restore_volume_id: _,
+        root_id,
+        pack_set: _,
+        logical_bytes: _,
+        read_bytes: _,
+        stored_bytes: _,
+        deduplicated_bytes: _,
+        created_at,
+        updated_at: _,
+    } = backup;
+    diesel::update(backups::table.find(id))
         .set((
-            backups::storage_id.eq(&backup.storage_id),
-            backups::vault_id.eq(&backup.vault_id),
-            backups::root_id.eq(&backup.root_id),
-            backups::volume_id.eq(&backup.volume_id),
-            backups::snapshot_id.eq(&backup.snapshot_id),
-            backups::parent_id.eq(&backup.parent_id),
-            backups::name.eq(&backup.name),
-            backups::description.eq(&backup.description),
-            backups::metadata.eq(&backup.metadata),
-            backups::size_gib.eq(backup.size_gib),
-            backups::availability_zone.eq(&backup.availability_zone),
-            backups::container.eq(&backup.container),
-            backups::data_timestamp.eq(backup.data_timestamp),
-            backups::created_at.eq(backup.created_at),
+            backups::storage_id.eq(storage_id),
+            backups::vault_id.eq(vault_id),
+            backups::root_id.eq(root_id),
+            backups::volume_id.eq(volume_id),
+            backups::snapshot_id.eq(snapshot_id),
+            backups::parent_id.eq(parent_id),
+            backups::name.eq(name),
+            backups::description.eq(description),
+            backups::metadata.eq(metadata),
+            backups::size_gib.eq(size_gib),
+            backups::availability_zone.eq(availability_zone),
+            backups::container.eq(container),
+            backups::data_timestamp.eq(data_timestamp),
+            backups::created_at.eq(created_at),
         ))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
 /// All backups of a vault, by time.
-pub fn of_vault(connection: &mut DbConnection, vault: &VaultId) -> QueryResult<Vec<Backup>> {
-    backups::table
+pub fn of_vault(connection: &mut DbConnection, vault: &VaultId) -> DbResult<Vec<Backup>> {
+    Ok(backups::table
         .filter(backups::vault_id.eq(vault))
         .order((backups::created_at, backups::id))
         .select(Backup::as_select())
-        .load(connection)
+        .load(connection)?)
 }
 
 /// How many backups name this one as their parent.
-pub fn count_children(connection: &mut DbConnection, id: &BackupId) -> QueryResult<i64> {
-    backups::table
+pub fn count_children(connection: &mut DbConnection, id: &BackupId) -> DbResult<i64> {
+    Ok(backups::table
         .filter(backups::parent_id.eq(id))
         .count()
-        .get_result(connection)
+        .get_result(connection)?)
 }
 
 /// Notes that the data of an available backup is gone.
-pub fn set_lost(connection: &mut DbConnection, id: &BackupId, reason: &str) -> QueryResult<()> {
+pub fn set_lost(connection: &mut DbConnection, id: &BackupId, reason: &str) -> DbResult<()> {
     diesel::update(backups::table.find(id))
         .filter(backups::status.eq(BackupStatus::Available))
         .set((
             backups::status.eq(BackupStatus::Error),
             backups::fail_reason.eq(reason),
         ))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
 /// Notes that the data of a backup, which were not found once, are there.
-pub fn set_found(connection: &mut DbConnection, id: &BackupId) -> QueryResult<()> {
+pub fn set_found(connection: &mut DbConnection, id: &BackupId) -> DbResult<()> {
     diesel::update(backups::table.find(id))
         .filter(backups::status.eq(BackupStatus::Error))
         .set((
             backups::status.eq(BackupStatus::Available),
             backups::fail_reason.eq(None::<String>),
         ))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
 /// Notes why something failed.
-pub fn set_fail_reason(
-    connection: &mut DbConnection,
-    id: &BackupId,
-    reason: &str,
-) -> QueryResult<()> {
+pub fn set_fail_reason(connection: &mut DbConnection, id: &BackupId, reason: &str) -> DbResult<()> {
     diesel::update(backups::table.find(id))
         .set(backups::fail_reason.eq(reason))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
 /// Notes that a worker took the backup up.
@@ -267,7 +299,7 @@ pub fn set_started(
     vault: &VaultId,
     availability_zone: &str,
     container: &str,
-) -> QueryResult<()> {
+) -> DbResult<()> {
     diesel::update(backups::table.find(id))
         .filter(backups::availability_zone.is_null())
         .set(backups::availability_zone.eq(availability_zone))
@@ -278,8 +310,20 @@ pub fn set_started(
         .execute(connection)?;
     diesel::update(backups::table.find(id))
         .set(backups::vault_id.eq(vault))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
+}
+
+/// Notes from when the bytes are that the backup will have.
+pub fn set_data_timestamp(
+    connection: &mut DbConnection,
+    id: &BackupId,
+    moment: Timestamp,
+) -> DbResult<()> {
+    diesel::update(backups::table.find(id))
+        .set(backups::data_timestamp.eq(moment))
+        .execute(connection)?;
+    Ok(())
 }
 
 /// What a finished backup came to.
@@ -298,7 +342,7 @@ pub fn set_finished(
     connection: &mut DbConnection,
     id: &BackupId,
     finished: &Finished,
-) -> QueryResult<()> {
+) -> DbResult<()> {
     diesel::update(backups::table.find(id))
         .set((
             backups::pack_set.eq(&finished.pack_set),
@@ -308,8 +352,8 @@ pub fn set_finished(
             backups::stored_bytes.eq(finished.stored_bytes),
             backups::deduplicated_bytes.eq(finished.deduplicated_bytes),
         ))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
 /// What an update changes; `None` leaves a field as it is.
@@ -326,7 +370,7 @@ pub fn update(
     id: &BackupId,
     changes: &Changes,
     now: Timestamp,
-) -> QueryResult<()> {
+) -> DbResult<()> {
     if *changes == Changes::default() {
         return Ok(());
     }
@@ -343,18 +387,14 @@ pub fn update(
                 .map(|metadata| backups::metadata.eq(metadata)),
             Some(backups::updated_at.eq(now)),
         ))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
 /// Backups of a project, and the sum of their sizes in GiB.
-pub fn usage(connection: &mut DbConnection, project: &ProjectId) -> QueryResult<(i64, i64)> {
-    let sizes: Vec<i64> = backups::table
+pub fn usage(connection: &mut DbConnection, project: &ProjectId) -> DbResult<(i64, i64)> {
+    Ok(backups::table
         .filter(backups::project_id.eq(project))
-        .select(backups::size_gib)
-        .load(connection)?;
-    Ok((
-        i64::try_from(sizes.len()).unwrap_or(i64::MAX),
-        sizes.iter().sum(),
-    ))
+        .select((count_star(), db::sum("size_gib")))
+        .first(connection)?)
 }

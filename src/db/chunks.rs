@@ -1,6 +1,8 @@
 //! Rows of `chunks`: the advisory deduplication index.
 
-use crate::db::DbConnection;
+use crate::db::{DbConnection, DbResult};
+#[cfg(test)]
+use crate::model::number::PackNumber;
 use crate::model::pack::IndexedChunk;
 use crate::model::schema::chunks;
 use diesel::prelude::*;
@@ -13,11 +15,11 @@ pub fn lookup(
     connection: &mut DbConnection,
     vault: i64,
     ids: &[Vec<u8>],
-) -> QueryResult<Vec<IndexedChunk>> {
-    chunks::table
+) -> DbResult<Vec<IndexedChunk>> {
+    Ok(chunks::table
         .filter(chunks::vault.eq(vault).and(chunks::id.eq_any(ids)))
         .select(IndexedChunk::as_select())
-        .load(connection)
+        .load(connection)?)
 }
 
 /// Ids of the chunks of a pack.
@@ -25,16 +27,16 @@ pub fn lookup(
 pub(crate) fn of_pack(
     connection: &mut DbConnection,
     vault: i64,
-    pack: i64,
-) -> QueryResult<Vec<Vec<u8>>> {
-    chunks::table
+    pack: PackNumber,
+) -> DbResult<Vec<Vec<u8>>> {
+    Ok(chunks::table
         .filter(chunks::vault.eq(vault).and(chunks::pack.eq(pack)))
         .select(chunks::id)
-        .load(connection)
+        .load(connection)?)
 }
 
 /// Adds chunks; those that are known already stay where they were.
-pub fn insert(connection: &mut DbConnection, rows: &[IndexedChunk]) -> QueryResult<()> {
+pub fn insert(connection: &mut DbConnection, rows: &[IndexedChunk]) -> DbResult<()> {
     for batch in rows.chunks(BATCH) {
         match connection {
             DbConnection::Postgres(connection) => diesel::insert_into(chunks::table)

@@ -1,41 +1,44 @@
-//! The collector's view of packs: what is needed, and the moves of what is not. Everything here
-//! runs inside one transaction of the collector.
+//! Garbage collection's view of packs: which packs are needed, and the changes of state of those that are not. A
+//! collection calls these functions inside its transactions.
 
-use crate::db::{self, DbConnection};
+use crate::db::{self, DbConnection, DbResult};
 use crate::model::backup::BackupStatus;
 use crate::model::id::{BackupId, VaultId, VolumeId};
+use crate::model::number::{ByteCount, Ordinal, PackNumber, Rewrite};
 use crate::model::pack::{Pack, PackState};
 use crate::model::schema::{
     backups, chunks, packs, removed_roots, session_packs, unknown_objects, vaults,
 };
+use diesel::dsl::{exists, not};
 use diesel::prelude::*;
+use std::collections::{HashMap, HashSet};
 
 /// Packs in one statement, below both databases' limits.
-const BATCH: usize = 1000;
+pub const BATCH: usize = 1000;
 
 /// Begins the next generation of a vault; gives its number.
-pub fn next_generation(connection: &mut DbConnection, vault: i64) -> QueryResult<i64> {
-    diesel::update(vaults::table.find(vault))
+pub fn next_generation(connection: &mut DbConnection, vault: i64) -> DbResult<i64> {
+    Ok(diesel::update(vaults::table.find(vault))
         .set(vaults::generation.eq(vaults::generation + 1))
         .returning(vaults::generation)
-        .get_result(connection)
+        .get_result(connection)?)
 }
 
 /// The generation that a collector would begin now.
-pub fn coming_generation(connection: &mut DbConnection, vault: i64) -> QueryResult<i64> {
-    vaults::table
+pub fn coming_generation(connection: &mut DbConnection, vault: i64) -> DbResult<i64> {
+    Ok(vaults::table
         .find(vault)
         .select(vaults::generation + 1)
-        .first(connection)
+        .first(connection)?)
 }
 
 /// Packs that sessions wrote or rely upon.
-pub fn held_by_sessions(connection: &mut DbConnection, vault: i64) -> QueryResult<Vec<i64>> {
-    let mut held: Vec<i64> = packs::table
+pub fn held_by_sessions(connection: &mut DbConnection, vault: i64) -> DbResult<Vec<PackNumber>> {
+    let mut held: Vec<PackNumber> = packs::table
         .filter(packs::vault.eq(vault).and(packs::session.is_not_null()))
         .select(packs::number)
         .load(connection)?;
-    let referenced: Vec<i64> = session_packs::table
+    let referenced: Vec<PackNumber> = session_packs::table
         .filter(session_packs::vault.eq(vault))
         .select(session_packs::pack)
         .load(connection)?;
@@ -45,7 +48,7 @@ pub fn held_by_sessions(connection: &mut DbConnection, vault: i64) -> QueryResul
 
 /// The pack sets of all backups of a vault. Read them after what sessions hold: references move
 /// from a session to its backup, never back, so what has left the one is found in the other.
-pub fn pack_sets(connection: &mut DbConnection, vault: &VaultId) -> QueryResult<Vec<Vec<u8>>> {
+pub fn pack_sets(connection: &mut DbConnection, vault: &VaultId) -> DbResult<Vec<Vec<u8>>> {
     let sets: Vec<Option<Vec<u8>>> = backups::table
         .filter(backups::vault_id.eq(vault))
         .select(backups::pack_set)
@@ -64,7 +67,7 @@ pub struct Needed {
 }
 
 /// The backups of a vault that need packs.
-pub fn needed(connection: &mut DbConnection, vault: &VaultId) -> QueryResult<Vec<Needed>> {
+pub fn needed(connection: &mut DbConnection, vault: &VaultId) -> DbResult<Vec<Needed>> {
     type Row = (BackupId, Option<BackupId>, BackupStatus, Option<Vec<u8>>);
     let rows: Vec<Row> = backups::table
         .filter(
@@ -91,22 +94,48 @@ pub fn needed(connection: &mut DbConnection, vault: &VaultId) -> QueryResult<Vec
         .collect())
 }
 
+/// The backups of a vault that need packs, each with the name of its root.
+pub fn names_of_needed(
+    connection: &mut DbConnection,
+    vault: &VaultId,
+) -> DbResult<Vec<(BackupId, BackupId)>> {
+    let rows: Vec<(BackupId, Option<BackupId>)> = backups::table
+        .filter(backups::vault_id.eq(vault))
+        .filter(backups::pack_set.is_not_null())
+        .select((backups::id, backups::root_id))
+        .load(connection)?;
+    Ok(rows
+        .into_iter()
+        .map(|(id, root)| (id.clone(), root.unwrap_or(id)))
+        .collect())
+}
+
+/// Which packs a backup needs; `None` if it needs none.
+pub fn pack_set(connection: &mut DbConnection, id: &BackupId) -> DbResult<Option<Vec<u8>>> {
+    Ok(backups::table
+        .find(id)
+        .select(backups::pack_set)
+        .first::<Option<Vec<u8>>>(connection)
+        .optional()
+        .map(Option::flatten)?)
+}
+
 /// Whether a backup whose deletion has not begun has this root.
 pub fn is_needed(
     connection: &mut DbConnection,
     vault: &VaultId,
     root: &BackupId,
-) -> QueryResult<bool> {
+) -> DbResult<bool> {
     let going = [BackupStatus::Deleting, BackupStatus::ErrorDeleting];
     let owners = backups::table
         .filter(db::backups::has_root(vault, root))
         .filter(backups::status.ne_all(going))
         .filter(backups::pack_set.is_not_null());
-    diesel::select(diesel::dsl::exists(owners)).get_result(connection)
+    Ok(diesel::select(exists(owners)).get_result(connection)?)
 }
 
 /// Names of the roots that the backups of a vault have or will have.
-pub fn roots(connection: &mut DbConnection, vault: &VaultId) -> QueryResult<Vec<BackupId>> {
+pub fn roots(connection: &mut DbConnection, vault: &VaultId) -> DbResult<Vec<BackupId>> {
     let rows: Vec<(BackupId, Option<BackupId>)> = backups::table
         .filter(backups::vault_id.eq(vault))
         .select((backups::id, backups::root_id))
@@ -115,10 +144,7 @@ pub fn roots(connection: &mut DbConnection, vault: &VaultId) -> QueryResult<Vec<
 }
 
 /// Names of the roots of available backups of a vault.
-pub fn available_roots(
-    connection: &mut DbConnection,
-    vault: &VaultId,
-) -> QueryResult<Vec<BackupId>> {
+pub fn available_roots(connection: &mut DbConnection, vault: &VaultId) -> DbResult<Vec<BackupId>> {
     let rows: Vec<(BackupId, Option<BackupId>)> = backups::table
         .filter(backups::vault_id.eq(vault))
         .filter(backups::status.eq(BackupStatus::Available))
@@ -136,18 +162,15 @@ fn root_names(rows: Vec<(BackupId, Option<BackupId>)>) -> Vec<BackupId> {
 
 /// Backups of a vault whose root could not be read when the database was made again: not even their
 /// volume is known.
-pub fn unreadable_roots(
-    connection: &mut DbConnection,
-    vault: &VaultId,
-) -> QueryResult<Vec<BackupId>> {
-    backups::table
+pub fn unreadable_roots(connection: &mut DbConnection, vault: &VaultId) -> DbResult<Vec<BackupId>> {
+    Ok(backups::table
         .filter(backups::vault_id.eq(vault))
         .filter(backups::volume_id.eq(VolumeId::unknown()))
         .filter(backups::pack_set.is_null())
         .filter(backups::status.eq(BackupStatus::Error))
         .select((backups::id, backups::root_id))
         .load(connection)
-        .map(root_names)
+        .map(root_names)?)
 }
 
 /// Notes that a root was removed with its backup. `was_available`: the backup was complete.
@@ -156,7 +179,7 @@ pub fn note_removed_root(
     vault: i64,
     root: &BackupId,
     was_available: bool,
-) -> QueryResult<()> {
+) -> DbResult<()> {
     let row = (
         removed_roots::vault.eq(vault),
         removed_roots::root.eq(root.as_str()),
@@ -170,8 +193,8 @@ pub fn note_removed_root(
         DbConnection::Sqlite(connection) => diesel::insert_or_ignore_into(removed_roots::table)
             .values(row)
             .execute(connection),
-    }
-    .map(|_| ())
+    }?;
+    Ok(())
 }
 
 /// Whether a root was removed with its backup, and if so whether the backup had been available.
@@ -179,12 +202,12 @@ pub fn removed_root(
     connection: &mut DbConnection,
     vault: i64,
     root: &BackupId,
-) -> QueryResult<Option<bool>> {
-    removed_roots::table
+) -> DbResult<Option<bool>> {
+    Ok(removed_roots::table
         .find((vault, root.as_str()))
         .select(removed_roots::was_available)
         .first(connection)
-        .optional()
+        .optional()?)
 }
 
 /// A root that was removed belongs to a backup again.
@@ -192,17 +215,16 @@ pub fn forget_removed_root(
     connection: &mut DbConnection,
     vault: i64,
     root: &BackupId,
-) -> QueryResult<()> {
-    diesel::delete(removed_roots::table.find((vault, root.as_str())))
-        .execute(connection)
-        .map(|_| ())
+) -> DbResult<()> {
+    diesel::delete(removed_roots::table.find((vault, root.as_str()))).execute(connection)?;
+    Ok(())
 }
 
 /// Packs that may be in the store, each with the generation that condemned it. Those being written
 /// are among them only if their session is dead.
-pub fn packs(connection: &mut DbConnection, vault: i64) -> QueryResult<Vec<(Pack, Option<i64>)>> {
+pub fn packs(connection: &mut DbConnection, vault: i64) -> DbResult<Vec<(Pack, Option<i64>)>> {
     let states = [PackState::Live, PackState::Condemned, PackState::Deleting];
-    packs::table
+    Ok(packs::table
         .filter(packs::vault.eq(vault))
         .filter(
             packs::state
@@ -211,7 +233,7 @@ pub fn packs(connection: &mut DbConnection, vault: i64) -> QueryResult<Vec<(Pack
         )
         .order(packs::number)
         .select((Pack::as_select(), packs::condemned_in))
-        .load(connection)
+        .load(connection)?)
 }
 
 #[diesel::dsl::auto_type(no_type_alias)]
@@ -220,7 +242,7 @@ fn is_orphan(writing: PackState) -> _ {
 }
 
 /// Makes condemned packs live again.
-pub fn pardon(connection: &mut DbConnection, vault: i64, numbers: &[i64]) -> QueryResult<()> {
+pub fn pardon(connection: &mut DbConnection, vault: i64, numbers: &[PackNumber]) -> DbResult<()> {
     for batch in numbers.chunks(BATCH) {
         diesel::update(packs::table)
             .filter(in_state(vault, batch, PackState::Condemned))
@@ -237,9 +259,9 @@ pub fn pardon(connection: &mut DbConnection, vault: i64, numbers: &[i64]) -> Que
 pub fn condemn(
     connection: &mut DbConnection,
     vault: i64,
-    numbers: &[i64],
+    numbers: &[PackNumber],
     generation: i64,
-) -> QueryResult<()> {
+) -> DbResult<()> {
     for batch in numbers.chunks(BATCH) {
         diesel::update(packs::table)
             .filter(
@@ -258,16 +280,16 @@ pub fn condemn(
     Ok(())
 }
 
-/// Gives condemned packs up for good. Gives those that were still condemned; a pack that somebody
-/// took a reference on meanwhile is not among them.
+/// Gives condemned packs up for good, and returns the numbers of those that it gave up. A pack on which a session took
+/// a reference meanwhile is live again, and not among them.
 pub fn give_up(
     connection: &mut DbConnection,
     vault: i64,
-    numbers: &[i64],
-) -> QueryResult<Vec<i64>> {
+    numbers: &[PackNumber],
+) -> DbResult<Vec<PackNumber>> {
     let mut given_up = Vec::new();
     for batch in numbers.chunks(BATCH) {
-        let gone: Vec<i64> = diesel::update(packs::table)
+        let gone: Vec<PackNumber> = diesel::update(packs::table)
             .filter(in_state(vault, batch, PackState::Condemned))
             .set(packs::state.eq(PackState::Deleting))
             .returning(packs::number)
@@ -279,25 +301,29 @@ pub fn give_up(
 
 /// Takes the chunks of a pack that was given up out of the index. Until then they lead to a pack on
 /// which nobody gets a reference.
-pub fn forget_chunks(connection: &mut DbConnection, vault: i64, number: i64) -> QueryResult<()> {
+pub fn forget_chunks(
+    connection: &mut DbConnection,
+    vault: i64,
+    number: PackNumber,
+) -> DbResult<()> {
     diesel::delete(chunks::table)
         .filter(chunks::vault.eq(vault).and(chunks::pack.eq(number)))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
 /// Notes that the object of a pack is no longer there.
-pub fn gone(connection: &mut DbConnection, vault: i64, number: i64) -> QueryResult<()> {
+pub fn gone(connection: &mut DbConnection, vault: i64, number: PackNumber) -> DbResult<()> {
     diesel::update(packs::table)
         .filter(in_state(vault, &[number], PackState::Deleting))
         .set(packs::state.eq(PackState::Gone))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
 /// Packs of these numbers that are in a state.
 #[diesel::dsl::auto_type(no_type_alias)]
-fn in_state<'n>(vault: i64, numbers: &'n [i64], state: PackState) -> _ {
+fn in_state<'n>(vault: i64, numbers: &'n [PackNumber], state: PackState) -> _ {
     packs::vault
         .eq(vault)
         .and(packs::number.eq_any(numbers))
@@ -305,51 +331,49 @@ fn in_state<'n>(vault: i64, numbers: &'n [i64], state: PackState) -> _ {
 }
 
 /// Live packs that no session has written or relies upon: those that may be compacted.
-pub fn settled(connection: &mut DbConnection, vault: i64) -> QueryResult<Vec<Pack>> {
-    let referenced = session_packs::table
-        .filter(session_packs::vault.eq(vault))
-        .select(session_packs::pack);
-    packs::table
+pub fn settled(connection: &mut DbConnection, vault: i64) -> DbResult<Vec<Pack>> {
+    // Not `NOT IN`, which PostgreSQL evaluates for each row anew.
+    let references = session_packs::table.filter(
+        session_packs::vault
+            .eq(packs::vault)
+            .and(session_packs::pack.eq(packs::number)),
+    );
+    Ok(packs::table
         .filter(packs::vault.eq(vault).and(packs::state.eq(PackState::Live)))
-        // Damaged ones are the repair's.
+        // Damaged packs are left to a repair.
         .filter(packs::damage.is_null())
-        .filter(
-            packs::session
-                .is_null()
-                .and(packs::number.ne_all(referenced)),
-        )
+        .filter(packs::session.is_null().and(not(exists(references))))
         .order(packs::number)
         .select(Pack::as_select())
-        .load(connection)
+        .load(connection)?)
 }
 
-/// A number for the next object of a pack, while the collection is the latest one. No number is given
-/// twice.
+/// A number for the next object of a pack; `None` if a later generation has begun. No number is given out twice.
 pub fn next_rewrite(
     connection: &mut DbConnection,
     pack: &Pack,
     generation: i64,
-) -> QueryResult<Option<i32>> {
+) -> DbResult<Option<Rewrite>> {
     if !is_latest(connection, pack.vault, generation)? {
         return Ok(None);
     }
-    diesel::update(packs::table.find((pack.vault, pack.number)))
+    Ok(diesel::update(packs::table.find((pack.vault, pack.number)))
         .set(packs::rewrites.eq(packs::rewrites + 1))
         .returning(packs::rewrites)
         .get_result(connection)
-        .optional()
+        .optional()?)
 }
 
-/// Puts a compacted pack in the place of the old one, if the old one is as it was and the collection
-/// is still the latest one. The row stays locked until the transaction ends.
+/// Makes a new object the current one of its pack, if the row has not changed and the generation is still the latest.
+/// The row stays locked until the transaction ends.
 pub fn switch(
     connection: &mut DbConnection,
     old: &Pack,
     new: &Pack,
     generation: i64,
-) -> QueryResult<bool> {
-    // Before anything else: a generation that began between the look at it below and the end of the
-    // transaction would take the new object for a leftover.
+) -> DbResult<bool> {
+    // First: a generation that began between the check below and the end of this transaction would take the new
+    // object for a leftover and delete it.
     lock(connection, old.vault)?;
     let switched = diesel::update(packs::table.find((old.vault, old.number)))
         .filter(
@@ -369,11 +393,11 @@ pub fn switch(
 }
 
 /// Until the transaction ends, no generation of the vault begins, and no pack is switched.
-pub fn lock(connection: &mut DbConnection, vault: i64) -> QueryResult<()> {
+pub fn lock(connection: &mut DbConnection, vault: i64) -> DbResult<()> {
     db::lock(connection, &format!("collection of {vault}"))
 }
 
-fn is_latest(connection: &mut DbConnection, vault: i64, generation: i64) -> QueryResult<bool> {
+fn is_latest(connection: &mut DbConnection, vault: i64, generation: i64) -> DbResult<bool> {
     let latest: i64 = vaults::table
         .find(vault)
         .select(vaults::generation)
@@ -382,21 +406,21 @@ fn is_latest(connection: &mut DbConnection, vault: i64, generation: i64) -> Quer
 }
 
 /// Whether a session relies on a pack.
-pub fn is_referenced(connection: &mut DbConnection, pack: &Pack) -> QueryResult<bool> {
+pub fn is_referenced(connection: &mut DbConnection, pack: &Pack) -> DbResult<bool> {
     let references = session_packs::table.filter(
         session_packs::vault
             .eq(pack.vault)
             .and(session_packs::pack.eq(pack.number)),
     );
-    diesel::select(diesel::dsl::exists(references)).get_result(connection)
+    Ok(diesel::select(exists(references)).get_result(connection)?)
 }
 
 /// Takes the chunks of some frames of a pack out of the index.
 pub fn forget_frames(
     connection: &mut DbConnection,
     pack: &Pack,
-    ordinals: &[i32],
-) -> QueryResult<()> {
+    ordinals: &[Ordinal],
+) -> DbResult<()> {
     for batch in ordinals.chunks(BATCH) {
         diesel::delete(chunks::table)
             .filter(
@@ -411,24 +435,24 @@ pub fn forget_frames(
 }
 
 /// Stored bytes of the packs of a vault, by number.
-pub fn sizes(connection: &mut DbConnection, vault: i64) -> QueryResult<Vec<(i64, i64)>> {
-    packs::table
+pub fn sizes(connection: &mut DbConnection, vault: i64) -> DbResult<Vec<(PackNumber, ByteCount)>> {
+    Ok(packs::table
         .filter(packs::vault.eq(vault))
         .filter(packs::state.eq_any([PackState::Live, PackState::Condemned]))
         .select((packs::number, packs::stored_bytes))
-        .load(connection)
+        .load(connection)?)
 }
 
 /// Where the object of a pack is, or was: the pack's number, the object's rewrite, the last rewrite that
 /// was given out, and the pack's state.
-pub type Place = (i64, i32, i32, PackState);
+pub type Place = (PackNumber, Rewrite, Rewrite, PackState);
 
 /// The places of some packs of a vault.
 pub fn places_of(
     connection: &mut DbConnection,
     vault: i64,
-    numbers: &[i64],
-) -> QueryResult<Vec<Place>> {
+    numbers: &[PackNumber],
+) -> DbResult<Vec<Place>> {
     let mut found = Vec::with_capacity(numbers.len());
     for batch in numbers.chunks(BATCH) {
         found.extend(
@@ -443,41 +467,52 @@ pub fn places_of(
 }
 
 /// The places of all packs of a vault.
-pub fn places(connection: &mut DbConnection, vault: i64) -> QueryResult<Vec<Place>> {
-    packs::table
+pub fn places(connection: &mut DbConnection, vault: i64) -> DbResult<Vec<Place>> {
+    Ok(packs::table
         .filter(packs::vault.eq(vault))
         .select((packs::number, packs::rewrite, packs::rewrites, packs::state))
-        .load(connection)
+        .load(connection)?)
 }
 
-/// Takes note of objects of packs that the database does not know; gives those that were unknown in an
-/// earlier generation already. Others of the vault are forgotten.
+/// Notes objects that the database does not know, and returns those that were unknown in an earlier generation already.
+/// Objects that were noted before and are not unknown any more are forgotten.
 pub fn note_unknown(
     connection: &mut DbConnection,
     vault: i64,
     generation: i64,
     objects: &[String],
-) -> QueryResult<Vec<String>> {
-    let noted: Vec<(String, i64)> = unknown_objects::table
+) -> DbResult<Vec<String>> {
+    let noted: HashMap<String, i64> = unknown_objects::table
         .filter(unknown_objects::vault.eq(vault))
         .select((unknown_objects::object, unknown_objects::generation))
-        .load(connection)?;
-    diesel::delete(unknown_objects::table.filter(unknown_objects::vault.eq(vault)))
-        .execute(connection)?;
-    let mut earlier = Vec::new();
-    for object in objects {
-        let since = noted.iter().find(|(known, _)| known == object);
-        let since = since.map_or(generation, |(_, since)| *since);
-        diesel::insert_into(unknown_objects::table)
-            .values((
-                unknown_objects::object.eq(object),
-                unknown_objects::vault.eq(vault),
-                unknown_objects::generation.eq(since),
-            ))
-            .execute(connection)?;
-        if since < generation {
-            earlier.push(object.clone());
-        }
+        .load::<(String, i64)>(connection)?
+        .into_iter()
+        .collect();
+    let unknown: HashSet<&String> = objects.iter().collect();
+    let known: Vec<&String> = noted.keys().filter(|o| !unknown.contains(o)).collect();
+    for batch in known.chunks(BATCH) {
+        let known = unknown_objects::object.eq_any(batch.iter().copied());
+        diesel::delete(unknown_objects::table.filter(known)).execute(connection)?;
     }
-    Ok(earlier)
+    let new: Vec<_> = unknown
+        .iter()
+        .filter(|object| !noted.contains_key(**object))
+        .map(|object| {
+            (
+                unknown_objects::object.eq(object.as_str()),
+                unknown_objects::vault.eq(vault),
+                unknown_objects::generation.eq(generation),
+            )
+        })
+        .collect();
+    for batch in new.chunks(BATCH) {
+        let insert = diesel::insert_into(unknown_objects::table).values(batch.to_vec());
+        // Inserts of several rows have no common form for both backends.
+        match connection {
+            DbConnection::Postgres(connection) => insert.execute(connection)?,
+            DbConnection::Sqlite(connection) => insert.execute(connection)?,
+        };
+    }
+    let is_old = |object: &&String| noted.get(*object).is_some_and(|since| *since < generation);
+    Ok(objects.iter().filter(is_old).cloned().collect())
 }

@@ -1,25 +1,29 @@
-//! What verifications have found of packs and backups.
+//! The health of packs and backups, as verifications have found it.
 
-use crate::db::DbConnection;
+use crate::db::{DbConnection, DbResult};
 use crate::model::id::BackupId;
+use crate::model::number::ByteCount;
 use crate::model::pack::{IndexedChunk, Pack, PackState};
 use crate::model::schema::{backups, chunks, lost_chunks, packs, vaults};
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
 
-/// What is noted of a pack of which not all could be repaired.
+/// The damage of a pack of which not all frames could be repaired.
 pub const FRAMES_LOST: &str = "some of its frames are lost";
 
-/// Packs that must be in the store, with when each was last read whole, the longest ago first. One that
-/// a run gave up before it was stored is not among them, although it is condemned.
+/// States of packs that a collection removes or has removed.
+const REMOVED: [PackState; 2] = [PackState::Deleting, PackState::Gone];
+
+/// Packs that must be in the store, each with the time when it was last read whole, the longest ago first. A pack that
+/// was abandoned before it was stored may be condemned, but is not among them.
 pub fn packs(
     connection: &mut DbConnection,
     vault: i64,
-) -> QueryResult<Vec<(Pack, Option<Timestamp>)>> {
+) -> DbResult<Vec<(Pack, Option<Timestamp>)>> {
     let mut found: Vec<(Pack, Option<Timestamp>)> = packs::table
         .filter(packs::vault.eq(vault))
         .filter(packs::state.eq_any([PackState::Live, PackState::Condemned]))
-        .filter(packs::stored_bytes.gt(0))
+        .filter(packs::stored_bytes.gt(ByteCount::default()))
         .order(packs::number)
         .select((Pack::as_select(), packs::verified_at))
         .load(connection)?;
@@ -28,33 +32,36 @@ pub fn packs(
     Ok(found)
 }
 
-/// Notes what was found of a pack, unless it is another object meanwhile. Chunks of a damaged pack are
-/// taken out of the index, so that they are stored again when they come again, and kept aside for the
-/// repair.
+/// Notes what a verification found of a pack, unless the pack has another object by now, or is damaged because a
+/// collection is removing it (`false`). Chunks of a damaged pack leave the index, so that new backups store them again.
+/// They are kept in `lost_chunks` for the repair.
 pub fn set(
     connection: &mut DbConnection,
     pack: &Pack,
     damage: Option<&str>,
     read_at: Option<Timestamp>,
-) -> QueryResult<bool> {
+) -> DbResult<bool> {
     let row = packs::table.find((pack.vault, pack.number));
     if damage.is_none() && read_at.is_none() {
         return Ok(true);
     }
     let updated = match (damage, read_at) {
         (Some(damage), _) => {
-            // That frames are lost nothing else that is found makes undone.
+            // A pack once marked FRAMES_LOST keeps the mark, whatever a later verification finds.
             diesel::update(row)
                 .filter(packs::rewrite.eq(pack.rewrite))
+                .filter(packs::state.ne_all(REMOVED))
                 .filter(packs::damage.is_null().or(packs::damage.ne(FRAMES_LOST)))
                 .set(packs::damage.eq(damage))
                 .execute(connection)?;
-            let same = row.filter(packs::rewrite.eq(pack.rewrite));
+            let same = row
+                .filter(packs::rewrite.eq(pack.rewrite))
+                .filter(packs::state.ne_all(REMOVED));
             let is_same: bool = diesel::select(diesel::dsl::exists(same)).get_result(connection)?;
             usize::from(is_same)
         }
         (None, read_at) => {
-            // What is left of the pack is sound; what is not left stays lost.
+            // The object is sound, but frames that it lacks stay lost: a pack keeps the mark FRAMES_LOST.
             diesel::update(row)
                 .filter(packs::rewrite.eq(pack.rewrite))
                 .filter(packs::damage.ne(FRAMES_LOST))
@@ -72,41 +79,48 @@ pub fn set(
     Ok(updated == 1)
 }
 
-fn put_aside(connection: &mut DbConnection, pack: &Pack) -> QueryResult<()> {
-    let of_pack = chunks::vault
-        .eq(pack.vault)
-        .and(chunks::pack.eq(pack.number));
-    let rows: Vec<IndexedChunk> = chunks::table
-        .filter(of_pack)
-        .select(IndexedChunk::as_select())
-        .load(connection)?;
-    for row in &rows {
-        diesel::insert_into(lost_chunks::table)
-            .values((
-                lost_chunks::vault.eq(row.vault),
-                lost_chunks::id.eq(&row.id),
-                lost_chunks::pack.eq(row.pack),
-                lost_chunks::ordinal.eq(row.ordinal),
-                lost_chunks::length.eq(row.length),
-                lost_chunks::frame_offset.eq(row.frame_offset),
-                lost_chunks::frame_length.eq(row.frame_length),
-                lost_chunks::frame_check.eq(row.frame_check),
-            ))
-            .execute(connection)?;
-    }
+fn put_aside(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
+    chunks::table
+        .filter(
+            chunks::vault
+                .eq(pack.vault)
+                .and(chunks::pack.eq(pack.number)),
+        )
+        .select((
+            chunks::vault,
+            chunks::id,
+            chunks::pack,
+            chunks::ordinal,
+            chunks::length,
+            chunks::frame_offset,
+            chunks::frame_length,
+            chunks::frame_check,
+        ))
+        .insert_into(lost_chunks::table)
+        .into_columns((
+            lost_chunks::vault,
+            lost_chunks::id,
+            lost_chunks::pack,
+            lost_chunks::ordinal,
+            lost_chunks::length,
+            lost_chunks::frame_offset,
+            lost_chunks::frame_length,
+            lost_chunks::frame_check,
+        ))
+        .execute(connection)?;
     diesel::delete(chunks::table)
         .filter(
             chunks::vault
                 .eq(pack.vault)
                 .and(chunks::pack.eq(pack.number)),
         )
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
 /// The chunks of a damaged pack, as the index knew them.
-pub fn lost(connection: &mut DbConnection, pack: &Pack) -> QueryResult<Vec<IndexedChunk>> {
-    lost_chunks::table
+pub fn lost(connection: &mut DbConnection, pack: &Pack) -> DbResult<Vec<IndexedChunk>> {
+    Ok(lost_chunks::table
         .filter(
             lost_chunks::vault
                 .eq(pack.vault)
@@ -123,46 +137,46 @@ pub fn lost(connection: &mut DbConnection, pack: &Pack) -> QueryResult<Vec<Index
             lost_chunks::frame_length,
             lost_chunks::frame_check,
         ))
-        .load(connection)
+        .load(connection)?)
 }
 
 /// Forgets what was kept aside of a pack that is sound again.
-pub fn found(connection: &mut DbConnection, pack: &Pack) -> QueryResult<()> {
+pub fn found(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
     diesel::delete(lost_chunks::table)
         .filter(
             lost_chunks::vault
                 .eq(pack.vault)
                 .and(lost_chunks::pack.eq(pack.number)),
         )
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
 /// Whether something wrong with a pack is known.
-pub fn is_damaged(connection: &mut DbConnection, pack: &Pack) -> QueryResult<bool> {
+pub fn is_damaged(connection: &mut DbConnection, pack: &Pack) -> DbResult<bool> {
     let damaged = packs::table
         .find((pack.vault, pack.number))
         .filter(packs::damage.is_not_null());
-    diesel::select(diesel::dsl::exists(damaged)).get_result(connection)
+    Ok(diesel::select(diesel::dsl::exists(damaged)).get_result(connection)?)
 }
 
 /// Packs that are known to be damaged.
-pub fn damaged(connection: &mut DbConnection, vault: i64) -> QueryResult<Vec<Pack>> {
-    packs::table
+pub fn damaged(connection: &mut DbConnection, vault: i64) -> DbResult<Vec<Pack>> {
+    Ok(packs::table
         .filter(packs::vault.eq(vault).and(packs::damage.is_not_null()))
         .filter(packs::state.eq_any([PackState::Live, PackState::Condemned]))
         .order(packs::number)
         .select(Pack::as_select())
-        .load(connection)
+        .load(connection)?)
 }
 
-/// Tells of a backup that it is damaged, or, of one of which that was told, that it is not any more.
+/// Sets the reason why a backup is damaged, or removes such a reason.
 pub fn tell(
     connection: &mut DbConnection,
     id: &BackupId,
     damaged: &str,
     reason: Option<&str>,
-) -> QueryResult<()> {
+) -> DbResult<()> {
     let row = backups::table.find(id);
     match reason {
         Some(reason) => diesel::update(row)
@@ -172,16 +186,16 @@ pub fn tell(
             .filter(backups::fail_reason.like(format!("{damaged}%")))
             .set(backups::fail_reason.eq(None::<String>))
             .execute(connection),
-    }
-    .map(|_| ())
+    }?;
+    Ok(())
 }
 
-/// When the full verification began that is under way; begins one unless there is.
+/// When the full verification that is under way began. Begins one if there is none.
 pub fn begin_full(
     connection: &mut DbConnection,
     vault: i64,
     now: Timestamp,
-) -> QueryResult<Timestamp> {
+) -> DbResult<Timestamp> {
     diesel::update(vaults::table.find(vault))
         .filter(vaults::verifying_since.is_null())
         .set(vaults::verifying_since.eq(now))
@@ -194,9 +208,9 @@ pub fn begin_full(
 }
 
 /// Ends the full verification that is under way.
-pub fn end_full(connection: &mut DbConnection, vault: i64) -> QueryResult<()> {
+pub fn end_full(connection: &mut DbConnection, vault: i64) -> DbResult<()> {
     diesel::update(vaults::table.find(vault))
         .set(vaults::verifying_since.eq(None::<Timestamp>))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }

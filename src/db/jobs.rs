@@ -1,43 +1,84 @@
 //! Rows of `jobs`. Claiming is "look, then compare-and-set": exactly one claimer wins, on both
-//! databases, without locks.
+//! databases, without locks. Only the places of one project are counted by one claimer at a time.
 
-use crate::db::DbConnection;
+use crate::db::{self, DbConnection, DbResult, workers};
 use crate::model::id::JobId;
-use crate::model::job::{Checkpoint, Job, JobState, Lane, Lease};
+use crate::model::job::{Checkpoint, Job, JobState, Lane, Lease, Upkeep};
 use crate::model::schema::jobs;
 use crate::model::time::Timestamp;
+use diesel::dsl::sql;
+use diesel::expression::SqlLiteral;
 use diesel::prelude::*;
+use diesel::sql_types::{BigInt, Bool, Text};
 use std::time::Duration;
 
 const LIVE: [JobState; 2] = [JobState::Available, JobState::Running];
+
+// The same and others, word for word as the partial indexes have them: SQLite takes such an index for no value
+// that is bound. Jobs that ended are many and stand in none of them.
+const IS_LIVE: &str = "jobs.state IN ('available', 'running')";
+const IS_AVAILABLE: &str = "jobs.state = 'available'";
+const IS_RUNNING: &str = "jobs.state = 'running'";
+
+/// The job whose turn it is: of the projects that have one waiting, found by stepping through the index, the one
+/// that has the fewest running, and fewer than it may have; of its jobs, the one that is due the longest.
+/// `$1` lane, `$2` now, `$3` the horizon, `$4` what a project may have.
+const NEXT: &str = "WITH RECURSIVE waiting (project) AS ( \
+     SELECT ( \
+     SELECT project_id FROM jobs \
+     WHERE lane = $1 AND state = 'available' AND project_id IS NOT NULL ORDER BY project_id LIMIT 1 \
+     ) UNION ALL SELECT ( \
+     SELECT project_id FROM jobs \
+     WHERE lane = $1 AND state = 'available' AND project_id > waiting.project ORDER BY project_id LIMIT 1 \
+     ) FROM waiting WHERE waiting.project IS NOT NULL \
+     ), running (project, places) AS ( \
+     SELECT project_id, COUNT(*) FROM jobs WHERE lane = $1 AND state = 'running' GROUP BY project_id \
+     ) \
+     SELECT jobs.id AS id FROM waiting \
+     JOIN jobs ON jobs.id = ( \
+     SELECT due.id FROM jobs AS due \
+     WHERE due.lane = $1 AND due.state = 'available' AND due.project_id = waiting.project \
+     AND (due.run_at <= $2 OR due.run_at > $3) ORDER BY due.run_at, due.id LIMIT 1 \
+     ) \
+     LEFT JOIN running ON running.project = waiting.project \
+     WHERE COALESCE(running.places, 0) < $4 \
+     ORDER BY COALESCE(running.places, 0), jobs.run_at, jobs.id LIMIT 1";
+
+/// What [`NEXT`] gives.
+#[derive(QueryableByName)]
+struct Next {
+    #[diesel(sql_type = Text)]
+    id: String,
+}
 
 /// Longest time for which a job is put off.
 pub const PUT_OFF_MAX: Duration = Duration::from_secs(600);
 
 /// Adds a job. Fails on the unique index if its subject has a live job already.
-pub fn insert(connection: &mut DbConnection, job: &Job) -> QueryResult<()> {
+pub fn insert(connection: &mut DbConnection, job: &Job) -> DbResult<()> {
     diesel::insert_into(jobs::table)
         .values(job)
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
 /// The job, if it exists.
-pub fn find(connection: &mut DbConnection, id: &JobId) -> QueryResult<Option<Job>> {
-    jobs::table
+pub fn find(connection: &mut DbConnection, id: &JobId) -> DbResult<Option<Job>> {
+    Ok(jobs::table
         .find(id)
         .select(Job::as_select())
         .first(connection)
-        .optional()
+        .optional()?)
 }
 
 /// The live job of a subject.
-pub fn live_for(connection: &mut DbConnection, subject: &str) -> QueryResult<Option<Job>> {
-    jobs::table
-        .filter(jobs::subject.eq(subject).and(jobs::state.eq_any(LIVE)))
+pub fn live_for(connection: &mut DbConnection, subject: &str) -> DbResult<Option<Job>> {
+    Ok(jobs::table
+        .filter(jobs::subject.eq(subject))
+        .filter(sql::<Bool>(IS_LIVE))
         .select(Job::as_select())
         .first(connection)
-        .optional()
+        .optional()?)
 }
 
 /// A job that runs in another process: its signs of life, and in whose place it runs.
@@ -48,36 +89,50 @@ pub fn running_elsewhere(
     connection: &mut DbConnection,
     lane: Lane,
     running_here: Vec<JobId>,
-) -> QueryResult<Vec<Elsewhere>> {
-    jobs::table
-        .filter(jobs::lane.eq(lane).and(jobs::state.eq(JobState::Running)))
+) -> DbResult<Vec<Elsewhere>> {
+    Ok(jobs::table
+        .filter(jobs::lane.eq(lane))
+        .filter(sql::<Bool>(IS_RUNNING))
         .filter(jobs::id.ne_all(running_here))
         .select((jobs::id, jobs::beats, jobs::holder))
-        .load(connection)
+        .load(connection)?)
 }
 
-/// Takes the next job of a lane that is due, of the project of which the fewest jobs are running; or
-/// one that its worker has abandoned: still at the same beat. New jobs, retries and orphans of a
-/// crash all come through here.
+/// Who asks for a job.
+#[derive(Debug, Clone)]
+pub struct Claimer {
+    /// Name of the worker.
+    pub worker: String,
+    /// Where it works, which one process has at a time.
+    pub place: String,
+    /// Jobs of the lane that it runs at once.
+    pub places: i64,
+    /// No project may have the last place of all workers.
+    pub reserves: bool,
+    /// The other workers that are alive: places of those that are gone are no places.
+    pub others: Vec<String>,
+}
+
+/// Takes the next due job of a lane, from the project with the fewest running jobs; or a job that its worker has
+/// abandoned, if its `beats` are still the same. New jobs, retries and abandoned jobs all come through here. None of
+/// them gets the last place of all workers for its project, or for upkeep.
 pub fn claim(
     connection: &mut DbConnection,
     lane: Lane,
-    (worker, place): (&str, &str),
+    us: &Claimer,
     now: Timestamp,
     leased_until: Timestamp,
     abandoned: &[(JobId, i64)],
-) -> QueryResult<Option<Job>> {
-    let found = match find_abandoned(connection, abandoned)? {
-        None => find_due(connection, lane, now)?,
-        found => found,
-    };
-    let Some(mut job) = found else {
+) -> DbResult<Option<Job>> {
+    let left = find_abandoned(connection, abandoned)?;
+    let places = Places::count(connection, lane, us, &left)?;
+    let Some(mut job) = find_next(connection, now, left, &places)? else {
         return Ok(None);
     };
     job.orphaned += i32::from(job.state == JobState::Running);
     let claimed = diesel::update(jobs::table.find(&job.id))
         .filter(jobs::attempt.eq(job.attempt).and(jobs::state.eq(job.state)))
-        // A lease that was renewed a moment ago is not ours to take.
+        // If the lease was renewed a moment ago, the job is not abandoned.
         .filter(jobs::beats.eq(job.beats))
         .set((
             jobs::state.eq(JobState::Running),
@@ -85,8 +140,8 @@ pub fn claim(
             jobs::beats.eq(job.beats + 1),
             jobs::orphaned.eq(job.orphaned),
             jobs::leased_until.eq(leased_until),
-            jobs::worker.eq(worker),
-            jobs::holder.eq(place),
+            jobs::worker.eq(&us.worker),
+            jobs::holder.eq(&us.place),
             jobs::updated_at.eq(now),
         ))
         .execute(connection)?;
@@ -96,27 +151,161 @@ pub fn claim(
     Ok((claimed == 1).then_some(job))
 }
 
-fn find_due(connection: &mut DbConnection, lane: Lane, now: Timestamp) -> QueryResult<Option<Job>> {
-    // No job is put off for longer; if one seems to be, the clock was set back.
-    let horizon = now.after(PUT_OFF_MAX);
-    let is_due = jobs::run_at.le(now).or(jobs::run_at.gt(horizon));
-    let turn = diesel::dsl::sql::<diesel::sql_types::BigInt>(
-        "(SELECT COUNT(*) FROM jobs AS running WHERE running.state = 'running' \
-         AND running.lane = jobs.lane AND running.project_id = jobs.project_id)",
-    );
-    jobs::table
-        .filter(jobs::lane.eq(lane).and(jobs::state.eq(JobState::Available)))
-        .filter(is_due)
-        .order((turn, jobs::run_at, jobs::id))
-        .select(Job::as_select())
-        .first(connection)
-        .optional()
+/// The places of a lane on all workers that are alive, and who may have how many.
+struct Places<'u> {
+    lane: Lane,
+    us: &'u Claimer,
+    all: i64,
+    /// What one project may have: one less than upkeep leaves. `None`: any number.
+    most: Option<i64>,
+    /// Jobs whose worker is gone: they hold no place.
+    idle: Vec<JobId>,
 }
 
-fn find_abandoned(
+impl<'u> Places<'u> {
+    fn count(
+        connection: &mut DbConnection,
+        lane: Lane,
+        us: &'u Claimer,
+        left: &[Job],
+    ) -> DbResult<Self> {
+        // A worker that has abandoned a job has no places, even if that was only noticed now.
+        let is_gone = |name: &str| left.iter().any(|job| job.worker.as_deref() == Some(name));
+        let others = us.others.iter().map(String::as_str);
+        let others: Vec<&str> = others.filter(|name| !is_gone(name)).collect();
+        let others = workers::places(connection, lane, &others)?;
+        let mut places = Self {
+            lane,
+            us,
+            all: us.places.saturating_add(others),
+            most: None,
+            idle: left.iter().map(|job| job.id.clone()).collect(),
+        };
+        if us.reserves {
+            let upkeep: i64 = running_in(lane, &places.idle)
+                .filter(jobs::project_id.is_null())
+                .count()
+                .get_result(connection)?;
+            places.most = Some((places.all - 1 - upkeep).max(1));
+        }
+        Ok(places)
+    }
+
+    /// Whether one more job may run. Until the transaction ends, other workers that ask the same for its project wait. A
+    /// job that is to be cancelled always has room, as it ends in moments.
+    fn has_room(&self, connection: &mut DbConnection, job: &Job) -> DbResult<bool> {
+        if job.cancel_requested {
+            return Ok(true);
+        }
+        let Some(project) = &job.project_id else {
+            return self.has_room_for_upkeep(connection);
+        };
+        let Some(most) = self.most else {
+            return Ok(true);
+        };
+        db::lock(connection, &format!("{} places {project}", self.lane))?;
+        let running: i64 = running_in(self.lane, &self.idle)
+            .filter(jobs::project_id.eq(project))
+            .count()
+            .get_result(connection)?;
+        Ok(running < most)
+    }
+
+    /// Upkeep has one place on each worker at most, as its memory is counted once. It leaves one place free, where there
+    /// is more than one: it may take hours.
+    fn has_room_for_upkeep(&self, connection: &mut DbConnection) -> DbResult<bool> {
+        db::lock(connection, &format!("{} places of upkeep", self.lane))?;
+        let running: i64 = running_in(self.lane, &self.idle)
+            .count()
+            .get_result(connection)?;
+        let here: i64 = running_in(self.lane, &self.idle)
+            .filter(jobs::project_id.is_null())
+            .filter(jobs::worker.eq(&self.us.worker))
+            .count()
+            .get_result(connection)?;
+        Ok(here == 0 && running < (self.all - 1).max(1))
+    }
+}
+
+/// Jobs of a lane that run, besides some.
+#[diesel::dsl::auto_type(no_type_alias)]
+fn running_in<'a>(lane: Lane, idle: &'a [JobId]) -> _ {
+    let is_running: SqlLiteral<Bool> = sql(IS_RUNNING);
+    jobs::table
+        .filter(jobs::lane.eq(lane))
+        .filter(is_running)
+        .filter(jobs::id.ne_all(idle))
+}
+
+/// A job that was left, or else the one whose turn it is.
+fn find_next(
     connection: &mut DbConnection,
-    abandoned: &[(JobId, i64)],
-) -> QueryResult<Option<Job>> {
+    now: Timestamp,
+    left: Vec<Job>,
+    places: &Places<'_>,
+) -> DbResult<Option<Job>> {
+    for job in left {
+        if places.has_room(connection, &job)? {
+            return Ok(Some(job));
+        }
+    }
+    // No job is put off for longer; if one seems to be, the clock was set back.
+    let horizon = now.after(PUT_OFF_MAX);
+    if let Some(job) = find_upkeep(connection, places.lane, now, horizon)?
+        && places.has_room(connection, &job)?
+    {
+        return Ok(Some(job));
+    }
+    match find_due(connection, places, now, horizon)? {
+        Some(job) if places.has_room(connection, &job)? => Ok(Some(job)),
+        _ => Ok(None),
+    }
+}
+
+/// Upkeep, which is of no project.
+fn find_upkeep(
+    connection: &mut DbConnection,
+    lane: Lane,
+    now: Timestamp,
+    horizon: Timestamp,
+) -> DbResult<Option<Job>> {
+    Ok(jobs::table
+        .filter(jobs::lane.eq(lane).and(jobs::project_id.is_null()))
+        .filter(sql::<Bool>(IS_AVAILABLE))
+        .filter(jobs::run_at.le(now).or(jobs::run_at.gt(horizon)))
+        .order((jobs::run_at, jobs::id))
+        .select(Job::as_select())
+        .first(connection)
+        .optional()?)
+}
+
+fn find_due(
+    connection: &mut DbConnection,
+    places: &Places<'_>,
+    now: Timestamp,
+    horizon: Timestamp,
+) -> DbResult<Option<Job>> {
+    let query = diesel::sql_query(NEXT)
+        .bind::<Text, _>(places.lane.as_str())
+        .bind::<BigInt, _>(now.0)
+        .bind::<BigInt, _>(horizon.0)
+        .bind::<BigInt, _>(places.most.unwrap_or(i64::MAX));
+    let next: Option<Next> = match connection {
+        DbConnection::Postgres(connection) => query.get_result(connection),
+        DbConnection::Sqlite(connection) => query.get_result(connection),
+    }
+    .optional()?;
+    let Some(next) = next else {
+        return Ok(None);
+    };
+    // Another worker may have taken it since: then it runs, and must not be taken again.
+    let due = find(connection, &JobId::new(next.id))?;
+    Ok(due.filter(|job| job.state == JobState::Available))
+}
+
+/// Those that are still as they were when they were given up.
+fn find_abandoned(connection: &mut DbConnection, abandoned: &[(JobId, i64)]) -> DbResult<Vec<Job>> {
+    let mut left = Vec::new();
     for (id, beats) in abandoned {
         let found = jobs::table
             .find(id)
@@ -124,11 +313,9 @@ fn find_abandoned(
             .select(Job::as_select())
             .first(connection)
             .optional()?;
-        if found.is_some() {
-            return Ok(found);
-        }
+        left.extend(found);
     }
-    Ok(None)
+    Ok(left)
 }
 
 /// The job, for as long as the lease holds: every write of a worker goes through here.
@@ -147,7 +334,7 @@ fn held<'a>(lease: &'a Lease) -> _ {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renewal {
     Held,
-    /// Somebody wants the job to end.
+    /// The job was asked to end.
     CancelRequested,
     /// The job is no longer this worker's.
     Lost,
@@ -160,7 +347,7 @@ pub fn renew(
     leased_until: Timestamp,
     progress: (i64, i64),
     now: Timestamp,
-) -> QueryResult<Renewal> {
+) -> DbResult<Renewal> {
     let renewed = diesel::update(held(lease))
         .set((
             jobs::leased_until.eq(leased_until),
@@ -174,14 +361,15 @@ pub fn renew(
         return Ok(Renewal::Lost);
     }
     let cancel = is_cancel_requested(connection, &lease.job_id)?;
-    Ok(match cancel {
-        true => Renewal::CancelRequested,
-        false => Renewal::Held,
+    Ok(if cancel {
+        Renewal::CancelRequested
+    } else {
+        Renewal::Held
     })
 }
 
 /// Whether somebody wants the job to end.
-pub fn is_cancel_requested(connection: &mut DbConnection, id: &JobId) -> QueryResult<bool> {
+pub fn is_cancel_requested(connection: &mut DbConnection, id: &JobId) -> DbResult<bool> {
     let wish = jobs::table
         .find(id)
         .select(jobs::cancel_requested)
@@ -196,7 +384,7 @@ pub fn request_cancel(
     connection: &mut DbConnection,
     subject: &str,
     now: Timestamp,
-) -> QueryResult<Option<Job>> {
+) -> DbResult<Option<Job>> {
     let Some(mut job) = live_for(connection, subject)? else {
         return Ok(None);
     };
@@ -221,11 +409,11 @@ pub fn settle(
     state: JobState,
     reason: Option<&str>,
     now: Timestamp,
-) -> QueryResult<bool> {
-    // Whoever wants a job to end without its result sees to it that it does: its last step then
-    // changes nothing, and the job takes back what it had begun.
+) -> DbResult<bool> {
+    // If the job was asked to end without its result, only the settlement as cancelled succeeds. Any other changes
+    // nothing, and the job takes back what it had begun.
     let ends_as_wished = state == JobState::Cancelled;
-    diesel::update(held(lease))
+    let count = diesel::update(held(lease))
         .filter(jobs::cancel_requested.eq_any([false, ends_as_wished]))
         .set((
             jobs::state.eq(state),
@@ -233,8 +421,8 @@ pub fn settle(
             jobs::leased_until.eq(None::<Timestamp>),
             jobs::updated_at.eq(now),
         ))
-        .execute(connection)
-        .map(|count| count == 1)
+        .execute(connection)?;
+    Ok(count == 1)
 }
 
 /// Gives a job back, to be run again at a later time.
@@ -244,8 +432,8 @@ pub fn put_back(
     run_at: Timestamp,
     failure: Option<&str>,
     now: Timestamp,
-) -> QueryResult<bool> {
-    diesel::update(held(lease))
+) -> DbResult<bool> {
+    let count = diesel::update(held(lease))
         .set((
             jobs::state.eq(JobState::Available),
             jobs::run_at.eq(run_at.min(now.after(PUT_OFF_MAX))),
@@ -254,8 +442,8 @@ pub fn put_back(
             jobs::leased_until.eq(None::<Timestamp>),
             jobs::updated_at.eq(now),
         ))
-        .execute(connection)
-        .map(|count| count == 1)
+        .execute(connection)?;
+    Ok(count == 1)
 }
 
 /// Notes a step that must not be taken again. `false`: the job is no longer this worker's.
@@ -263,27 +451,26 @@ pub fn set_checkpoint(
     connection: &mut DbConnection,
     lease: &Lease,
     checkpoint: Checkpoint,
-) -> QueryResult<bool> {
-    diesel::update(held(lease))
+) -> DbResult<bool> {
+    let count = diesel::update(held(lease))
         .set(jobs::checkpoint.eq(checkpoint))
-        .execute(connection)
-        .map(|count| count == 1)
+        .execute(connection)?;
+    Ok(count == 1)
 }
 
-/// Whether some vault is being collected or verified, or is to be.
-pub fn is_maintained(connection: &mut DbConnection) -> QueryResult<bool> {
-    let live = jobs::table
-        .filter(jobs::state.eq_any(LIVE))
-        .filter(jobs::kind.eq_any(["collect_vault", "verify_vault"]));
-    diesel::select(diesel::dsl::exists(live)).get_result(connection)
+/// The vaults that are being collected or verified, or are to be.
+pub fn maintained(connection: &mut DbConnection) -> DbResult<Vec<String>> {
+    Ok(jobs::table
+        .filter(sql::<Bool>(IS_LIVE))
+        .filter(jobs::kind.eq_any(Upkeep::ALL))
+        .select(jobs::subject)
+        .load(connection)?)
 }
 
 /// Live jobs by kind and state: how many, and when the oldest was made.
-pub fn tally(
-    connection: &mut DbConnection,
-) -> QueryResult<Vec<(String, JobState, i64, Timestamp)>> {
+pub fn tally(connection: &mut DbConnection) -> DbResult<Vec<(String, JobState, i64, Timestamp)>> {
     let rows: Vec<(String, JobState, i64, Option<Timestamp>)> = jobs::table
-        .filter(jobs::state.eq_any(LIVE))
+        .filter(sql::<Bool>(IS_LIVE))
         .group_by((jobs::kind, jobs::state))
         .select((
             jobs::kind,
@@ -299,30 +486,40 @@ pub fn tally(
 }
 
 /// The jobs that are under way or wait, and those that were touched last, the latest first.
-pub fn recent(connection: &mut DbConnection, limit: i64) -> QueryResult<Vec<Job>> {
-    jobs::table
-        .order((
-            jobs::state.eq_any(LIVE).desc(),
-            jobs::updated_at.desc(),
-            jobs::id,
-        ))
+pub fn recent(connection: &mut DbConnection, limit: i64) -> DbResult<Vec<Job>> {
+    let mut found: Vec<Job> = jobs::table
+        .filter(jobs::state.eq_any(LIVE))
+        .order((jobs::updated_at.desc(), jobs::id))
         .limit(limit)
         .select(Job::as_select())
-        .load(connection)
+        .load(connection)?;
+    let room = limit.saturating_sub(i64::try_from(found.len()).unwrap_or(i64::MAX));
+    let ended: Vec<Job> = jobs::table
+        .filter(jobs::state.ne_all(LIVE))
+        .order((jobs::updated_at.desc(), jobs::id))
+        .limit(room)
+        .select(Job::as_select())
+        .load(connection)?;
+    found.extend(ended);
+    Ok(found)
 }
 
 /// Makes a waiting job due now.
-pub fn nudge(connection: &mut DbConnection, id: &JobId, now: Timestamp) -> QueryResult<()> {
+pub fn nudge(connection: &mut DbConnection, id: &JobId, now: Timestamp) -> DbResult<()> {
     diesel::update(jobs::table.find(id))
         .filter(jobs::state.eq(JobState::Available))
         .set(jobs::run_at.eq(now))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
-/// Removes jobs that ended before a moment.
-pub fn prune(connection: &mut DbConnection, before: Timestamp) -> QueryResult<usize> {
-    diesel::delete(jobs::table)
+/// Removes jobs that ended before a moment, at most [`db::BATCH`] of them.
+pub fn prune(connection: &mut DbConnection, before: Timestamp) -> DbResult<usize> {
+    let old: Vec<JobId> = jobs::table
         .filter(jobs::state.ne_all(LIVE).and(jobs::updated_at.lt(before)))
-        .execute(connection)
+        .order(jobs::updated_at)
+        .limit(db::BATCH)
+        .select(jobs::id)
+        .load(connection)?;
+    Ok(diesel::delete(jobs::table.filter(jobs::id.eq_any(old))).execute(connection)?)
 }

@@ -1,9 +1,16 @@
 //! The door to the database: SQLite or PostgreSQL, chosen by URL at run time.
 //!
-//! Queries stand in the files of this folder, one for each table, and are the same text for both
-//! databases. `write` begins IMMEDIATE on SQLite: a deferred transaction that reads and then
-//! writes dies with "database is locked" as soon as there are two. PostgreSQL fails the other way
-//! and loses updates silently, so every change of state is a compare-and-set.
+//! Queries stand in the files of this folder. Most files hold those of one table. Some hold those of one task over
+//! several tables: `collection` (garbage collection), `condition` (health of packs and backups), `orphans`, and
+//! `vaults` with `storages`. The queries are the same for both databases, but for a few that say why.
+//!
+//! `write` begins IMMEDIATE on SQLite: of two deferred transactions that read and then write, one fails with
+//! "database is locked". On PostgreSQL both would succeed, and the second would overwrite the first. So every
+//! change of state is a compare-and-set.
+//!
+//! Each query finds its rows by an index, however large its table is. `tests/suite/plans.rs` calls every function
+//! and looks at the plans; the few that may go through a whole table, or all of a vault, stand there with the
+//! reason.
 //!
 //! All calls block; async callers use a blocking thread.
 
@@ -11,23 +18,17 @@ pub mod backups;
 pub mod chunks;
 pub mod collection;
 pub mod condition;
-pub mod groups;
-pub mod identity;
 pub mod jobs;
 pub mod messages;
 pub mod orphans;
-pub mod owners;
 pub mod packs;
 mod page;
 pub mod quotas;
-pub mod records;
 mod reserve;
 pub mod services;
 pub mod sessions;
-pub mod snapshots;
-pub mod types;
+pub mod standalone;
 pub mod vaults;
-pub mod volumes;
 pub mod workers;
 
 use crate::db::reserve::Reserve;
@@ -41,17 +42,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-pub use diesel::QueryResult;
-
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
-/// SQLite waits for a lock of another process for 30 seconds; signs of life for less.
-const SQLITE_PRAGMAS: &str = "PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; \
-     PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -16384;";
+/// SQLite waits for a lock of another process for 30 seconds; signs of life for less. What all connections of
+/// the process keep of the database is bounded together: the pages used last, wherever they were used.
+const SQLITE_PRAGMAS: &str = "PRAGMA soft_heap_limit = 16777216; PRAGMA busy_timeout = 30000; PRAGMA journal_mode = WAL; \
+     PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -16384; \
+     PRAGMA secure_delete = ON;";
 
 /// A process that is halted inside a transaction must not hold its locks for ever, and a wait for a lock ends
-/// while the waiting job still has its lease (15 s by default). The longest transactions, those that remove a
-/// vault, take seconds.
+/// while the waiting job still has its lease (15 s by default). The longest transactions, those that look at
+/// all packs of a vault, take seconds.
 const POSTGRES_LIMITS: &str =
     "SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '8s'";
 
@@ -75,6 +76,9 @@ const POSTGRES_DEAD_AFTER: [(&str, &str); 5] = [
 
 /// Connections kept for reading on SQLite, and for everything on PostgreSQL.
 const CONNECTIONS_MAX: u32 = 8;
+/// Most rows that one transaction removes where any number may be due.
+pub const BATCH: i64 = 1000;
+
 /// Connections for signs of life.
 const RENEWALS_MAX: u32 = 2;
 
@@ -88,8 +92,9 @@ pub enum DbConnection {
 /// Failure of the database.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
-    #[error("database URL {0:?}: use sqlite:PATH or postgresql://…")]
-    Url(String),
+    /// Which one is not said: there may be a password in it.
+    #[error("the database's URL is neither sqlite:PATH nor postgresql://…")]
+    Url,
     #[error("database: no connection")]
     Connect(#[source] diesel::r2d2::PoolError),
     #[error("database: a query panicked")]
@@ -105,6 +110,21 @@ pub enum DbError {
     },
 }
 
+impl DbError {
+    /// Whether the same query fails whenever it is asked: a row has, or was to get, a value that cannot be.
+    pub fn is_lasting(&self) -> bool {
+        use diesel::result::Error;
+        matches!(
+            self,
+            DbError::Query(Error::DeserializationError(_) | Error::SerializationError(_))
+        )
+    }
+}
+
+/// What every query of this folder gives. diesel's own error does not leave it: a caller's `?` turns this one
+/// into its own.
+pub type DbResult<T> = Result<T, DbError>;
+
 impl From<DbError> for Error {
     fn from(error: DbError) -> Self {
         match error {
@@ -116,7 +136,7 @@ impl From<DbError> for Error {
                 message: "The database is unavailable for now.".to_owned(),
                 source: Some(error.into()),
             },
-            DbError::Url(_)
+            DbError::Url
             | DbError::Query(_)
             | DbError::Migrate(_)
             | DbError::Panicked
@@ -143,23 +163,17 @@ fn is_passing(error: &diesel::result::Error) -> bool {
     }
 }
 
-impl From<diesel::result::Error> for Error {
-    fn from(error: diesel::result::Error) -> Self {
-        DbError::from(error).into()
-    }
-}
-
 /// Whether a failed insert ran into a unique index.
-pub fn is_duplicate(error: &diesel::result::Error) -> bool {
+pub fn is_duplicate(error: &DbError) -> bool {
     use diesel::result::{DatabaseErrorKind, Error};
     matches!(
         error,
-        Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _)
+        DbError::Query(Error::DatabaseError(DatabaseErrorKind::UniqueViolation, _))
     )
 }
 
 /// Whether the transaction was thrown out for the sake of another one, so that a repetition may succeed: a
-/// deadlock or a serialisation failure. PostgreSQL tells a deadlock by its text alone, through diesel.
+/// deadlock or a serialisation failure. Through diesel, a deadlock of PostgreSQL is recognised by its text alone.
 fn is_thrown_out(error: &(dyn std::error::Error + 'static)) -> bool {
     use diesel::result::{DatabaseErrorKind, Error};
     let mut causes = std::iter::successors(Some(error), |error| error.source());
@@ -192,6 +206,26 @@ fn says(error: &(dyn std::error::Error + 'static), signs: &[&str]) -> bool {
             .any(|sign| information.message().contains(sign)),
         _ => false,
     })
+}
+
+/// Where what rows held before may still be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OldRows {
+    /// Nowhere in the database's files.
+    Erased,
+    /// In SQLite's log, which another process reads; it goes when the last process ends.
+    InLog,
+    /// Not in the table, but in PostgreSQL's write-ahead log and what is made of it.
+    OnServer,
+    /// In the database: they could not be erased, for this reason.
+    Remain(String),
+}
+
+/// What SQLite says of a checkpoint.
+#[derive(diesel::QueryableByName)]
+struct Checkpointed {
+    #[diesel(sql_type = diesel::sql_types::Integer)]
+    busy: i32,
 }
 
 /// The database. Cheap to clone.
@@ -294,6 +328,35 @@ impl Db {
         transact(&self.writer, &mut queries)
     }
 
+    /// Removes from the database's own files what rows held before they were changed or deleted, as far as that
+    /// is ours to do.
+    pub fn erase_old_rows(&self) -> OldRows {
+        self.try_to_erase()
+            .unwrap_or_else(|error| OldRows::Remain(error.to_string()))
+    }
+
+    fn try_to_erase(&self) -> Result<OldRows, DbError> {
+        let mut connection = self.writer.get().map_err(DbError::Connect)?;
+        match &mut *connection {
+            DbConnection::Sqlite(connection) => {
+                // Pages that were free before they were made zeros may hold anything.
+                connection.batch_execute("VACUUM")?;
+                let checkpoint = diesel::sql_query("PRAGMA wal_checkpoint(TRUNCATE)");
+                let done: Checkpointed = checkpoint.get_result(connection)?;
+                let is_erased = done.busy == 0;
+                Ok(if is_erased {
+                    OldRows::Erased
+                } else {
+                    OldRows::InLog
+                })
+            }
+            DbConnection::Postgres(connection) => {
+                connection.batch_execute("VACUUM FULL vaults")?;
+                Ok(OldRows::OnServer)
+            }
+        }
+    }
+
     fn release_reserve(&self) -> bool {
         let is_released = self
             .reserve
@@ -301,7 +364,7 @@ impl Db {
             .is_some_and(|reserve| reserve.release());
         if is_released {
             tracing::error!(
-                "the database's disk is full; the database goes on in its reserve: make room"
+                "the disk of the database is full, and the reserve is in use now: free some space"
             );
         }
         is_released
@@ -316,6 +379,13 @@ impl Db {
         self.note_writability(&result);
         result
     }
+
+    /// What no query does: tables and rows that are taken away.
+    #[cfg(test)]
+    pub(crate) fn batch_execute(&self, sql: &str) {
+        let mut connection = self.writer.get().unwrap();
+        connection.batch_execute(sql).unwrap();
+    }
 }
 
 fn transact<T, E: From<DbError>>(
@@ -324,10 +394,10 @@ fn transact<T, E: From<DbError>>(
 ) -> Result<T, E> {
     let mut connection = pool.get().map_err(DbError::Connect)?;
     let connection: &mut DbConnection = &mut connection;
-    begin(connection).map_err(DbError::Query)?;
+    begin(connection)?;
     match queries(connection) {
         Ok(value) => {
-            commit(connection).map_err(DbError::Query)?;
+            commit(connection)?;
             Ok(value)
         }
         Err(error) => {
@@ -342,27 +412,27 @@ fn transact<T, E: From<DbError>>(
 
 // diesel's own manager counts the transaction, so that its inner ones become savepoints and a
 // connection that was left inside one is not used again.
-fn begin(connection: &mut DbConnection) -> QueryResult<()> {
-    match connection {
+fn begin(connection: &mut DbConnection) -> DbResult<()> {
+    Ok(match connection {
         DbConnection::Sqlite(c) => {
             AnsiTransactionManager::begin_transaction_sql(c, "BEGIN IMMEDIATE")
         }
         DbConnection::Postgres(c) => AnsiTransactionManager::begin_transaction(c),
-    }
+    }?)
 }
 
-fn commit(connection: &mut DbConnection) -> QueryResult<()> {
-    match connection {
+fn commit(connection: &mut DbConnection) -> DbResult<()> {
+    Ok(match connection {
         DbConnection::Sqlite(c) => AnsiTransactionManager::commit_transaction(c),
         DbConnection::Postgres(c) => AnsiTransactionManager::commit_transaction(c),
-    }
+    }?)
 }
 
-fn roll_back(connection: &mut DbConnection) -> QueryResult<()> {
-    match connection {
+fn roll_back(connection: &mut DbConnection) -> DbResult<()> {
+    Ok(match connection {
         DbConnection::Sqlite(c) => AnsiTransactionManager::rollback_transaction(c),
         DbConnection::Postgres(c) => AnsiTransactionManager::rollback_transaction(c),
-    }
+    }?)
 }
 
 fn pool(manager: Manager, size: u32) -> Result<Pool<Manager>, DbError> {
@@ -426,8 +496,7 @@ impl Manager {
         if url.starts_with("postgresql://") || url.starts_with("postgres://") {
             return Ok(Self::Postgres(url.to_owned()));
         }
-        let scheme = url.split(':').next().unwrap_or_default();
-        Err(DbError::Url(format!("{scheme}:…")))
+        Err(DbError::Url)
     }
 }
 
@@ -489,25 +558,44 @@ impl ManageConnection for Manager {
     }
 }
 
+/// The sum of a column of whole numbers, as one: PostgreSQL's own is a decimal.
+fn sum(column: &str) -> diesel::expression::SqlLiteral<diesel::sql_types::BigInt> {
+    diesel::dsl::sql(&format!("CAST(COALESCE(SUM({column}), 0) AS BIGINT)"))
+}
+
 /// Makes the checks of a project's quota and what follows one step, also where transactions run
 /// beside one another: until the transaction ends, others of the project wait. SQLite has one
 /// writer anyway.
 pub fn lock_project(
     connection: &mut DbConnection,
     project: &crate::model::id::ProjectId,
-) -> QueryResult<()> {
+) -> DbResult<()> {
     lock(connection, project.as_str())
 }
 
 /// Until the transaction ends, others that lock the same name wait.
-pub fn lock(connection: &mut DbConnection, name: &str) -> QueryResult<()> {
-    match connection {
-        DbConnection::Sqlite(_) => Ok(()),
-        DbConnection::Postgres(connection) => {
-            diesel::sql_query("SELECT pg_advisory_xact_lock(hashtext($1))")
-                .bind::<diesel::sql_types::Text, _>(name)
-                .execute(connection)
-                .map(|_| ())
-        }
+pub fn lock(connection: &mut DbConnection, name: &str) -> DbResult<()> {
+    advise(
+        connection,
+        "SELECT pg_advisory_xact_lock(hashtext($1))",
+        name,
+    )
+}
+
+/// The same; those that share the lock do not wait for each other.
+pub fn lock_shared(connection: &mut DbConnection, name: &str) -> DbResult<()> {
+    advise(
+        connection,
+        "SELECT pg_advisory_xact_lock_shared(hashtext($1))",
+        name,
+    )
+}
+
+fn advise(connection: &mut DbConnection, query: &str, name: &str) -> DbResult<()> {
+    if let DbConnection::Postgres(connection) = connection {
+        diesel::sql_query(query)
+            .bind::<diesel::sql_types::Text, _>(name)
+            .execute(connection)?;
     }
+    Ok(())
 }

@@ -1,17 +1,37 @@
-//! Rows that wait for a job that is not there: somebody has removed it by hand, or lost it.
+//! Rows that wait for a job that does not exist: its row was deleted by hand, or lost.
 
-use crate::db::DbConnection;
+use crate::db::{DbConnection, DbResult};
 use crate::model::backup::BackupStatus;
-use crate::model::id::{BackupId, JobId, VolumeId};
+use crate::model::id::{BackupId, JobId};
 use crate::model::job::JobState;
-use crate::model::schema::{backups, jobs, packs, session_packs, sessions, volumes};
-use crate::model::volume::VolumeStatus;
+use crate::model::schema::{backups, jobs, packs, sessions};
+use crate::model::volume::HeldVolume;
+use diesel::dsl::sql;
 use diesel::prelude::*;
+use diesel::sql_types::{Bool, Text};
 use std::collections::BTreeSet;
 
 const LIVE: [JobState; 2] = [JobState::Available, JobState::Running];
 
-fn live_jobs(connection: &mut DbConnection) -> QueryResult<BTreeSet<JobId>> {
+/// States that only a job can end, in the words of the index `backups_busy`.
+const BACKUP_IS_BUSY: &str = "status IN ('creating', 'restoring', 'deleting')";
+
+/// The sessions that have references, each found by one step in the index: of the references there are
+/// thousands for each session.
+const REFERRING: &str = "WITH RECURSIVE holder (session) AS ( \
+     SELECT (SELECT MIN(session) FROM session_packs) \
+     UNION ALL \
+     SELECT (SELECT MIN(later.session) FROM session_packs AS later WHERE later.session > holder.session) \
+     FROM holder WHERE holder.session IS NOT NULL \
+     ) SELECT session FROM holder WHERE session IS NOT NULL";
+
+#[derive(QueryableByName)]
+struct Holder {
+    #[diesel(sql_type = Text)]
+    session: JobId,
+}
+
+fn live_jobs(connection: &mut DbConnection) -> DbResult<BTreeSet<JobId>> {
     let ids: Vec<JobId> = jobs::table
         .filter(jobs::state.eq_any(LIVE))
         .select(jobs::id)
@@ -19,7 +39,7 @@ fn live_jobs(connection: &mut DbConnection) -> QueryResult<BTreeSet<JobId>> {
     Ok(ids.into_iter().collect())
 }
 
-fn live_subjects(connection: &mut DbConnection) -> QueryResult<BTreeSet<String>> {
+fn live_subjects(connection: &mut DbConnection) -> DbResult<BTreeSet<String>> {
     let subjects: Vec<String> = jobs::table
         .filter(jobs::state.eq_any(LIVE))
         .select(jobs::subject)
@@ -28,8 +48,8 @@ fn live_subjects(connection: &mut DbConnection) -> QueryResult<BTreeSet<String>>
 }
 
 /// Sessions that hold packs for a job that is not live.
-pub fn sessions(connection: &mut DbConnection) -> QueryResult<Vec<JobId>> {
-    // What holds packs first: a job that ends meanwhile lets go of them in the same transaction.
+pub fn sessions(connection: &mut DbConnection) -> DbResult<Vec<JobId>> {
+    // The holders first: a job that ends meanwhile releases its packs in the same transaction.
     let mut holders: BTreeSet<JobId> = packs::table
         .filter(packs::session.is_not_null())
         .select(packs::session.assume_not_null())
@@ -37,12 +57,12 @@ pub fn sessions(connection: &mut DbConnection) -> QueryResult<Vec<JobId>> {
         .load::<JobId>(connection)?
         .into_iter()
         .collect();
-    holders.extend(
-        session_packs::table
-            .select(session_packs::session)
-            .distinct()
-            .load::<JobId>(connection)?,
-    );
+    let referring = diesel::sql_query(REFERRING);
+    let referring: Vec<Holder> = match connection {
+        DbConnection::Postgres(connection) => referring.load(connection)?,
+        DbConnection::Sqlite(connection) => referring.load(connection)?,
+    };
+    holders.extend(referring.into_iter().map(|holder| holder.session));
     holders.extend(
         sessions::table
             .filter(sessions::attempt.lt(i32::MAX))
@@ -54,14 +74,9 @@ pub fn sessions(connection: &mut DbConnection) -> QueryResult<Vec<JobId>> {
 }
 
 /// Backups in a state that only a job can end, without one.
-pub fn backups(connection: &mut DbConnection) -> QueryResult<Vec<(BackupId, BackupStatus)>> {
-    let states = [
-        BackupStatus::Creating,
-        BackupStatus::Restoring,
-        BackupStatus::Deleting,
-    ];
+pub fn backups(connection: &mut DbConnection) -> DbResult<Vec<(BackupId, BackupStatus)>> {
     let mut found: Vec<(BackupId, BackupStatus)> = backups::table
-        .filter(backups::status.eq_any(states))
+        .filter(sql::<Bool>(BACKUP_IS_BUSY))
         .select((backups::id, backups::status))
         .load(connection)?;
     let live = live_subjects(connection)?;
@@ -69,32 +84,24 @@ pub fn backups(connection: &mut DbConnection) -> QueryResult<Vec<(BackupId, Back
     Ok(found)
 }
 
-/// A volume, its state, and the job that holds it.
-pub type Held = (VolumeId, VolumeStatus, Option<JobId>);
+/// The jobs that wait or run now, and what they work on.
+pub struct Live {
+    jobs: BTreeSet<JobId>,
+    subjects: BTreeSet<String>,
+}
 
-/// Volumes in a state that only a job can end, without one.
-pub fn volumes(connection: &mut DbConnection) -> QueryResult<Vec<Held>> {
-    let states = [
-        VolumeStatus::Creating,
-        VolumeStatus::Deleting,
-        VolumeStatus::Extending,
-        VolumeStatus::BackingUp,
-        VolumeStatus::RestoringBackup,
-    ];
-    let found: Vec<(VolumeId, VolumeStatus, Option<String>)> = volumes::table
-        .filter(volumes::status.eq_any(states))
-        .select((volumes::id, volumes::status, volumes::reserved_by))
-        .load(connection)?;
-    let (subjects, live) = (live_subjects(connection)?, live_jobs(connection)?);
-    Ok(found
-        .into_iter()
-        .map(|(id, status, holder)| {
-            let job = holder.and_then(|holder| Some(JobId::new(holder.split_once('#')?.0)));
-            (id, status, job)
-        })
-        .filter(|(id, _, job)| {
-            let is_held = job.as_ref().is_some_and(|job| live.contains(job));
-            !is_held && !subjects.contains(id.as_str())
-        })
-        .collect())
+impl Live {
+    /// Whether one of them ends the state of a volume: it holds the volume, or works on it.
+    pub fn ends(&self, held: &HeldVolume) -> bool {
+        held.job.as_ref().is_some_and(|job| self.jobs.contains(job))
+            || self.subjects.contains(held.id.as_str())
+    }
+}
+
+/// The live jobs. Rows that wait for one must have been read before.
+pub fn live(connection: &mut DbConnection) -> DbResult<Live> {
+    Ok(Live {
+        subjects: live_subjects(connection)?,
+        jobs: live_jobs(connection)?,
+    })
 }

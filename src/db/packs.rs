@@ -1,8 +1,9 @@
 //! Rows of `packs`, and the sessions' references to them.
 
 use crate::db::condition::FRAMES_LOST;
-use crate::db::{DbConnection, sessions};
+use crate::db::{DbConnection, DbResult, sessions};
 use crate::model::id::JobId;
+use crate::model::number::{ByteCount, Count, PackNumber, Rewrite};
 use crate::model::pack::{Pack, PackKind, PackState};
 use crate::model::schema::{packs, session_packs, vaults};
 use diesel::prelude::*;
@@ -16,21 +17,21 @@ pub fn open(
     vault: i64,
     kind: PackKind,
     session: &JobId,
-) -> QueryResult<Pack> {
-    let next: i64 = diesel::update(vaults::table.find(vault))
+) -> DbResult<Pack> {
+    let number: PackNumber = diesel::update(vaults::table.find(vault))
         .set(vaults::next_pack.eq(vaults::next_pack + 1))
-        .returning(vaults::next_pack)
+        .returning(vaults::next_pack - 1)
         .get_result(connection)?;
     let pack = Pack {
         vault,
-        number: next - 1,
-        rewrite: 0,
+        number,
+        rewrite: Rewrite::default(),
         kind,
         state: PackState::Writing,
         session: Some(session.clone()),
-        stored_bytes: 0,
-        chunk_count: 0,
-        frame_count: 0,
+        stored_bytes: ByteCount::default(),
+        chunk_count: Count::default(),
+        frame_count: Count::default(),
     };
     diesel::insert_into(packs::table)
         .values(&pack)
@@ -38,9 +39,8 @@ pub fn open(
     Ok(pack)
 }
 
-/// Takes over a pack that was found in the store, with the highest rewrite that was seen of it; a row
-/// that says something else is put right.
-pub fn adopt(connection: &mut DbConnection, pack: &Pack, rewrites: i32) -> QueryResult<()> {
+/// Adds the row of a pack that was found in the store, or corrects it, with the highest rewrite that was seen of it.
+pub fn adopt(connection: &mut DbConnection, pack: &Pack, rewrites: Rewrite) -> DbResult<()> {
     let updated = diesel::update(packs::table.find((pack.vault, pack.number)))
         .set((
             packs::rewrite.eq(pack.rewrite),
@@ -64,24 +64,24 @@ pub fn adopt(connection: &mut DbConnection, pack: &Pack, rewrites: i32) -> Query
     raise_rewrites(connection, pack.vault, pack.number, rewrites)
 }
 
-/// Makes sure that no rewrite of a pack up to this one is given out: no number is given twice.
+/// Makes sure that no rewrite number up to this one is given out for a pack again.
 pub fn raise_rewrites(
     connection: &mut DbConnection,
     vault: i64,
-    number: i64,
-    rewrites: i32,
-) -> QueryResult<()> {
+    number: PackNumber,
+    rewrites: Rewrite,
+) -> DbResult<()> {
     diesel::update(packs::table.find((vault, number)))
         .filter(packs::rewrites.lt(rewrites))
         .set(packs::rewrites.eq(rewrites))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
 /// Marks an uploaded pack as part of the vault, with what it holds. `false`: the row was not `writing`
 /// for this session.
-pub fn go_live(connection: &mut DbConnection, pack: &Pack, session: &JobId) -> QueryResult<bool> {
-    diesel::update(packs::table.find((pack.vault, pack.number)))
+pub fn go_live(connection: &mut DbConnection, pack: &Pack, session: &JobId) -> DbResult<bool> {
+    let count = diesel::update(packs::table.find((pack.vault, pack.number)))
         .filter(
             packs::state
                 .eq(PackState::Writing)
@@ -93,12 +93,12 @@ pub fn go_live(connection: &mut DbConnection, pack: &Pack, session: &JobId) -> Q
             packs::chunk_count.eq(pack.chunk_count),
             packs::frame_count.eq(pack.frame_count),
         ))
-        .execute(connection)
-        .map(|count| count == 1)
+        .execute(connection)?;
+    Ok(count == 1)
 }
 
-/// Leaves a pack that never reached the store whole to the collector.
-pub fn abandon(connection: &mut DbConnection, pack: &Pack, session: &JobId) -> QueryResult<()> {
+/// Leaves a pack that did not reach the store whole to garbage collection.
+pub fn abandon(connection: &mut DbConnection, pack: &Pack, session: &JobId) -> DbResult<()> {
     diesel::update(packs::table.find((pack.vault, pack.number)))
         .filter(
             packs::state
@@ -106,33 +106,33 @@ pub fn abandon(connection: &mut DbConnection, pack: &Pack, session: &JobId) -> Q
                 .and(packs::session.eq(session)),
         )
         .set(packs::session.eq(None::<JobId>))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
 /// Packs a session has written or is writing.
-pub fn of_session(connection: &mut DbConnection, session: &JobId) -> QueryResult<Vec<Pack>> {
-    packs::table
+pub fn of_session(connection: &mut DbConnection, session: &JobId) -> DbResult<Vec<Pack>> {
+    Ok(packs::table
         .filter(packs::session.eq(session))
         .order(packs::number)
         .select(Pack::as_select())
-        .load(connection)
+        .load(connection)?)
 }
 
-/// Takes references for a session on packs it relies upon. Condemned packs are revived; packs that
-/// are already being deleted do not come back in the answer and must not be relied upon.
+/// Takes references for a session on packs that it is going to rely on, and returns the packs on which it has one now.
+/// Condemned packs become live. Packs that were given up are not returned; the session must not rely on them.
 ///
-/// The update takes the row locks before the references are written, so a collector either sees
-/// the reference or fails to delete the row.
+/// The update locks the rows before the references are inserted. So a collection either sees the reference, or cannot
+/// give the pack up.
 pub fn reference(
     connection: &mut DbConnection,
     vault: i64,
     session: &JobId,
-    numbers: &[i64],
-) -> QueryResult<Vec<i64>> {
+    numbers: &[PackNumber],
+) -> DbResult<Vec<PackNumber>> {
     let mut held = Vec::with_capacity(numbers.len());
     for batch in numbers.chunks(BATCH) {
-        let alive: Vec<(i64, i32)> = diesel::update(packs::table)
+        let alive: Vec<(PackNumber, Rewrite)> = diesel::update(packs::table)
             .filter(
                 packs::vault
                     .eq(vault)
@@ -148,9 +148,9 @@ pub fn reference(
     Ok(held)
 }
 
-/// Whether a pack that the session references is another object now than when the reference was taken.
-/// No rule allows that; where it happens all the same, what the session has found may be gone.
-pub fn is_rewritten(connection: &mut DbConnection, session: &JobId) -> QueryResult<bool> {
+/// Whether a pack that the session references has another object now than when the reference was taken. Compactions and
+/// repairs do not do that; a rebuild may. Then frames that the session relies on may be missing.
+pub fn is_rewritten(connection: &mut DbConnection, session: &JobId) -> DbResult<bool> {
     let rewritten = session_packs::table
         .inner_join(
             packs::table.on(packs::vault
@@ -159,19 +159,19 @@ pub fn is_rewritten(connection: &mut DbConnection, session: &JobId) -> QueryResu
         )
         .filter(session_packs::session.eq(session))
         .filter(session_packs::rewrite.ne(packs::rewrite.nullable()));
-    diesel::select(diesel::dsl::exists(rewritten)).get_result(connection)
+    Ok(diesel::select(diesel::dsl::exists(rewritten)).get_result(connection)?)
 }
 
-/// Lets all references of a session go: its next run finds everything anew.
-pub fn drop_references(connection: &mut DbConnection, session: &JobId) -> QueryResult<()> {
+/// Removes all references of a session: its next run looks everything up again.
+pub fn drop_references(connection: &mut DbConnection, session: &JobId) -> DbResult<()> {
     diesel::delete(session_packs::table)
         .filter(session_packs::session.eq(session))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
-/// A pack was written again with every frame it had: who references it has lost nothing.
-pub fn note_whole_rewrite(connection: &mut DbConnection, written: &Pack) -> QueryResult<()> {
+/// Notes that a pack was written again with every frame it had, so that sessions which reference it have lost nothing.
+pub fn note_whole_rewrite(connection: &mut DbConnection, written: &Pack) -> DbResult<()> {
     diesel::update(session_packs::table)
         .filter(
             session_packs::vault
@@ -179,16 +179,16 @@ pub fn note_whole_rewrite(connection: &mut DbConnection, written: &Pack) -> Quer
                 .and(session_packs::pack.eq(written.number)),
         )
         .set(session_packs::rewrite.eq(written.rewrite))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
 fn insert_references(
     connection: &mut DbConnection,
     vault: i64,
     session: &JobId,
-    alive: &[(i64, i32)],
-) -> QueryResult<()> {
+    alive: &[(PackNumber, Rewrite)],
+) -> DbResult<()> {
     let rows: Vec<_> = alive
         .iter()
         .map(|(number, rewrite)| {
@@ -209,8 +209,8 @@ fn insert_references(
         DbConnection::Sqlite(connection) => diesel::insert_or_ignore_into(session_packs::table)
             .values(&rows)
             .execute(connection),
-    }
-    .map(|_| ())
+    }?;
+    Ok(())
 }
 
 /// Packs a session has references on.
@@ -218,41 +218,45 @@ pub fn referenced(
     connection: &mut DbConnection,
     vault: i64,
     session: &JobId,
-) -> QueryResult<Vec<i64>> {
-    session_packs::table
+) -> DbResult<Vec<PackNumber>> {
+    Ok(session_packs::table
         .filter(
             session_packs::session
                 .eq(session)
                 .and(session_packs::vault.eq(vault)),
         )
         .select(session_packs::pack)
-        .load(connection)
+        .load(connection)?)
 }
 
-/// Ends a session: its references go, the packs it wrote stand on their own, and no run of it goes on.
-pub fn end_session(connection: &mut DbConnection, session: &JobId) -> QueryResult<()> {
+/// Ends a session: removes its references, releases the packs that it wrote, and fences all its runs.
+pub fn end_session(connection: &mut DbConnection, session: &JobId) -> DbResult<()> {
     sessions::end(connection, session)?;
     drop_references(connection, session)?;
     diesel::update(packs::table)
         .filter(packs::session.eq(session))
         .set(packs::session.eq(None::<JobId>))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
 /// One pack.
-pub fn find(connection: &mut DbConnection, vault: i64, number: i64) -> QueryResult<Option<Pack>> {
-    packs::table
+pub fn find(
+    connection: &mut DbConnection,
+    vault: i64,
+    number: PackNumber,
+) -> DbResult<Option<Pack>> {
+    Ok(packs::table
         .find((vault, number))
         .select(Pack::as_select())
         .first(connection)
-        .optional()
+        .optional()?)
 }
 
 /// Whether a vault has any pack.
-pub fn any(connection: &mut DbConnection, vault: i64) -> QueryResult<bool> {
-    diesel::select(diesel::dsl::exists(
+pub fn any(connection: &mut DbConnection, vault: i64) -> DbResult<bool> {
+    Ok(diesel::select(diesel::dsl::exists(
         packs::table.filter(packs::vault.eq(vault)),
     ))
-    .get_result(connection)
+    .get_result(connection)?)
 }

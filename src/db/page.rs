@@ -141,22 +141,45 @@ macro_rules! matching {
 }
 pub(crate) use matching;
 
-/// Loads one page of a boxed query.
-macro_rules! load_page {
-    ($table:ident, $row:ty, $query:expr, $page:expr, $connection:expr) => {{
-        let page: &$crate::model::page::Page = $page;
+/// SQL for the bytes of some columns of a row, in a text or without.
+pub(crate) fn bytes_of(columns: &str) -> diesel::expression::SqlLiteral<BigInt> {
+    diesel::dsl::sql::<BigInt>(&format!("CAST({columns} AS BIGINT)"))
+}
+
+/// How many of the first rows take no more bytes than that together: one at least.
+pub(crate) fn fitting(sizes: &[i64], bytes_max: u64) -> usize {
+    let mut left = bytes_max;
+    let fits = |size: &&i64| {
+        let rest = u64::try_from(**size)
+            .ok()
+            .and_then(|size| left.checked_sub(size));
+        rest.map(|rest| left = rest).is_some()
+    };
+    sizes.iter().take_while(fits).count().max(1)
+}
+
+/// A limit or an offset in SQL; no table has more rows than the largest.
+pub(crate) fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// The rows of a boxed query from where the page begins, in its order.
+macro_rules! from_page {
+    ($table:ident, $query:expr, $page:expr, $connection:expr) => {{
+        let page = $page;
         let mut query = $query;
         // One text: nested orders would be walked again for each key.
         let terms = $crate::db::page::orders(&page.sort);
         query = query.order(diesel::dsl::sql::<diesel::sql_types::Untyped>(&terms));
         if let Some(marker) = &page.marker {
-            let created_at = match $crate::db::page::is_default(&page.sort) {
-                true => $table::table
+            let created_at = if $crate::db::page::is_default(&page.sort) {
+                $table::table
                     .find(marker)
                     .select($table::created_at)
                     .first::<i64>($connection)
-                    .optional()?,
-                false => None,
+                    .optional()?
+            } else {
+                None
             };
             let after = match created_at {
                 Some(time) => $crate::db::page::older::<$table::table>(&page.sort, time, marker),
@@ -167,11 +190,48 @@ macro_rules! load_page {
             };
             query = query.filter(after);
         }
-        query
-            .limit(i64::try_from(page.limit).unwrap_or(i64::MAX))
-            .offset(i64::try_from(page.offset).unwrap_or(i64::MAX))
+        query.offset($crate::db::page::number(page.offset))
+    }};
+}
+pub(crate) use from_page;
+
+/// Loads one page of a boxed query. `$bytes` is SQL for what a row takes of the page's bytes, which is looked at
+/// before rows are loaded. Rows that change between the two change how much that is, and not which rows follow.
+macro_rules! load_page {
+    ($table:ident, $row:ty, $bytes:expr, $query:expr, $page:expr, $connection:expr) => {{
+        let page: &$crate::model::page::Page = $page;
+        let sizes: Vec<i64> = $crate::db::page::from_page!($table, $query, page, $connection)
+            .limit($crate::db::page::number(page.limit))
+            .select($crate::db::page::bytes_of($bytes))
+            .load($connection)?;
+        let limit = $crate::db::page::fitting(&sizes, page.bytes_max).min(page.limit);
+        let rows: Vec<$row> = $crate::db::page::from_page!($table, $query, page, $connection)
+            .limit($crate::db::page::number(limit))
             .select(<$row>::as_select())
-            .load($connection)
+            .load($connection)?;
+        $crate::model::page::Listed {
+            rows,
+            is_cut: limit < sizes.len(),
+        }
     }};
 }
 pub(crate) use load_page;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_holds_what_fits_and_one_row_at_least() {
+        let cases: [(&[i64], u64, usize); 5] = [
+            (&[], 10, 1),
+            (&[4, 6, 1], 10, 2),
+            (&[4, 7, 1], 10, 1),
+            (&[11, 1], 10, 1),
+            (&[0, 0, 0], 0, 3),
+        ];
+        for (sizes, bytes, rows) in cases {
+            assert_eq!(fitting(sizes, bytes), rows, "{sizes:?}");
+        }
+    }
+}

@@ -1,9 +1,9 @@
 //! Rows of `quotas`: limits of projects and of classes.
 
 use crate::config;
-use crate::db::DbConnection;
+use crate::db::{DbConnection, DbResult};
 use crate::model::id::ProjectId;
-use crate::model::quota::{Amounts, BY_TYPE, UNLIMITED};
+use crate::model::quota::Amounts;
 use crate::model::schema::quotas;
 use diesel::prelude::*;
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ pub fn of(
     connection: &mut DbConnection,
     scope: Scope,
     name: &str,
-) -> QueryResult<BTreeMap<String, i64>> {
+) -> DbResult<BTreeMap<String, i64>> {
     let rows: Vec<(String, i64)> = quotas::table
         .filter(quotas::scope.eq(scope.as_str()).and(quotas::name.eq(name)))
         .select((quotas::resource, quotas::hard_limit))
@@ -42,13 +42,7 @@ pub fn limits(
     connection: &mut DbConnection,
     project: Option<&ProjectId>,
     configured: &config::Quota,
-) -> QueryResult<Amounts> {
-    let mut limits = BTreeMap::new();
-    for row in crate::db::volumes::list_types(connection)? {
-        for kind in BY_TYPE {
-            limits.insert(format!("{kind}_{}", row.name), UNLIMITED);
-        }
-    }
+) -> DbResult<Amounts> {
     let config::Quota {
         volumes,
         per_volume_gigabytes,
@@ -58,7 +52,7 @@ pub fn limits(
         backup_gigabytes,
         groups,
     } = configured;
-    limits.extend(
+    let mut limits = BTreeMap::from(
         [
             ("volumes", volumes),
             ("per_volume_gigabytes", per_volume_gigabytes),
@@ -84,7 +78,7 @@ pub fn put(
     name: &str,
     resource: &str,
     limit: i64,
-) -> QueryResult<()> {
+) -> DbResult<()> {
     let row = (scope.as_str(), name, resource);
     let updated = diesel::update(quotas::table.find(row))
         .set(quotas::hard_limit.eq(limit))
@@ -103,10 +97,10 @@ pub fn put(
 }
 
 /// Forgets the limits of a project.
-pub fn remove(connection: &mut DbConnection, scope: Scope, name: &str) -> QueryResult<()> {
+pub fn remove(connection: &mut DbConnection, scope: Scope, name: &str) -> DbResult<()> {
     diesel::delete(
         quotas::table.filter(quotas::scope.eq(scope.as_str()).and(quotas::name.eq(name))),
     )
-    .execute(connection)
-    .map(|_| ())
+    .execute(connection)?;
+    Ok(())
 }

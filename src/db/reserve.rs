@@ -1,9 +1,9 @@
-//! Room on the disk that is kept for the database alone.
+//! Space on the disk that is reserved for the database.
 //!
-//! SQLite lies on the same disk as everything else by default. Where that disk is full, recording that
-//! something failed, or was deleted, would fail for the same reason. So a file beside the database holds some
-//! MiB; when a transaction finds no room the file is emptied, and the transaction is run again. The file is
-//! filled again once there is room to spare.
+//! By default SQLite is on the same disk as everything else. When that disk is full, the database could not even record
+//! that a job failed or that something was deleted. So a file beside the database holds a few MiB. When a transaction
+//! finds no space, the file is emptied and the transaction runs again. The file is filled again once the disk has
+//! space to spare.
 
 use rustix::fs::FallocateFlags;
 use std::fs::{File, OpenOptions};
@@ -11,10 +11,10 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Bytes kept: some thousand small transactions, and the log of the largest.
+/// Bytes reserved: enough for some thousand small transactions, or for the log of the largest one.
 const RESERVE_BYTES: u64 = 16 << 20;
-/// Free bytes below which the disk is full. Then the reserve is given up at a start: SQLite needs files of its
-/// own to open.
+/// The disk counts as full below this many free bytes. A start then releases the reserve, as SQLite has to create
+/// files when it opens.
 const START_BYTES: u64 = 4 << 20;
 
 /// The reserve of one SQLite database.
@@ -31,14 +31,14 @@ impl Reserve {
         Self { path: name.into() }
     }
 
-    /// Makes room for a start on a full disk.
+    /// Releases the reserve if the disk is full, so that SQLite can open.
     pub(super) fn make_room_to_start(&self) {
         if self.free_bytes().is_some_and(|free| free < START_BYTES) {
             self.release();
         }
     }
 
-    /// Gives the room up. `false`: there was none.
+    /// Releases the reserve. `false`: there was none.
     pub(super) fn release(&self) -> bool {
         let is_held = self.held_bytes() > 0;
         let emptied = OpenOptions::new()
@@ -48,8 +48,8 @@ impl Reserve {
         is_held && emptied.is_ok()
     }
 
-    /// Takes the room again, if the disk has it to spare. `false`: the disk is full, or was so, and has not
-    /// the room again.
+    /// Fills the reserve if the disk has space to spare. `false`: the disk is full, or there is not yet enough space to
+    /// fill a reserve that was released.
     pub(super) fn fill(&self) -> bool {
         let free = self.free_bytes().unwrap_or(u64::MAX);
         if self.held_bytes() >= RESERVE_BYTES {
@@ -59,7 +59,7 @@ impl Reserve {
             return match self.take() {
                 Ok(()) => true,
                 Err(error) => {
-                    // Where blocks cannot be allocated ahead there is no reserve.
+                    // A file system that cannot allocate blocks in advance has no reserve.
                     let is_full = matches!(
                         error.kind(),
                         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
@@ -71,7 +71,7 @@ impl Reserve {
                 }
             };
         }
-        // The file is there, and empty: the room was given up. On a disk that never had so much it is not there.
+        // An empty file means that the reserve was released. On a disk that never had the space there is no file.
         !self.path.exists() && free >= START_BYTES
     }
 

@@ -1,6 +1,6 @@
 //! Rows of `services`: those an administrator has disabled or frozen.
 
-use crate::db::DbConnection;
+use crate::db::{DbConnection, DbResult};
 use crate::model::schema::services;
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
@@ -18,16 +18,16 @@ pub struct ServiceRow {
 }
 
 /// The row of a service, if anything was ever said of it.
-pub fn find(connection: &mut DbConnection, name: &str) -> QueryResult<Option<ServiceRow>> {
-    services::table
+pub fn find(connection: &mut DbConnection, name: &str) -> DbResult<Option<ServiceRow>> {
+    Ok(services::table
         .find(name)
         .select(ServiceRow::as_select())
         .first(connection)
-        .optional()
+        .optional()?)
 }
 
 /// Keeps what was said of a service.
-pub fn put(connection: &mut DbConnection, row: &ServiceRow) -> QueryResult<()> {
+pub fn put(connection: &mut DbConnection, row: &ServiceRow) -> DbResult<()> {
     let updated = diesel::update(services::table.find(&row.name))
         .set(row)
         .execute(connection)?;
@@ -39,7 +39,15 @@ pub fn put(connection: &mut DbConnection, row: &ServiceRow) -> QueryResult<()> {
     Ok(())
 }
 
+/// Names of the services that an administrator has disabled.
+pub fn disabled(connection: &mut DbConnection) -> DbResult<Vec<String>> {
+    Ok(services::table
+        .filter(services::disabled.eq(true))
+        .select(services::name)
+        .load(connection)?)
+}
+
 /// Whether an administrator has disabled a service.
-pub fn is_disabled(connection: &mut DbConnection, name: &str) -> QueryResult<bool> {
+pub fn is_disabled(connection: &mut DbConnection, name: &str) -> DbResult<bool> {
     Ok(find(connection, name)?.is_some_and(|row| row.disabled))
 }

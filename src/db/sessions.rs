@@ -1,17 +1,18 @@
-//! Rows of `sessions`: which run of a job may write packs. A run that was overtaken, or whose job has
-//! ended, is fenced: it can neither begin nor go on.
+//! Rows of `sessions`: which run of a job may write packs. A run that was overtaken, or whose job has ended, is fenced:
+//! it can neither begin a session nor write in it.
 
-use crate::db::DbConnection;
+use crate::db::{self, DbConnection, DbResult};
 use crate::model::id::{JobId, VaultId};
 use crate::model::job::Lease;
 use crate::model::schema::{backups, jobs, sessions};
+use diesel::dsl::{exists, not};
 use diesel::prelude::*;
 
 /// Above every attempt: the job has ended.
 const ENDED: i32 = i32::MAX;
 
 /// Begins or takes over the session of a job. `false`: a later run has it, or it has ended.
-pub fn begin(connection: &mut DbConnection, lease: &Lease) -> QueryResult<bool> {
+pub fn begin(connection: &mut DbConnection, lease: &Lease) -> DbResult<bool> {
     let row = sessions::table.find(&lease.job_id);
     let begun = diesel::update(row)
         .filter(sessions::attempt.le(lease.attempt))
@@ -28,18 +29,18 @@ pub fn begin(connection: &mut DbConnection, lease: &Lease) -> QueryResult<bool> 
     Ok(true)
 }
 
-/// Whether the session is still this run's. The row is locked until the transaction ends, so that
-/// nobody takes over in the middle of it.
-pub fn hold(connection: &mut DbConnection, lease: &Lease) -> QueryResult<bool> {
-    diesel::update(sessions::table.find(&lease.job_id))
+/// Whether the session still belongs to this run. Locks the row until the transaction ends, so that no other run can take
+/// over meanwhile.
+pub fn hold(connection: &mut DbConnection, lease: &Lease) -> DbResult<bool> {
+    let count = diesel::update(sessions::table.find(&lease.job_id))
         .filter(sessions::attempt.eq(lease.attempt))
         .set(sessions::attempt.eq(lease.attempt))
-        .execute(connection)
-        .map(|count| count == 1)
+        .execute(connection)?;
+    Ok(count == 1)
 }
 
-/// Ends the session of a job for good, also of one that has not begun.
-pub fn end(connection: &mut DbConnection, job: &JobId) -> QueryResult<()> {
+/// Ends the session of a job for good, even if it has not begun yet.
+pub fn end(connection: &mut DbConnection, job: &JobId) -> DbResult<()> {
     let ended = diesel::update(sessions::table.find(job))
         .set(sessions::attempt.eq(ENDED))
         .execute(connection)?;
@@ -50,7 +51,7 @@ pub fn end(connection: &mut DbConnection, job: &JobId) -> QueryResult<()> {
 }
 
 /// Ends the sessions of all jobs that are about backups of a vault.
-pub fn end_all(connection: &mut DbConnection, vault: &VaultId) -> QueryResult<()> {
+pub fn end_all(connection: &mut DbConnection, vault: &VaultId) -> DbResult<()> {
     let subjects = backups::table
         .filter(backups::vault_id.eq(vault))
         .select(backups::id);
@@ -61,17 +62,21 @@ pub fn end_all(connection: &mut DbConnection, vault: &VaultId) -> QueryResult<()
     about.iter().try_for_each(|job| end(connection, job))
 }
 
-/// Forgets ended sessions of jobs that are forgotten.
-pub fn prune(connection: &mut DbConnection) -> QueryResult<usize> {
-    let known = jobs::table.select(jobs::id);
-    diesel::delete(sessions::table)
-        .filter(sessions::attempt.eq(ENDED).and(sessions::job.ne_all(known)))
-        .execute(connection)
+/// Forgets ended sessions of jobs that are forgotten, at most [`db::BATCH`] of them.
+pub fn prune(connection: &mut DbConnection) -> DbResult<usize> {
+    // Not `NOT IN`, which PostgreSQL evaluates for each row anew.
+    let known = jobs::table.filter(jobs::id.eq(sessions::job));
+    let old: Vec<JobId> = sessions::table
+        .filter(sessions::attempt.eq(ENDED).and(not(exists(known))))
+        .limit(db::BATCH)
+        .select(sessions::job)
+        .load(connection)?;
+    Ok(diesel::delete(sessions::table.filter(sessions::job.eq_any(old))).execute(connection)?)
 }
 
-fn insert(connection: &mut DbConnection, job: &JobId, attempt: i32) -> QueryResult<()> {
+fn insert(connection: &mut DbConnection, job: &JobId, attempt: i32) -> DbResult<()> {
     diesel::insert_into(sessions::table)
         .values((sessions::job.eq(job), sessions::attempt.eq(attempt)))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }

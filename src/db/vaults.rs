@@ -1,7 +1,9 @@
 //! Rows of `storages` and `vaults`.
 
-use crate::db::DbConnection;
+use crate::db::{DbConnection, DbResult};
 use crate::model::id::{ProjectId, StorageId, VaultId};
+use crate::model::job::Upkeep;
+use crate::model::number::PackNumber;
 use crate::model::schema::{
     backups, chunks, lost_chunks, packs, removed_roots, session_packs, storages, unknown_objects,
     vaults,
@@ -10,26 +12,38 @@ use crate::model::time::Timestamp;
 use crate::model::vault::{StorageRow, VaultRow};
 use diesel::prelude::*;
 
-/// In the place of the record of a vault that is being shredded, so that nobody who still has the record
-/// puts it back.
+/// Stands in the place of the record of a vault that is being shredded, so that no process that has read the record
+/// before stores it again.
 pub const SHREDDED: &str = "";
 
+/// Packs removed in one transaction; each has some hundred to a few thousand chunks.
+const PACKS_REMOVED_AT_ONCE: i64 = 64;
+
 /// The storage of a configured name, if it was ever opened.
-pub fn find_storage(connection: &mut DbConnection, name: &str) -> QueryResult<Option<StorageRow>> {
-    storages::table
+pub fn find_storage(connection: &mut DbConnection, name: &str) -> DbResult<Option<StorageRow>> {
+    Ok(storages::table
         .filter(storages::name.eq(name))
         .select(StorageRow::as_select())
         .first(connection)
-        .optional()
+        .optional()?)
+}
+
+/// The storage of this id.
+pub fn storage(connection: &mut DbConnection, id: &StorageId) -> DbResult<Option<StorageRow>> {
+    Ok(storages::table
+        .find(id)
+        .select(StorageRow::as_select())
+        .first(connection)
+        .optional()?)
 }
 
 /// Notes a storage that was opened for the first time. Where two processes do so at once, the other
 /// runs into a unique index.
-pub fn insert_storage(connection: &mut DbConnection, row: &StorageRow) -> QueryResult<()> {
+pub fn insert_storage(connection: &mut DbConnection, row: &StorageRow) -> DbResult<()> {
     diesel::insert_into(storages::table)
         .values(row)
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
 /// The vault of a project in a storage, if there is one.
@@ -37,8 +51,8 @@ pub fn find(
     connection: &mut DbConnection,
     project: &ProjectId,
     storage: &StorageId,
-) -> QueryResult<Option<VaultRow>> {
-    vaults::table
+) -> DbResult<Option<VaultRow>> {
+    Ok(vaults::table
         .filter(
             vaults::project_id
                 .eq(project)
@@ -46,12 +60,12 @@ pub fn find(
         )
         .select(VaultRow::as_select())
         .first(connection)
-        .optional()
+        .optional()?)
 }
 
 /// Takes over a vault that was found in a storage, under a number of its own. Where the project has
 /// a vault there already, new backups keep going to that one.
-pub fn adopt(connection: &mut DbConnection, found: &VaultRow) -> QueryResult<VaultRow> {
+pub fn adopt(connection: &mut DbConnection, found: &VaultRow) -> DbResult<VaultRow> {
     let mut row = found.clone();
     row.number = next_number(connection, &row.storage_id)?;
     if find(connection, &row.project_id, &row.storage_id)?.is_some() {
@@ -64,7 +78,7 @@ pub fn adopt(connection: &mut DbConnection, found: &VaultRow) -> QueryResult<Vau
 }
 
 /// A number that no vault has or had: work on one that was shredded may still be ending.
-fn next_number(connection: &mut DbConnection, storage: &StorageId) -> QueryResult<i64> {
+fn next_number(connection: &mut DbConnection, storage: &StorageId) -> DbResult<i64> {
     let last: Option<i64> = vaults::table
         .select(diesel::dsl::max(vaults::number))
         .first(connection)?;
@@ -85,7 +99,7 @@ pub fn find_or_insert(
     project: &ProjectId,
     storage: &StorageId,
     now: Timestamp,
-) -> QueryResult<VaultRow> {
+) -> DbResult<VaultRow> {
     if let Some(row) = find(connection, project, storage)? {
         return Ok(row);
     }
@@ -104,22 +118,22 @@ pub fn find_or_insert(
 }
 
 /// The record of a vault, as it is or is to be stored, if it was decided.
-pub fn record(connection: &mut DbConnection, vault: i64) -> QueryResult<Option<String>> {
-    vaults::table
+pub fn record(connection: &mut DbConnection, vault: i64) -> DbResult<Option<String>> {
+    Ok(vaults::table
         .find(vault)
         .select(vaults::record)
         .first::<Option<String>>(connection)
         .optional()
-        .map(Option::flatten)
+        .map(Option::flatten)?)
 }
 
-/// Decides the record of a vault unless somebody has; gives the one that holds. A vault that the
-/// database does not know takes the one that was proposed.
+/// Sets the record of a vault unless it has one, and returns the one that it has. For a vault that the database does not
+/// know, that is the proposed one.
 pub fn decide_record(
     connection: &mut DbConnection,
     vault: i64,
     proposed: &str,
-) -> QueryResult<String> {
+) -> DbResult<String> {
     diesel::update(vaults::table.find(vault))
         .filter(vaults::record.is_null())
         .set(vaults::record.eq(proposed))
@@ -127,26 +141,74 @@ pub fn decide_record(
     Ok(record(connection, vault)?.unwrap_or_else(|| proposed.to_owned()))
 }
 
+/// Vaults of a storage whose records were decided, each with its record: the oldest and the youngest, so many of
+/// each.
+pub fn some_records(
+    connection: &mut DbConnection,
+    storage: &StorageId,
+    count: i64,
+) -> DbResult<Vec<(VaultRow, String)>> {
+    let decided = || {
+        vaults::table
+            .filter(vaults::storage_id.eq(storage))
+            .filter(vaults::record.ne(SHREDDED))
+            .select((VaultRow::as_select(), vaults::record.assume_not_null()))
+            .limit(count)
+    };
+    let mut found: Vec<(VaultRow, String)> =
+        decided().order(vaults::number.asc()).load(connection)?;
+    found.extend(decided().order(vaults::number.desc()).load(connection)?);
+    found.sort_by_key(|(row, _)| row.number);
+    found.dedup_by_key(|(row, _)| row.number);
+    Ok(found)
+}
+
 /// Makes sure that no pack number below this one is given out.
-pub fn raise_next_pack(connection: &mut DbConnection, vault: i64, next: i64) -> QueryResult<()> {
+pub fn raise_next_pack(connection: &mut DbConnection, vault: i64, next: i64) -> DbResult<()> {
     diesel::update(vaults::table.find(vault))
         .filter(vaults::next_pack.lt(next))
         .set(vaults::next_pack.eq(next))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
 /// Replaces the record of a vault, unless the vault is being shredded.
-pub fn set_record(connection: &mut DbConnection, vault: i64, record: &str) -> QueryResult<()> {
+pub fn set_record(connection: &mut DbConnection, vault: i64, record: &str) -> DbResult<()> {
     diesel::update(vaults::table.find(vault))
         .filter(vaults::record.is_null().or(vaults::record.ne(SHREDDED)))
         .set(vaults::record.eq(record))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
-/// Removes a vault with all that is known of it, its backups included.
-pub fn remove(connection: &mut DbConnection, row: &VaultRow) -> QueryResult<()> {
+/// Removes some packs of a vault that is to be removed, with all that is known of them. `false`: there are none.
+pub fn remove_packs(connection: &mut DbConnection, vault: i64) -> DbResult<bool> {
+    let numbers: Vec<PackNumber> = packs::table
+        .filter(packs::vault.eq(vault))
+        .order(packs::number)
+        .limit(PACKS_REMOVED_AT_ONCE)
+        .select(packs::number)
+        .load(connection)?;
+    let (Some(first), Some(last)) = (numbers.first(), numbers.last()) else {
+        return Ok(false);
+    };
+    diesel::delete(chunks::table.filter(chunks::vault.eq(vault)))
+        .filter(chunks::pack.between(first, last))
+        .execute(connection)?;
+    diesel::delete(lost_chunks::table.filter(lost_chunks::vault.eq(vault)))
+        .filter(lost_chunks::pack.between(first, last))
+        .execute(connection)?;
+    diesel::delete(session_packs::table.filter(session_packs::vault.eq(vault)))
+        .filter(session_packs::pack.between(first, last))
+        .execute(connection)?;
+    diesel::delete(packs::table.filter(packs::vault.eq(vault)))
+        .filter(packs::number.between(first, last))
+        .execute(connection)?;
+    Ok(true)
+}
+
+/// Removes a vault with all that is left of it, its backups included.
+pub fn remove(connection: &mut DbConnection, row: &VaultRow) -> DbResult<()> {
     let number = row.number;
     diesel::delete(backups::table.filter(backups::vault_id.eq(&row.id))).execute(connection)?;
     diesel::delete(chunks::table.filter(chunks::vault.eq(number))).execute(connection)?;
@@ -158,13 +220,12 @@ pub fn remove(connection: &mut DbConnection, row: &VaultRow) -> QueryResult<()> 
         .execute(connection)?;
     diesel::delete(removed_roots::table.filter(removed_roots::vault.eq(number)))
         .execute(connection)?;
-    diesel::delete(vaults::table.find(number))
-        .execute(connection)
-        .map(|_| ())
+    diesel::delete(vaults::table.find(number)).execute(connection)?;
+    Ok(())
 }
 
 /// The vaults of a project, in all storages, those taken over from elsewhere included.
-pub fn of_project(connection: &mut DbConnection, project: &str) -> QueryResult<Vec<VaultRow>> {
+pub fn of_project(connection: &mut DbConnection, project: &str) -> DbResult<Vec<VaultRow>> {
     let adopted = format!("{project} ");
     let mut found = all(connection)?;
     found.retain(|row| {
@@ -179,21 +240,14 @@ pub fn set_master_key_check(
     connection: &mut DbConnection,
     storage: &StorageId,
     check: &str,
-) -> QueryResult<()> {
+) -> DbResult<()> {
     diesel::update(storages::table.find(storage))
         .set(storages::master_key_check.eq(check))
-        .execute(connection)
-        .map(|_| ())
+        .execute(connection)?;
+    Ok(())
 }
 
-/// Work on a vault that is done every so often.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Upkeep {
-    Collect,
-    Verify,
-}
-
-/// How such work went last.
+/// How the upkeep of a vault went last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Turn {
     /// When it last succeeded.
@@ -217,7 +271,7 @@ impl From<Times> for Turn {
 }
 
 /// All vaults, with how collection and verification of each went last.
-pub fn maintained(connection: &mut DbConnection) -> QueryResult<Vec<(VaultId, Turn, Turn)>> {
+pub fn maintained(connection: &mut DbConnection) -> DbResult<Vec<(VaultId, Turn, Turn)>> {
     let rows: Vec<(VaultId, Times, Times)> = vaults::table
         .order(vaults::number)
         .select((
@@ -240,13 +294,13 @@ pub fn maintained(connection: &mut DbConnection) -> QueryResult<Vec<(VaultId, Tu
         .collect())
 }
 
-/// Notes that such work has succeeded.
+/// Notes that upkeep has succeeded.
 pub fn note_done(
     connection: &mut DbConnection,
     vault: i64,
     upkeep: Upkeep,
     now: Timestamp,
-) -> QueryResult<()> {
+) -> DbResult<()> {
     let row = vaults::table.find(vault);
     let never = None::<Timestamp>;
     match upkeep {
@@ -264,17 +318,17 @@ pub fn note_done(
                 vaults::verify_failed_at.eq(never),
             ))
             .execute(connection),
-    }
-    .map(|_| ())
+    }?;
+    Ok(())
 }
 
-/// Notes that such work has failed.
+/// Notes that upkeep has failed.
 pub fn note_failed(
     connection: &mut DbConnection,
     vault: i64,
     upkeep: Upkeep,
     now: Timestamp,
-) -> QueryResult<()> {
+) -> DbResult<()> {
     let row = vaults::table.find(vault);
     match upkeep {
         Upkeep::Collect => diesel::update(row)
@@ -289,23 +343,23 @@ pub fn note_failed(
                 vaults::verify_failed_at.eq(now),
             ))
             .execute(connection),
-    }
-    .map(|_| ())
+    }?;
+    Ok(())
 }
 
 /// All vaults.
-pub fn all(connection: &mut DbConnection) -> QueryResult<Vec<VaultRow>> {
-    vaults::table
+pub fn all(connection: &mut DbConnection) -> DbResult<Vec<VaultRow>> {
+    Ok(vaults::table
         .order(vaults::number)
         .select(VaultRow::as_select())
-        .load(connection)
+        .load(connection)?)
 }
 
 /// The vault of this name, if there is one.
-pub fn find_by_id(connection: &mut DbConnection, id: &VaultId) -> QueryResult<Option<VaultRow>> {
-    vaults::table
+pub fn find_by_id(connection: &mut DbConnection, id: &VaultId) -> DbResult<Option<VaultRow>> {
+    Ok(vaults::table
         .filter(vaults::id.eq(id))
         .select(VaultRow::as_select())
         .first(connection)
-        .optional()
+        .optional()?)
 }

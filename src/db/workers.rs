@@ -1,6 +1,7 @@
-//! Rows of `workers`: processes that run jobs, and when they were last seen.
+//! Rows of `workers`: processes that run jobs, when they were last seen, and their places.
 
-use crate::db::{DbConnection, services};
+use crate::db::{DbConnection, DbResult, services};
+use crate::model::job::Lane;
 use crate::model::schema::workers;
 use crate::model::service::BACKUP_SERVICE;
 use crate::model::time::Timestamp;
@@ -17,10 +18,24 @@ pub struct WorkerRow {
     pub name: String,
     pub started_at: Timestamp,
     pub seen_at: Timestamp,
+    /// Jobs that it runs at once in each lane.
+    pub backups: i32,
+    pub copies: i32,
+    pub quick: i32,
+}
+
+impl WorkerRow {
+    fn places(&self, lane: Lane) -> i64 {
+        i64::from(match lane {
+            Lane::Backup => self.backups,
+            Lane::Copy => self.copies,
+            Lane::Quick => self.quick,
+        })
+    }
 }
 
 /// A sign of life.
-pub fn put(connection: &mut DbConnection, row: &WorkerRow) -> QueryResult<()> {
+pub fn put(connection: &mut DbConnection, row: &WorkerRow) -> DbResult<()> {
     let updated = diesel::update(workers::table.find(&row.name))
         .set(row)
         .execute(connection)?;
@@ -33,33 +48,47 @@ pub fn put(connection: &mut DbConnection, row: &WorkerRow) -> QueryResult<()> {
 }
 
 /// All of them, by name.
-pub fn all(connection: &mut DbConnection) -> QueryResult<Vec<WorkerRow>> {
-    workers::table
+pub fn all(connection: &mut DbConnection) -> DbResult<Vec<WorkerRow>> {
+    Ok(workers::table
         .order(workers::name)
         .select(WorkerRow::as_select())
-        .load(connection)
+        .load(connection)?)
 }
 
-/// Whether a worker was seen of late.
+/// Whether a worker was seen of late, by its own clock: good enough for lists.
 pub fn is_up(row: &WorkerRow, now: Timestamp) -> bool {
     row.seen_at.after(DOWN_AFTER) >= now
 }
 
-/// Whether an administrator has disabled this worker and another one is there to do the work.
-pub fn is_resting(connection: &mut DbConnection, name: &str, now: Timestamp) -> QueryResult<bool> {
+/// Whether an administrator has disabled this worker and one of the others is there to do the work.
+pub fn is_resting(connection: &mut DbConnection, name: &str, others: &[String]) -> DbResult<bool> {
     if !services::is_disabled(connection, &service_name(name))? {
         return Ok(false);
     }
-    for row in all(connection)? {
-        if is_up(&row, now) && !services::is_disabled(connection, &service_name(&row.name))? {
+    for other in others {
+        if !services::is_disabled(connection, &service_name(other))? {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
+/// How many jobs of a lane these workers run at once.
+pub fn places(connection: &mut DbConnection, lane: Lane, names: &[&str]) -> DbResult<i64> {
+    let resting = match lane {
+        Lane::Backup => services::disabled(connection)?,
+        Lane::Copy | Lane::Quick => Vec::new(),
+    };
+    let counts = all(connection)?
+        .into_iter()
+        .filter(|row| names.contains(&row.name.as_str()))
+        .filter(|row| !resting.contains(&service_name(&row.name)))
+        .map(|row| row.places(lane));
+    Ok(counts.sum())
+}
+
 /// Whether there are workers, and an administrator has disabled all of them.
-pub fn are_disabled(connection: &mut DbConnection) -> QueryResult<bool> {
+pub fn are_disabled(connection: &mut DbConnection) -> DbResult<bool> {
     let rows = all(connection)?;
     for row in &rows {
         if !services::is_disabled(connection, &service_name(&row.name))? {
@@ -75,8 +104,8 @@ pub fn service_name(worker: &str) -> String {
 }
 
 /// Forgets those that were not seen since.
-pub fn prune(connection: &mut DbConnection, before: Timestamp) -> QueryResult<usize> {
-    diesel::delete(workers::table)
+pub fn prune(connection: &mut DbConnection, before: Timestamp) -> DbResult<usize> {
+    Ok(diesel::delete(workers::table)
         .filter(workers::seen_at.lt(before))
-        .execute(connection)
+        .execute(connection)?)
 }

@@ -3,30 +3,120 @@
 //! Promises: a backup is complete in itself; a root in the store means that all it needs is in
 //! the store; nothing is relied upon before its reference is committed; every chunk is verified
 //! when it is read; memory is bounded whatever the volume's size. The engine knows nothing of
-//! HTTP, of jobs, or of who may do what. [`mod@format`] is the truth about stored bytes.
+//! HTTP, or of who may do what. Of jobs it knows the lease: a backup's session bears the id of its job, and each of
+//! its writes names job and attempt, so that a run that was overtaken changes nothing. [`mod@format`] describes
+//! every stored byte.
+//!
+//! # Words
+//!
+//! | word | meaning |
+//! |---|---|
+//! | vault | the key, the parameters and the objects of one project in one storage |
+//! | chunk | a piece of data with an id, a keyed hash of its bytes; the unit of deduplication |
+//! | frame | chunks that were compressed and sealed together; the unit of reading |
+//! | pack | many frames in one object. Data packs hold data; meta packs hold leaves, nodes and sums |
+//! | ordinal | the number of a frame in its pack, from 0; it never changes |
+//! | rewrite | the number of a pack's object: 0 as a backup wrote it, a higher one for each object that a compaction or repair wrote in its place. The row of the pack says which one is current |
+//! | span | a part of a volume, 32 MiB in new vaults; the unit of work |
+//! | extent | a part of a span: a hole, or a slice of a frame |
+//! | leaf | the extents of one span |
+//! | node | a page of the tree over the leaves of a backup |
+//! | sums | 8 bytes of hash for each 4 KiB block of a span, to find what changed |
+//! | root | the sealed description of one backup, which leads to its tree; stored last, and so the commit point |
+//! | pack set | the numbers of all packs that a backup needs, in its root and in its row |
+//! | session | the right of one job to write packs. Its row names the run that has it. A session owns the packs that it wrote, and has references on the packs that it relies upon |
+//! | generation | the number of a collection of a vault. Repairs and rebuilds begin one as well: a later one stops an earlier one |
+//! | census | the frames that the manifests of all backups reach |
+//! | condemned | a pack that neither a session nor a backup needed at some generation. A reference makes it live again; a later generation gives it up |
+//! | given up | a condemned pack that is being removed. No reference on it can be taken any more |
 //!
 //! # Who may run beside whom, in one vault
 //!
-//! | | backup | restore | delete |
-//! |---|---|---|---|
-//! | **backup** | yes: each session writes its own packs; a chunk may be stored twice | yes: restore only reads | yes: the session references the parent's packs |
-//! | **restore** | | yes | the backup's state forbids it |
-//! | **delete** | | | yes: each removes its own root |
+//! All operations may run beside each other, except a change of the master key. The letters name the rules below that
+//! make it safe.
 //!
-//! Deleting removes a root and its pack set; packs are reclaimed by [`collect`], beside all of
-//! these. Two collectors of one vault do not harm each other: a later generation fences an earlier one.
-//! Verification only reads, and notes what it finds; a repair begins a generation of its own.
+//! | | backup | restore | delete | import | collect | compact | verify | repair | rebuild | shred | rotate |
+//! |---|---|---|---|---|---|---|---|---|---|---|---|
+//! | **backup** | N H | – | H S | H S | H S | H | C | H | N H C | K | X |
+//! | **restore** | | J | J O | O | S | S A | – | A | A C | K | X |
+//! | **delete** | | | O | O | S O | S | C | – | O | K | X |
+//! | **import** | | | | O C | H S | S | C | S | C | K | X |
+//! | **collect** | | | | | G | G | C | G | G | K | X |
+//! | **compact** | | | | | | G | C A | G | G C | K | X |
+//! | **verify** | | | | | | | C | C | C | K | X |
+//! | **repair** | | | | | | | | G | G C | K | X |
+//! | **rebuild** | | | | | | | | | C | K | X |
+//! | **shred** | | | | | | | | | | K | K |
+//! | **rotate** | | | | | | | | | | | X |
+//!
+//! * **N**, names: no two runs store an object under one name. Numbers of packs and of rewrites are given out by the
+//!   database and never twice (`db::packs::open`, `db::collection::next_rewrite`); a root has the id of its backup.
+//!   So two backups at most store the same chunk twice. An old database may give out a number that an object has
+//!   already: then the object is not replaced, and the backup goes on with free numbers.
+//! * **H**, hold: a session relies on a pack only after its reference is committed (`db::packs::reference`). A
+//!   collection does not condemn a referenced pack. A compaction does not switch it, and a repair only if the new
+//!   object has every frame that the pack ever had. A reference makes a condemned pack live; one on a pack that was
+//!   given up is refused. A parent is used only if its backup was still there after its packs were referenced. If
+//!   a referenced pack gets another object all the same, as a rebuild may do, the backup notices it at its end
+//!   (`db::packs::is_rewritten`). Then it is made again, or fails if its volume was released already.
+//! * **S**, sets: what a backup needs stands in its row (`pack_set`) from the transaction that makes it available, or
+//!   in which an import takes its data. A collection reads what sessions hold first and the sets second, as packs
+//!   pass from a session to a backup and never back. A compaction keeps the frames of its census, and is refused if a
+//!   backup that the census did not see needs the pack. An import looks, after its set is noted, whether root and
+//!   frames are still there, and takes references on all packs in its last transaction.
+//! * **A**, again: a reader that finds a pack missing or damaged reads the row again and tries a second time, as the row
+//!   may lead to another object by now. An old object is deleted only after the switch to the new one.
+//! * **C**, compare: a write to the row of a pack names the rewrite that was looked at. If the row leads to another object
+//!   by now, nothing is written. A verification asks once more whether a backup still exists
+//!   before it calls it damaged. Chunks of a damaged pack leave the index, so that later backups store
+//!   them again; a backup that relies on them already is called damaged by the next verification. A pack that a
+//!   collection is removing is not called missing. Two rebuilds at once take a backup in once.
+//! * **G**, generation: collections, repairs and rebuilds each begin a generation. A rewrite number is given out, and
+//!   a pack is switched, only in the latest one; a collection condemns packs, gives them up and removes objects that
+//!   nothing leads to only while its generation is the latest. These changes of packs, and the generations of
+//!   collections and rebuilds, take turns (`db::collection::lock`).
+//! * **J**, job: a backup has at most one live job, and a restore or deletion begins only in the states that allow it.
+//!   A forced deletion cancels the job that is under way, and the same job deletes afterwards.
+//! * **O**, owners: backups that were imported may share a root. The last of them to go takes it along, decided under
+//!   a lock of the root's name. A deletion removes the root first, then the row, and with the row it notes the root's name
+//!   (`removed_roots`). So a collection that has listed the root before does not take it for one that the database has
+//!   lost, and a rebuild that has listed it finds it missing and adds nothing. An import that finds the root deleted is
+//!   refused.
+//! * **K**, key: shredding first ends the sessions of the vault's jobs and puts a mark in the place of the key, in one
+//!   transaction. From there on the vault cannot be opened, no session writes rows, and no key is put back. A
+//!   run that had opened the vault before may still store an object. No key opens it; its writer is refused and
+//!   removes it, or the shredding finds it.
+//! * **X**, excluded: `key rotate` takes the data directory alone and refuses while any worker sends heartbeats.
+//!   It does not see `vault` commands that run at the same time; they go on with the keys that they have opened.
+//!   Run it on one host only.
+//! * **–**: neither removes anything that the other needs. A repair does without the root of a deleted backup.
+//!
+//! `engine/tests/model` goes through the ways in which backups, deletions, collections, crashes and overtaken runs may
+//! interleave.
+//!
+//! What a crash leaves: [`mod@format`] for backups, [`care::compact`], [`care::repair`], [`mod@vault::shred`], and
+//! `app::keys` for the master key.
 //!
 //! # One span
 //!
-//! Full and incremental backups go one way ([`mod@backup`], `span`, `stage`). Each 4 KiB block of
+//! Full and incremental backups go one way ([`mod@write::backup`], `span`, `stage`). Each 4 KiB block of
 //! the span, or of the parts that the source says have changed, is hashed and compared with the
 //! parent's sum; of a full backup's parent all sums are zero. What differs is staged in runs. Long
 //! runs are cut into chunks and looked up; short ones between old data are gathered, as a chunk for
 //! each would cost more than it could save. New chunks are compressed and sealed together in frames,
-//! and the parent's extents are split around the result ([`splice`]). Where a span has become so
+//! and the parent's extents are split around the result ([`write::splice`]). Where a span has become so
 //! scattered that its restore would fetch much more than it needs, the least used frames are stored
 //! again, within a budget proportional to what changed.
+//!
+//! # Memory
+//!
+//! The settings name what the process may hold ([`crate::config::Engine::share`]). A fixed part is for the
+//! program, the database's cache, requests and the upkeep of vaults; the rest is shared out among the jobs
+//! that may run at once. A backup holds as many packs and threads as fit into its part. The threads of a
+//! restore, and those that verify packs, take what they are about to fetch out of a budget (`budget.rs`)
+//! and give it back when it is written: where the target is slow they wait before they fetch. Objects are
+//! read in ranges, into memory of the reader. What grows with a vault is a few bytes for each frame in use,
+//! while it is collected or verified.
 //!
 //! # Where the time of a full backup goes
 //!
@@ -46,34 +136,15 @@
 //!
 //! `cargo bench --bench stages` has each of them alone.
 
-pub mod backup;
-pub mod chunker;
-pub mod codec;
-pub mod collect;
-pub mod compact;
+mod budget;
+pub mod care;
 pub mod format;
-pub mod frames;
-mod index;
-pub mod keys;
-mod live;
-pub mod manifest;
-mod pack;
-mod packer;
 mod parallel;
-mod reader;
-pub mod rebuild;
-pub mod repair;
-pub mod restore;
-mod span;
-pub mod splice;
-mod stage;
-pub mod storage;
-pub mod sums;
+pub mod read;
 #[cfg(test)]
 mod tests;
-mod tree;
 pub mod vault;
-pub mod verify;
+pub mod write;
 
 use crate::db::DbError;
 use crate::model::progress::Progress;
@@ -90,7 +161,7 @@ pub enum Error {
     #[error("{object} is missing")]
     Missing { object: String },
     /// The backup storage has acknowledged an object that is not there.
-    #[error("{object} was acknowledged by the backup storage and is not there")]
+    #[error("the backup storage acknowledged {object}, but it is not there")]
     Lost { object: String },
     /// An object has the name that a new one was to have.
     #[error("{object} exists already: the database is older than the storage")]
@@ -109,23 +180,23 @@ pub enum Error {
     Key { object: String },
     /// The store holds backups that the database does not know.
     #[error(
-        "vault {vault} holds {count} backups that the database does not know, {first} among them, so nothing is reclaimed: run `embervault vault rebuild`"
+        "vault {vault} holds {count} backups that the database does not know, such as {first}. Nothing is reclaimed until you run `embervault vault rebuild`"
     )]
     UnknownRoots {
         vault: String,
         count: usize,
         first: String,
     },
-    /// What the root of a backup needs cannot be told.
+    /// We cannot tell which packs the root of a backup needs.
     #[error(
-        "{object} could not be read when the database was made again, so nothing is reclaimed: put it right and run `embervault vault rebuild`, or delete the backup"
+        "{object} could not be read by the last rebuild, so the packs that it needs are unknown. Nothing is reclaimed in this vault until you repair the object and run `embervault vault rebuild`, or delete the backup"
     )]
     UnreadableRoot { object: String },
     /// A defect of ours: a thread panicked. What is stored is not in doubt.
     #[error("{0} failed: its thread panicked")]
     Panicked(&'static str),
     /// Asked to stop.
-    #[error("stopped before the end")]
+    #[error("the job was stopped")]
     Cancelled,
     /// The lease was not renewed in time: nothing may be touched any more.
     #[error("the job's lease could not be renewed in time")]
@@ -168,11 +239,8 @@ impl Error {
             Error::Store(error) => {
                 matches!(error.kind, StoreErrorKind::Other | StoreErrorKind::Denied)
             }
-            Error::Db(_)
-            | Error::Lost { .. }
-            | Error::Taken { .. }
-            | Error::Panicked(_)
-            | Error::Overdue => true,
+            Error::Db(error) => !error.is_lasting(),
+            Error::Lost { .. } | Error::Taken { .. } | Error::Panicked(_) | Error::Overdue => true,
             Error::Corrupt { .. }
             | Error::Missing { .. }
             | Error::Volume(_)

@@ -1,12 +1,12 @@
-//! The same work on many things, some at once.
+//! The same work on many items, several at once.
 
 use crate::engine::{Error, Result, check};
 use crate::model::progress::Progress;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// The first failure among the threads of one job. It is kept apart from the job's wish to stop: a job
-/// that was asked to stop is resumed at once, one that failed is not.
+/// The first failure among the threads of one job. It is kept apart from the request to stop: a job that was asked to
+/// stop is resumed at once, a job that failed is not.
 #[derive(Debug, Default)]
 pub(crate) struct Failure {
     is_set: AtomicBool,
@@ -35,7 +35,7 @@ impl Failure {
     }
 }
 
-/// Works on all items with so many threads; the first failure ends it, once those under way are done.
+/// Works on all items with this many threads. After the first failure no further item is begun.
 pub(crate) fn each<T: Sync>(
     items: &[T],
     threads: usize,

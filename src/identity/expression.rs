@@ -1,7 +1,8 @@
 //! Check strings in the syntax of oslo.policy: `role:member and project_id:%(project_id)s`,
 //! `rule:other or not role:guest`. The subset that Cinder's rules need; anything else is refused.
 
-use std::collections::BTreeSet;
+/// Most groups and negations that stand within one another.
+const DEPTH_MAX: usize = 32;
 
 /// A check string, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,28 +29,15 @@ impl Expression {
         if tokens.is_empty() {
             return Ok(Self::Always);
         }
-        let mut parser = Parser { tokens, at: 0 };
+        let mut parser = Parser {
+            tokens,
+            at: 0,
+            depth: 0,
+        };
         let expression = parser.either()?;
         match parser.tokens.get(parser.at) {
             None => Ok(expression),
             Some(extra) => Err(format!("`{extra}` is not expected here")),
-        }
-    }
-
-    /// The names of all rules it refers to.
-    pub(super) fn references<'a>(&'a self, found: &mut BTreeSet<&'a str>) {
-        match self {
-            Self::Rule(name) => {
-                found.insert(name);
-            }
-            Self::Admin(_) => {
-                found.insert("context_is_admin");
-            }
-            Self::Not(inner) => inner.references(found),
-            Self::And(parts) | Self::Or(parts) => {
-                parts.iter().for_each(|part| part.references(found));
-            }
-            Self::Always | Self::Never | Self::Role(_) | Self::OwnProject => {}
         }
     }
 }
@@ -64,9 +52,10 @@ fn tokens(text: &str) -> Vec<String> {
         let is_substitution = word.contains("%(");
         let bare = &word[..word.len() - closing];
         // `%(x)s)` ends in one parenthesis of its own and one of the group.
-        let (bare, closing) = match !is_substitution || bare.ends_with('s') {
-            true => (bare, closing),
-            false => (word, 0),
+        let (bare, closing) = if !is_substitution || bare.ends_with('s') {
+            (bare, closing)
+        } else {
+            (word, 0)
         };
         if !bare.is_empty() {
             tokens.push(bare.to_owned());
@@ -79,6 +68,8 @@ fn tokens(text: &str) -> Vec<String> {
 struct Parser {
     tokens: Vec<String>,
     at: usize,
+    /// Groups and negations around the present token.
+    depth: usize,
 }
 
 impl Parser {
@@ -109,13 +100,15 @@ impl Parser {
 
     fn one(&mut self) -> Result<Expression, String> {
         if self.accepts("not") {
-            return Ok(Expression::Not(Box::new(self.one()?)));
+            let inner = self.within(Self::one)?;
+            return Ok(Expression::Not(Box::new(inner)));
         }
         if self.accepts("(") {
-            let inner = self.either()?;
-            return match self.accepts(")") {
-                true => Ok(inner),
-                false => Err("a `)` is missing".to_owned()),
+            let inner = self.within(Self::either)?;
+            return if self.accepts(")") {
+                Ok(inner)
+            } else {
+                Err("a `)` is missing".to_owned())
             };
         }
         let Some(token) = self.tokens.get(self.at) else {
@@ -123,6 +116,22 @@ impl Parser {
         };
         self.at += 1;
         check(token)
+    }
+
+    /// Reads one level deeper: each takes some of the stack.
+    fn within(
+        &mut self,
+        read: fn(&mut Self) -> Result<Expression, String>,
+    ) -> Result<Expression, String> {
+        if self.depth == DEPTH_MAX {
+            return Err(format!(
+                "more than {DEPTH_MAX} groups and negations stand within one another"
+            ));
+        }
+        self.depth += 1;
+        let expression = read(self)?;
+        self.depth -= 1;
+        Ok(expression)
     }
 }
 
@@ -205,6 +214,26 @@ mod tests {
             "http://example.org/check",
         ] {
             assert!(Expression::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_nests_too_deep_is_refused() {
+        let groups = |depth| format!("{}@{}", "( ".repeat(depth), ")".repeat(depth));
+        for (text, is_understood) in [
+            (groups(DEPTH_MAX), true),
+            (groups(DEPTH_MAX + 1), false),
+            (groups(100_000), false),
+            (format!("{}@", "not ".repeat(DEPTH_MAX)), true),
+            (format!("{}@", "not ".repeat(100_000)), false),
+            // Beside one another there may be more.
+            (["(not @)"; 100].join(" or "), true),
+        ] {
+            assert_eq!(
+                Expression::parse(&text).is_ok(),
+                is_understood,
+                "{text:.80}"
+            );
         }
     }
 }

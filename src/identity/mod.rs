@@ -1,34 +1,22 @@
-//! The door to identity: who asks, in which project, with which roles; and what roles may do.
+//! The door to identity: who asks, in which project, with which roles; and what these roles allow.
 
+mod context;
 pub mod embedded;
 mod expression;
 pub mod keystone;
 pub mod policy;
 
+pub use crate::identity::context::{Caller, RequestContext};
 use crate::identity::embedded::Embedded;
 use crate::identity::keystone::{Keystone, Presented};
-use crate::identity::policy::{Policy, Rule};
 use crate::model::error::Error;
-use crate::model::id::{ProjectId, UserId};
-use std::collections::BTreeSet;
-use std::sync::Arc;
 
-/// Who vouches for callers.
+/// Where callers are validated.
 pub enum Identity {
     /// Our own users and projects.
     Embedded(Embedded),
     /// A Keystone.
     Keystone(Keystone),
-}
-
-/// Whom a token stands for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    pub user_id: UserId,
-    /// `None` for tokens that are not scoped to a project.
-    pub project_id: Option<ProjectId>,
-    /// Names of all roles, in lower case.
-    pub roles: BTreeSet<String>,
 }
 
 impl Identity {
@@ -40,7 +28,7 @@ impl Identity {
         }
     }
 
-    /// Where clients get tokens, as a refusal tells them.
+    /// Where clients get tokens; named in answers to requests without a valid one.
     pub fn public_url(&self, base: &str) -> String {
         match self {
             Identity::Embedded(_) => format!("{base}/identity"),
@@ -48,7 +36,7 @@ impl Identity {
         }
     }
 
-    /// Whom the presented token stands for; `None` if it is good for nothing.
+    /// The user and scope that the presented token stands for; `None` if it is not valid.
     pub fn caller(&self, presented: &Presented<'_>) -> Result<Option<Caller>, Error> {
         match self {
             Identity::Keystone(keystone) => keystone.caller(presented),
@@ -57,7 +45,6 @@ impl Identity {
                 Ok(session.map(|session| Caller {
                     project_id: session.project.map(|project| project.id),
                     roles: session
-                        .row
                         .roles
                         .iter()
                         .map(|role| role.as_str().to_owned())
@@ -66,37 +53,5 @@ impl Identity {
                 }))
             }
         }
-    }
-}
-
-/// Who asks. Made by validating a token that is scoped to a project.
-#[derive(Debug, Clone)]
-pub struct RequestContext {
-    pub user_id: UserId,
-    pub project_id: ProjectId,
-    /// Names of all roles, in lower case.
-    pub roles: BTreeSet<String>,
-    /// Id of the request, for logs.
-    pub request_id: String,
-    pub policy: Arc<Policy>,
-}
-
-impl RequestContext {
-    /// Whether the caller is an administrator of the cloud.
-    pub fn is_admin(&self) -> bool {
-        self.policy.is_admin(self)
-    }
-
-    /// Refuses what the policy does not allow in a project.
-    pub fn authorize(&self, rule: Rule, target: &ProjectId) -> Result<(), Error> {
-        match self.policy.allows(self, rule, target) {
-            true => Ok(()),
-            false => Err(Error::Forbidden(rule.name())),
-        }
-    }
-
-    /// Whether the caller may know of an object of this project at all.
-    pub fn sees(&self, project: &ProjectId) -> bool {
-        self.is_admin() || self.project_id == *project
     }
 }

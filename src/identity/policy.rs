@@ -1,12 +1,15 @@
-//! Cinder's policy rules by name, with their defaults (Cinder reference, 6.1), and the policy in force:
-//! the defaults with what an operator's file puts in their place.
+//! Cinder's policy rules by name, with their defaults (Cinder reference, 6.1), and the policy in force: the defaults, with
+//! those replaced that an operator's file names.
 
-use crate::identity::RequestContext;
 use crate::identity::expression::Expression;
-use crate::model::id::ProjectId;
 use serde_saphyr::Spanned;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// Most levels of a rule, those of the rules that it refers to included.
+const DEPTH_MAX: usize = 64;
+/// Most checks that one question may take. A list asks it for every item.
+const CHECKS_MAX: usize = 1000;
 
 /// Rules that others refer to. The names are Cinder's, so that files written for it work.
 const BASE: [(&str, &str); 5] = [
@@ -171,6 +174,7 @@ rules! {
     SnapshotUpdateStatus => "snapshot_extension:snapshot_actions:update_snapshot_status", AdminOrProjectMember;
     SnapshotMetadataUpdate => "volume:update_snapshot_metadata", AdminOrProjectMember;
     ClusterList => "clusters:get_all", Admin;
+    WorkersCleanup => "workers:cleanup", Admin;
     HostManage => "volume_extension:hosts", Admin;
     CapabilitiesShow => "volume_extension:capabilities", Admin;
     PoolsShow => "scheduler_extension:scheduler_stats:get_pools", Admin;
@@ -185,7 +189,7 @@ rules! {
 /// The rules in force. Immutable; shared by all requests.
 #[derive(Debug)]
 pub struct Policy {
-    rules: BTreeMap<String, Expression>,
+    pub(super) rules: BTreeMap<String, Expression>,
 }
 
 /// Why a policy file cannot be used.
@@ -257,73 +261,140 @@ impl Policy {
             lines.insert(name.clone(), line);
             policy.rules.insert(name, expression);
         }
+        let mut survey = Survey::of(&policy.rules);
         for (name, line) in &lines {
-            policy
-                .check_references(name, &mut vec![name])
-                .map_err(|reason| (*line, format!("{name}: {reason}")))?;
+            survey.rule(name, DEPTH_MAX).map_err(|refused| {
+                let line = lines.get(&refused.rule).unwrap_or(line);
+                (*line, format!("{}: {}", refused.rule, refused.reason))
+            })?;
         }
         Ok(policy)
     }
+}
 
-    /// Every rule that is referred to must exist, and none may lead back to itself.
-    fn check_references<'a>(
-        &'a self,
-        name: &'a str,
-        path: &mut Vec<&'a str>,
-    ) -> Result<(), String> {
-        let mut references = BTreeSet::new();
-        let Some(expression) = self.rules.get(name) else {
-            return Err(format!("there is no rule `{name}`"));
+/// What it takes to evaluate an expression, the rules that it refers to included.
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    levels: usize,
+    checks: usize,
+}
+
+impl Cost {
+    /// The cost of an expression around one of this cost.
+    fn within_one(self) -> Self {
+        Self {
+            levels: self.levels + 1,
+            checks: self.checks.saturating_add(1),
+        }
+    }
+}
+
+/// Why a rule cannot be used.
+#[derive(Debug)]
+struct Refused {
+    rule: String,
+    reason: String,
+}
+
+/// Checks rules before they are used: every rule that is referred to must exist, no rule may refer to itself in a circle,
+/// and no rule may take too long to evaluate. Each rule is checked once.
+struct Survey<'a> {
+    rules: &'a BTreeMap<String, Expression>,
+    known: BTreeMap<&'a str, Cost>,
+    /// The rules that led to the present one.
+    path: Vec<&'a str>,
+}
+
+impl<'a> Survey<'a> {
+    fn of(rules: &'a BTreeMap<String, Expression>) -> Self {
+        Self {
+            rules,
+            known: BTreeMap::new(),
+            path: Vec::new(),
+        }
+    }
+
+    /// The cost of a rule of at most so many levels.
+    fn rule(&mut self, name: &str, levels: usize) -> Result<Cost, Refused> {
+        let refused = |reason: String| Refused {
+            rule: name.to_owned(),
+            reason,
         };
-        expression.references(&mut references);
-        for reference in references {
-            if path.contains(&reference) {
-                return Err(format!("the rule refers to itself through `{reference}`"));
-            }
-            path.push(reference);
-            self.check_references(reference, path)?;
-            path.pop();
+        let Some((name, expression)) = self.rules.get_key_value(name) else {
+            let rule = self.path.last().copied().unwrap_or(name).to_owned();
+            let reason = format!("there is no rule `{name}`");
+            return Err(Refused { rule, reason });
+        };
+        if let Some(cost) = self.known.get(name.as_str()) {
+            return if cost.levels <= levels {
+                Ok(*cost)
+            } else {
+                Err(refused(too_deep()))
+            };
         }
-        Ok(())
-    }
-
-    /// Whether the caller may do something to a project's objects.
-    pub fn allows(&self, ctx: &RequestContext, rule: Rule, target: &ProjectId) -> bool {
-        self.holds(ctx, rule.name(), target)
-    }
-
-    /// Whether the caller is an administrator of the cloud.
-    pub fn is_admin(&self, ctx: &RequestContext) -> bool {
-        self.holds(ctx, "context_is_admin", &ctx.project_id)
-    }
-
-    fn holds(&self, ctx: &RequestContext, name: &str, target: &ProjectId) -> bool {
-        // Loading has refused names that lead nowhere or in circles.
-        self.rules
-            .get(name)
-            .is_some_and(|expression| self.evaluate(ctx, expression, target))
-    }
-
-    fn evaluate(&self, ctx: &RequestContext, expression: &Expression, target: &ProjectId) -> bool {
-        let holds = |part: &Expression| self.evaluate(ctx, part, target);
-        match expression {
-            Expression::Always => true,
-            Expression::Never => false,
-            Expression::Role(role) => ctx.roles.contains(role),
-            Expression::Rule(name) => self.holds(ctx, name, target),
-            Expression::OwnProject => ctx.project_id == *target,
-            Expression::Admin(wanted) => self.is_admin(ctx) == *wanted,
-            Expression::Not(inner) => !holds(inner),
-            Expression::And(parts) => parts.iter().all(holds),
-            Expression::Or(parts) => parts.iter().any(holds),
+        if self.path.contains(&name.as_str()) {
+            let through = self.path.last().copied().unwrap_or_default();
+            return Err(refused(format!(
+                "the rule refers to itself through `{through}`"
+            )));
         }
+        self.path.push(name);
+        let cost = self.expression(expression, levels)?;
+        self.path.pop();
+        if cost.checks > CHECKS_MAX {
+            return Err(refused(format!("it takes more than {CHECKS_MAX} checks")));
+        }
+        self.known.insert(name, cost);
+        Ok(cost)
     }
+
+    fn expression(&mut self, expression: &'a Expression, levels: usize) -> Result<Cost, Refused> {
+        let Some(below) = levels.checked_sub(1) else {
+            let rule = self.path.last().copied().unwrap_or_default().to_owned();
+            let reason = too_deep();
+            return Err(Refused { rule, reason });
+        };
+        let inner = match expression {
+            Expression::Always
+            | Expression::Never
+            | Expression::Role(_)
+            | Expression::OwnProject => Cost {
+                levels: 0,
+                checks: 0,
+            },
+            Expression::Rule(name) => self.rule(name, below)?,
+            Expression::Admin(_) => self.rule("context_is_admin", below)?,
+            Expression::Not(inner) => self.expression(inner, below)?,
+            Expression::And(parts) | Expression::Or(parts) => self.parts(parts, below)?,
+        };
+        Ok(inner.within_one())
+    }
+
+    /// All of them together.
+    fn parts(&mut self, parts: &'a [Expression], levels: usize) -> Result<Cost, Refused> {
+        let mut all = Cost {
+            levels: 0,
+            checks: 0,
+        };
+        for part in parts {
+            let cost = self.expression(part, levels)?;
+            all.levels = all.levels.max(cost.levels);
+            all.checks = all.checks.saturating_add(cost.checks);
+        }
+        Ok(all)
+    }
+}
+
+fn too_deep() -> String {
+    format!("it has more than {DEPTH_MAX} levels, with the rules that it refers to")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::identity::Role;
+    use crate::identity::RequestContext;
+    use crate::model::id::ProjectId;
+    use crate::model::standalone::identity::Role;
     use std::sync::Arc;
 
     fn context(roles: &[&str], policy: Policy) -> RequestContext {
@@ -394,5 +465,40 @@ mod tests {
         assert_eq!(refused("a: \"@\"\n- b\n").0, 2);
         assert!(refused("a: [role:x]\n").1.contains("rule"));
         assert!(refused("a: \"http://x\"\n").1.contains("no check"));
+    }
+
+    #[test]
+    fn a_file_that_would_take_long_is_refused_with_the_line() {
+        let refused = |text: &str| Policy::parse(text).unwrap_err();
+        let deep = format!("a: \"@\"\nb: \"{}@\"\n", "not ".repeat(100_000));
+        assert_eq!(refused(&deep).0, 2);
+        assert!(Policy::parse(&format!("a: {}", "[".repeat(100_000))).is_err());
+        // Each refers to the next one twice.
+        let doubled = |count: usize| {
+            let rules = (0..count).map(|n| {
+                let next = n + 1;
+                format!("r{n:05}: \"rule:r{next:05} or rule:r{next:05}\"\n")
+            });
+            rules.collect::<String>() + &format!("r{count:05}: \"!\"\n")
+        };
+        assert!(Policy::parse(&doubled(7)).is_ok());
+        let (line, reason) = refused(&doubled(20));
+        assert!((1..=20).contains(&line), "{line}");
+        assert!(reason.contains("more than 1000 checks"), "{reason}");
+        assert!(Policy::parse(&doubled(33)).is_err());
+        let chain = |count: usize| {
+            let rules = (0..count).map(|n| format!("r{n:05}: \"rule:r{:05}\"\n", n + 1));
+            rules.collect::<String>() + &format!("r{count:05}: \"@\"\n")
+        };
+        assert!(Policy::parse(&chain(40)).is_ok());
+        let (line, reason) = refused(&chain(20_000));
+        assert!((1..=70).contains(&line), "{line}");
+        assert!(reason.contains("levels"), "{reason}");
+        // The error names the rule that is wrong, not the rules that refer to it.
+        let (line, reason) = refused("a: \"rule:b\"\nb: \"rule:missing\"\n");
+        assert_eq!(
+            (line, reason.as_str()),
+            (2, "b: there is no rule `missing`")
+        );
     }
 }

@@ -1,4 +1,6 @@
-//! The durable job runner. It knows jobs, leases and time; it has never heard of backups.
+//! The durable job runner. It knows jobs, leases and time. What a job does it leaves to the function that it is
+//! given; it names no kind of job. Every ten minutes it also removes old rows: of ended jobs, the sessions of
+//! forgotten jobs, workers that were not seen for a week, and messages that have expired.
 //!
 //! ```text
 //!              claim                      settle
@@ -9,20 +11,30 @@
 //! ```
 //!
 //! One rule recovers everything: the claim takes a job that is available and due, **or** running
-//! and abandoned. New jobs, retries and the orphans of a crash go through the same line; there is no
-//! recovery at start and no rescuer. A claim increments `attempt`, and every write of a worker names
-//! job and attempt, so a worker that was presumed dead changes nothing.
+//! and abandoned. New jobs, retries and the orphans of a crash take the same path. Nothing special happens at
+//! a start. A claim increments `attempt`, and every write of a worker names job and attempt, so a worker that
+//! was presumed dead changes nothing.
 //!
-//! No wall clock decides who owns a job. A worker renews its lease by counting `beats` up; who sees
-//! them stand still for the length of a lease, by its own monotonic clock, may take the job; and the
-//! worker itself stops touching anything that long after its last renewal, by its own. So clocks may
-//! jump, and processes may be halted and woken, without two of them working on one thing.
+//! No wall clock decides who owns a job. A worker renews its lease by incrementing `beats`. Another worker may
+//! take the job when it has seen `beats` unchanged for the length of a lease, by its own monotonic clock. The
+//! owner stops writing when its own monotonic clock shows that its last renewal is a lease ago. So wall clocks
+//! may jump, and processes may be halted and woken, and still two workers never work on one job.
+//!
+//! A process that starts need not wait so long for the jobs that its predecessor left. It recognises them by its
+//! place (`holder`), which only one process has at a time (`app::locks`), and takes them at once.
+//!
+//! A lane is a queue with its own number of places on each worker. The project with the fewest running jobs gets
+//! the next free place. Unless `jobs.reserve` is off, no project gets the last free place of all workers: a
+//! running job cannot be suspended, so other projects would wait until it ends. Only workers that are alive count,
+//! judged by their heartbeats as leases are ([`Peers`]): a worker that died or hangs counts for a lease at most.
 
 mod heartbeat;
+mod peers;
 mod runner;
 mod watch;
 
 pub use heartbeat::beat;
+pub use peers::Peers;
 pub use runner::{Claimed, Runner, Worker};
 
 use crate::model::job::Lane;
@@ -32,6 +44,7 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 pub struct Wake {
     backup: Notify,
+    copy: Notify,
     quick: Notify,
 }
 
@@ -44,6 +57,7 @@ impl Wake {
     fn notify(&self, lane: Lane) -> &Notify {
         match lane {
             Lane::Backup => &self.backup,
+            Lane::Copy => &self.copy,
             Lane::Quick => &self.quick,
         }
     }

@@ -1,11 +1,12 @@
-//! Claim, run, settle; a sign of life meanwhile; a clean stop.
+//! Claims jobs, runs them, renews their leases meanwhile, settles them, and stops cleanly.
 
 use crate::clock::Clock;
 use crate::config;
-use crate::db::jobs::Renewal;
+use crate::db::jobs::{Claimer, Renewal};
+use crate::db::workers::WorkerRow;
 use crate::db::{self, Db, DbError};
-use crate::jobs::Wake;
 use crate::jobs::watch::Watch;
+use crate::jobs::{Peers, Wake};
 use crate::metrics::Metrics;
 use crate::model::error::chain;
 use crate::model::id::JobId;
@@ -20,12 +21,12 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Every so often old jobs are forgotten.
+/// How often old rows are removed.
 const PRUNE_SECONDS: i64 = 600;
 /// How long a job that ended is kept for the operator.
 const KEPT_SECONDS: i64 = 7 * 24 * 3600;
-/// How long after a panic or a failed settlement a job waits.
-const MISHAP_DELAY: Duration = Duration::from_secs(5);
+/// How long a job waits after a panic of its worker.
+const FAILURE_DELAY: Duration = Duration::from_secs(5);
 
 /// A job that is this worker's for now.
 pub struct Claimed {
@@ -42,10 +43,22 @@ pub struct Worker {
     pub settings: config::Jobs,
     /// Its name, for the operator.
     pub name: String,
-    /// Its place, which one process has at a time: what runs there when it starts is its predecessor's.
+    /// Its place, which only one process has at a time. Jobs that run there when it starts were left by its predecessor.
     pub place: String,
     pub wake: Arc<Wake>,
     pub metrics: Arc<Metrics>,
+    /// The other workers, as far as we hear them.
+    pub peers: Arc<Peers>,
+}
+
+impl Worker {
+    /// The names of the other workers that are alive.
+    pub(super) fn alive(&self, rows: Vec<WorkerRow>) -> Vec<String> {
+        let now = (std::time::Instant::now(), self.clock.now());
+        let mut alive = self.peers.look(rows, now, self.settings.lease);
+        alive.retain(|name| *name != self.name);
+        alive
+    }
 }
 
 /// Runs the jobs of one lane with one function, on blocking threads.
@@ -55,9 +68,9 @@ pub struct Runner<F> {
     run: Arc<F>,
     /// Jobs that run in this process now.
     running: Mutex<HashSet<JobId>>,
-    /// What other processes run.
+    /// Jobs that other processes run.
     watch: Mutex<Watch>,
-    /// What the process that had our place before has left running.
+    /// Jobs that the process which had our place before has left running.
     inherited: OnceLock<Vec<(JobId, i64)>>,
 }
 
@@ -87,13 +100,10 @@ where
             .expect("no panic while the set is locked")
     }
 
-    /// Works until asked to stop, then until every job it holds has ended or, once that is asked for
-    /// too, been given back.
+    /// Works until `stop`, and then until all its jobs have ended. With `give_back` the running jobs are asked to stop,
+    /// and go back to the queue.
     pub async fn work(self, stop: CancellationToken, give_back: CancellationToken) {
-        let places = match self.lane {
-            Lane::Backup => self.worker.settings.backups,
-            Lane::Quick => self.worker.settings.quick,
-        };
+        let places = self.worker.settings.places(self.lane);
         let places = Arc::new(Semaphore::new(places));
         let tracker = TaskTracker::new();
         let runner = Arc::new(self);
@@ -109,6 +119,8 @@ where
                         let _here = Here::new(&runner.running, job.id.clone());
                         runner.run_one(job, since, stop).await;
                         drop(place);
+                        // Another job of its project may be due that could not use the last free place.
+                        runner.worker.wake.wake(runner.lane);
                     });
                 }
                 Ok(None) => {
@@ -142,33 +154,49 @@ where
             return;
         }
         let before = Timestamp((seconds - KEPT_SECONDS) * 1_000_000);
-        if let Err(error) = self
-            .write(move |c| {
-                db::messages::prune(c, now)?;
+        // In batches, so that others can write between them.
+        loop {
+            let pruned = self.write(move |c| {
                 db::workers::prune(c, before)?;
-                db::jobs::prune(c, before)?;
-                db::sessions::prune(c)
-            })
-            .await
-        {
-            tracing::warn!(error = %chain(&error), "old jobs and messages were not pruned");
+                let counts = [
+                    db::messages::prune(c, now)?,
+                    db::jobs::prune(c, before)?,
+                    db::sessions::prune(c)?,
+                ];
+                Ok(counts.into_iter().sum::<usize>())
+            });
+            match pruned.await {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(error = %chain(&error), "old jobs and messages were not pruned");
+                    return;
+                }
+            }
         }
     }
 
-    /// A job, and when it was certainly not yet ours: its lease counts from there.
+    /// A job, and a moment before it was claimed: its lease counts from there.
     async fn claim(&self) -> Result<Option<(Job, Instant)>, DbError> {
-        let (lane, worker) = (self.lane, self.worker.name.clone());
-        let place = self.worker.place.clone();
-        let (clock, lease) = (self.worker.clock.clone(), self.worker.settings.lease);
+        let lane = self.lane;
+        let us = Claimer {
+            worker: self.worker.name.clone(),
+            place: self.worker.place.clone(),
+            // A limit: more than can be counted are as good as unlimited.
+            places: i64::try_from(self.worker.settings.places(lane)).unwrap_or(i64::MAX),
+            reserves: self.worker.settings.reserve,
+            others: Vec::new(),
+        };
+        let (worker, lease) = (self.worker.clone(), self.worker.settings.lease);
         let running = self.running().iter().cloned().collect();
         let elsewhere = self
             .read(move |c| db::jobs::running_elsewhere(c, lane, running))
             .await?;
-        // Before this process has claimed anything, all that runs in its place was left there.
+        // Before this process has claimed its first job, all jobs that run in its place were left by its predecessor.
         let inherited = self.inherited.get_or_init(|| {
             let left = elsewhere
                 .iter()
-                .filter(|(.., holder)| *holder == Some(place.clone()));
+                .filter(|(.., holder)| holder.as_ref() == Some(&us.place));
             left.map(|(job, beats, _)| (job.clone(), *beats)).collect()
         });
         let elsewhere = elsewhere
@@ -178,23 +206,27 @@ where
         let mut abandoned = self
             .watch()
             .look(elsewhere, std::time::Instant::now(), lease);
-        for (job, _) in &abandoned {
-            tracing::warn!(job.id = %job, "its worker has given no sign of life for a lease");
-        }
+        let quiet: HashSet<JobId> = abandoned.iter().map(|(job, _)| job.clone()).collect();
         abandoned.extend(inherited.iter().cloned());
         let started = Instant::now();
         let claimed = self
             .write(move |c| {
-                // Not before the writer is ours: waiting for it may take a while.
-                let now = clock.now();
-                if lane == Lane::Backup && db::workers::is_resting(c, &worker, now)? {
+                // Only now, as waiting for the connection may have taken a while.
+                let now = worker.clock.now();
+                let us = Claimer {
+                    others: worker.alive(db::workers::all(c)?),
+                    ..us.clone()
+                };
+                if lane == Lane::Backup && db::workers::is_resting(c, &us.worker, &us.others)? {
                     return Ok(None);
                 }
-                let us = (worker.as_str(), place.as_str());
-                db::jobs::claim(c, lane, us, now, now.after(lease), &abandoned)
+                db::jobs::claim(c, lane, &us, now, now.after(lease), &abandoned)
             })
             .await?;
         if let Some(job) = &claimed {
+            if quiet.contains(&job.id) {
+                tracing::warn!(job.id = %job.id, "the job is taken over: its worker sent no heartbeat for a whole lease");
+            }
             self.running().insert(job.id.clone());
         }
         Ok(claimed.map(|job| (job, started)))
@@ -230,7 +262,7 @@ where
             tokio::select! {
                 result = &mut running => {
                     break result.unwrap_or_else(|_| Outcome::Retry {
-                        after: MISHAP_DELAY,
+                        after: FAILURE_DELAY,
                         reason: "the worker panicked".to_owned(),
                     });
                 }
@@ -239,13 +271,17 @@ where
                     let asked = Instant::now();
                     match self.renew(&lease, &progress).await {
                         Ok(Renewal::Held) => progress.allow_until((asked + length).into_std()),
-                        Ok(Renewal::CancelRequested) => progress.stop(),
+                        Ok(Renewal::CancelRequested) => {
+                            // What was begun is undone under the lease.
+                            progress.allow_until((asked + length).into_std());
+                            progress.stop();
+                        }
                         Ok(Renewal::Lost) => {
                             tracing::warn!(job.id = %lease.job_id, "the lease was lost");
                             self.worker.metrics.lease_lost();
                             progress.stop();
                         }
-                        // The work ends by itself when its time is over.
+                        // The work stops by itself when the lease is over.
                         Err(error) => {
                             tracing::warn!(job.id = %lease.job_id, error = %chain(&error), "the lease was not renewed");
                         }
@@ -264,7 +300,7 @@ where
         );
         log_outcome(&lease, &kind, &subject, duration_ms, &outcome);
         if let Err(error) = self.settle(&lease, outcome).await {
-            // The lease runs out by itself; then the job is claimed again.
+            // The lease runs out, and the job is claimed again.
             tracing::error!(job.id = %lease.job_id, error = %chain(&error), "job could not be settled");
         }
     }
@@ -272,6 +308,7 @@ where
     async fn renew(&self, lease: &Lease, progress: &Progress) -> Result<Renewal, DbError> {
         let lease = lease.clone();
         let (clock, length) = (self.worker.clock.clone(), self.worker.settings.lease);
+        // For display alone; a lease is not lost over it.
         let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
         let done = (
             signed(Progress::value(&progress.done)),
@@ -281,7 +318,7 @@ where
         let renew = move || {
             db.renew(|c| {
                 let now = clock.now();
-                db::jobs::renew(c, &lease, now.after(length), done, now).map_err(DbError::from)
+                db::jobs::renew(c, &lease, now.after(length), done, now)
             })
         };
         tokio::task::spawn_blocking(renew)
@@ -308,20 +345,20 @@ where
 
     async fn read<T: Send + 'static>(
         &self,
-        queries: impl FnOnce(&mut db::DbConnection) -> crate::db::QueryResult<T> + Send + 'static,
+        queries: impl FnOnce(&mut db::DbConnection) -> db::DbResult<T> + Send + 'static,
     ) -> Result<T, DbError> {
         let db = self.worker.db.clone();
-        tokio::task::spawn_blocking(move || db.read(|c| queries(c).map_err(DbError::from)))
+        tokio::task::spawn_blocking(move || db.read(queries))
             .await
             .unwrap_or(Err(DbError::Panicked))
     }
 
     async fn write<T: Send + 'static>(
         &self,
-        mut queries: impl FnMut(&mut db::DbConnection) -> crate::db::QueryResult<T> + Send + 'static,
+        queries: impl FnMut(&mut db::DbConnection) -> db::DbResult<T> + Send + 'static,
     ) -> Result<T, DbError> {
         let db = self.worker.db.clone();
-        tokio::task::spawn_blocking(move || db.write(|c| queries(c).map_err(DbError::from)))
+        tokio::task::spawn_blocking(move || db.write(queries))
             .await
             .unwrap_or(Err(DbError::Panicked))
     }
@@ -357,11 +394,11 @@ fn log_outcome(lease: &Lease, kind: &str, subject: &str, duration_ms: u64, outco
             tracing::info!(job.id = %id, kind, subject, duration_ms, "job cancelled");
         }
         Outcome::Released => {
-            tracing::info!(job.id = %id, kind, subject, duration_ms, "job given back, to be resumed");
+            tracing::info!(job.id = %id, kind, subject, duration_ms, "job given back; it will be resumed");
         }
         Outcome::Retry { after, reason } => {
             let after_ms = after.as_millis() as u64;
-            tracing::warn!(job.id = %id, kind, subject, duration_ms, after_ms, reason, "job put off");
+            tracing::warn!(job.id = %id, kind, subject, duration_ms, after_ms, reason, "job will be tried again");
         }
         Outcome::Failed { reason } => {
             tracing::error!(job.id = %id, kind, subject, duration_ms, reason, "job failed");

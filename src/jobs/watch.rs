@@ -1,5 +1,5 @@
-//! Which jobs of other processes are abandoned: those whose beats stood still for the length of a
-//! lease, by our own clock that cannot be set. No two machines need to agree on the time.
+//! Which jobs of other processes are abandoned: those whose `beats` did not change for the length of a lease, by our
+//! own monotonic clock. The clocks of two machines need not agree.
 
 use crate::model::id::JobId;
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Takes note of all jobs that run elsewhere now, with their beats; gives the abandoned ones.
+    /// Notes the `beats` of all jobs that run elsewhere now, and returns the abandoned jobs.
     pub(super) fn look(
         &mut self,
         running: Vec<(JobId, i64)>,

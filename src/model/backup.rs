@@ -1,10 +1,12 @@
 //! The backup: Cinder's resource as we store it, its states and their legal moves.
 
 use crate::model::column::{Json, text_enum};
+use crate::model::description::Description;
 use crate::model::id::{BackupId, ProjectId, SnapshotId, StorageId, UserId, VaultId, VolumeId};
 use crate::model::page::{Column, Kind, NO_NUMBER, NO_TEXT};
 use crate::model::schema::backups;
 use crate::model::time::Timestamp;
+use crate::model::volume::SavedVolume;
 use diesel::prelude::*;
 use std::collections::BTreeMap;
 
@@ -154,33 +156,44 @@ pub static COLUMNS: &[Column] = &[
 ];
 
 impl Backup {
-    /// A row of which no more is known than whose it is and where it goes: of no volume, empty, and
-    /// being created.
-    pub fn blank(
-        id: BackupId,
-        (project_id, user_id): (ProjectId, UserId),
-        storage_id: StorageId,
-        now: Timestamp,
-    ) -> Self {
+    /// The row of a backup that is being created in a storage, where nothing is stored yet.
+    pub fn new(described: Description, storage_id: StorageId) -> Self {
+        let Description {
+            id,
+            project_id,
+            user_id,
+            volume_id,
+            snapshot_id,
+            parent_id,
+            name,
+            description,
+            metadata,
+            size_gib,
+            availability_zone,
+            container,
+            created_at,
+            data_timestamp,
+            volume: _,
+        } = described;
         Self {
             id,
             project_id,
             user_id,
             storage_id,
             vault_id: None,
-            volume_id: VolumeId::unknown(),
-            snapshot_id: None,
-            parent_id: None,
-            name: None,
-            description: None,
+            volume_id,
+            snapshot_id,
+            parent_id,
+            name,
+            description,
             status: BackupStatus::Creating,
-            size_gib: 0,
+            size_gib,
             object_count: 0,
             fail_reason: None,
-            availability_zone: None,
-            container: None,
-            metadata: Json::default(),
-            data_timestamp: None,
+            availability_zone,
+            container,
+            metadata: Json::new(metadata),
+            data_timestamp,
             restore_volume_id: None,
             root_id: None,
             pack_set: None,
@@ -188,8 +201,58 @@ impl Backup {
             read_bytes: 0,
             stored_bytes: 0,
             deduplicated_bytes: 0,
-            created_at: now,
+            created_at,
             updated_at: None,
+        }
+    }
+
+    /// What its root will say of it, together with what a restored volume takes over.
+    pub fn describe(&self, volume: SavedVolume) -> Description {
+        let Self {
+            id,
+            project_id,
+            user_id,
+            storage_id: _,
+            vault_id: _,
+            volume_id,
+            snapshot_id,
+            parent_id,
+            name,
+            description,
+            status: _,
+            size_gib,
+            object_count: _,
+            fail_reason: _,
+            availability_zone,
+            container,
+            metadata,
+            data_timestamp,
+            restore_volume_id: _,
+            root_id: _,
+            pack_set: _,
+            logical_bytes: _,
+            read_bytes: _,
+            stored_bytes: _,
+            deduplicated_bytes: _,
+            created_at,
+            updated_at: _,
+        } = self;
+        Description {
+            id: id.clone(),
+            project_id: project_id.clone(),
+            user_id: user_id.clone(),
+            volume_id: volume_id.clone(),
+            snapshot_id: snapshot_id.clone(),
+            parent_id: parent_id.clone(),
+            name: name.clone(),
+            description: description.clone(),
+            metadata: (**metadata).clone(),
+            size_gib: *size_gib,
+            availability_zone: availability_zone.clone(),
+            container: container.clone(),
+            created_at: *created_at,
+            data_timestamp: *data_timestamp,
+            volume,
         }
     }
 

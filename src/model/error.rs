@@ -23,12 +23,15 @@ pub enum Error {
     /// No valid credentials came with the request.
     #[error("The request you have made requires authentication.")]
     Unauthenticated,
-    /// A quota would be exceeded. Class is Cinder's name for the case, shown in front of the text.
+    /// A quota or another bound would be exceeded. Class is Cinder's name for the case, shown in front of the text.
     #[error("{message}")]
     OverQuota {
         class: Option<&'static str>,
         message: String,
     },
+    /// Too much is asked for at once, or too often; the same may be asked again so many seconds later.
+    #[error("Too many requests. Try again in {retry_after} s.")]
+    TooMany { retry_after: u64 },
     /// The resource is in use in a way that rules the request out.
     #[error("{0}")]
     Conflict(String),

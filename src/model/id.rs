@@ -48,7 +48,7 @@ id!(
     VolumeId,
     /// A volume snapshot of the catalogue.
     SnapshotId,
-    /// An attachment of a volume to somebody who reads or writes it.
+    /// An attachment of a volume to a host or server that reads or writes it.
     AttachmentId,
     /// A message to a user.
     MessageId,
@@ -69,7 +69,7 @@ id!(
 );
 
 impl VolumeId {
-    /// Stands for a volume that nobody knows.
+    /// Stands for an unknown volume.
     pub fn unknown() -> Self {
         Self(Uuid::nil().to_string())
     }

@@ -21,10 +21,11 @@ text_enum! {
 }
 
 text_enum! {
-    /// Jobs that move volumes' bytes through the engine, and jobs that are over in moments, do not
-    /// wait for one another.
+    /// Jobs that move volumes' bytes through the engine, jobs that copy volumes, and jobs that are over
+    /// in moments do not wait for one another.
     Lane {
         Backup => "backup",
+        Copy => "copy",
         Quick => "quick",
     }
 }
@@ -32,8 +33,16 @@ text_enum! {
 text_enum! {
     /// Steps that are noted as soon as they are done.
     Checkpoint {
-        /// A restore has written its target; whoever uses the target now must not be overwritten.
+        /// A restore has written its target. From now on the target may be in use, so it must not be written again.
         Written => "written",
+    }
+}
+
+text_enum! {
+    /// Work on a vault that is done every so often; the words are the kinds of its jobs.
+    Upkeep {
+        Collect => "collect_vault",
+        Verify => "verify_vault",
     }
 }
 
@@ -60,9 +69,15 @@ pub enum JobArgs {
     ImportBackup {
         backup_id: BackupId,
         record: Box<BackupRecord>,
+        /// An administrator asked: the data may be another project's.
+        #[serde(default)]
+        of_any_project: bool,
     },
     CreateVolume {
         volume_id: VolumeId,
+        /// It is filled from a snapshot or another volume.
+        #[serde(default)]
+        is_copy: bool,
     },
     DeleteVolume {
         volume_id: VolumeId,
@@ -77,11 +92,11 @@ pub enum JobArgs {
     DeleteSnapshot {
         snapshot_id: SnapshotId,
     },
-    /// Reclaims what nobody needs.
+    /// Collects garbage of a vault.
     CollectVault {
         vault_id: VaultId,
     },
-    /// Looks whether what is stored is what was written.
+    /// Verifies a vault.
     VerifyVault {
         vault_id: VaultId,
     },
@@ -111,6 +126,59 @@ pub struct RestoreVolume {
     pub size_gib: i64,
 }
 
+/// The resource a job works on, at most one live job each, and what it does there. A view of [`JobArgs`], whose
+/// form is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject<'j> {
+    Backup(&'j BackupId, BackupWork<'j>),
+    Volume(&'j VolumeId, VolumeWork),
+    Snapshot(&'j SnapshotId, SnapshotWork),
+    Vault(&'j VaultId, Upkeep),
+}
+
+/// What is done with a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackupWork<'j> {
+    Create {
+        source: &'j BackupSource,
+        force: bool,
+    },
+    Restore(&'j RestoreTarget),
+    Delete,
+    Reset,
+    Import {
+        record: &'j BackupRecord,
+        of_any_project: bool,
+    },
+}
+
+/// What is done with a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VolumeWork {
+    Create,
+    Delete,
+    Extend { size_gib: i64 },
+}
+
+/// What is done with a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotWork {
+    Create,
+    Delete,
+}
+
+impl<'j> Subject<'j> {
+    /// The id of the resource.
+    pub fn id(&self) -> &'j str {
+        match self {
+            Subject::Backup(id, _) => id.as_str(),
+            Subject::Volume(id, _) => id.as_str(),
+            Subject::Snapshot(id, _) => id.as_str(),
+            Subject::Vault(id, _) => id.as_str(),
+        }
+    }
+}
+
 impl JobArgs {
     /// What kind of job it is, for logs and messages.
     pub fn kind(&self) -> &'static str {
@@ -125,28 +193,58 @@ impl JobArgs {
             JobArgs::ExtendVolume { .. } => "extend_volume",
             JobArgs::CreateSnapshot { .. } => "create_snapshot",
             JobArgs::DeleteSnapshot { .. } => "delete_snapshot",
-            JobArgs::CollectVault { .. } => "collect_vault",
-            JobArgs::VerifyVault { .. } => "verify_vault",
+            JobArgs::CollectVault { .. } => Upkeep::Collect.as_str(),
+            JobArgs::VerifyVault { .. } => Upkeep::Verify.as_str(),
         }
     }
 
-    /// The resource the job works on: at most one live job each.
-    pub fn subject(&self) -> &str {
+    /// What the job works on, and what it does there.
+    pub fn subject(&self) -> Subject<'_> {
         match self {
-            JobArgs::CreateBackup { backup_id, .. }
-            | JobArgs::RestoreBackup { backup_id, .. }
-            | JobArgs::DeleteBackup { backup_id }
-            | JobArgs::ResetBackup { backup_id }
-            | JobArgs::ImportBackup { backup_id, .. } => backup_id.as_str(),
-            JobArgs::CreateVolume { volume_id }
-            | JobArgs::DeleteVolume { volume_id }
-            | JobArgs::ExtendVolume { volume_id, .. } => volume_id.as_str(),
-            JobArgs::CreateSnapshot { snapshot_id } | JobArgs::DeleteSnapshot { snapshot_id } => {
-                snapshot_id.as_str()
+            JobArgs::CreateBackup {
+                backup_id,
+                source,
+                force,
+            } => {
+                let force = *force;
+                Subject::Backup(backup_id, BackupWork::Create { source, force })
             }
-            JobArgs::CollectVault { vault_id } | JobArgs::VerifyVault { vault_id } => {
-                vault_id.as_str()
+            JobArgs::RestoreBackup { backup_id, target } => {
+                Subject::Backup(backup_id, BackupWork::Restore(target))
             }
+            JobArgs::DeleteBackup { backup_id } => Subject::Backup(backup_id, BackupWork::Delete),
+            JobArgs::ResetBackup { backup_id } => Subject::Backup(backup_id, BackupWork::Reset),
+            JobArgs::ImportBackup {
+                backup_id,
+                record,
+                of_any_project,
+            } => {
+                let of_any_project = *of_any_project;
+                let work = BackupWork::Import {
+                    record,
+                    of_any_project,
+                };
+                Subject::Backup(backup_id, work)
+            }
+            JobArgs::CreateVolume { volume_id, .. } => {
+                Subject::Volume(volume_id, VolumeWork::Create)
+            }
+            JobArgs::DeleteVolume { volume_id } => Subject::Volume(volume_id, VolumeWork::Delete),
+            JobArgs::ExtendVolume {
+                volume_id,
+                size_gib,
+            } => {
+                let size_gib = *size_gib;
+                Subject::Volume(volume_id, VolumeWork::Extend { size_gib })
+            }
+            JobArgs::CreateSnapshot { snapshot_id } => {
+                Subject::Snapshot(snapshot_id, SnapshotWork::Create)
+            }
+            JobArgs::DeleteSnapshot { snapshot_id } => {
+                Subject::Snapshot(snapshot_id, SnapshotWork::Delete)
+            }
+            JobArgs::CollectVault { vault_id } => Subject::Vault(vault_id, Upkeep::Collect),
+            JobArgs::VerifyVault { vault_id } => Subject::Vault(vault_id, Upkeep::Verify),
         }
     }
 
@@ -154,13 +252,15 @@ impl JobArgs {
     pub fn lane(&self) -> Lane {
         match self {
             JobArgs::CreateBackup { .. } | JobArgs::RestoreBackup { .. } => Lane::Backup,
+            JobArgs::CreateVolume { is_copy: true, .. } | JobArgs::CreateSnapshot { .. } => {
+                Lane::Copy
+            }
             JobArgs::DeleteBackup { .. }
             | JobArgs::ResetBackup { .. }
             | JobArgs::ImportBackup { .. }
             | JobArgs::CreateVolume { .. }
             | JobArgs::DeleteVolume { .. }
             | JobArgs::ExtendVolume { .. }
-            | JobArgs::CreateSnapshot { .. }
             | JobArgs::DeleteSnapshot { .. }
             | JobArgs::CollectVault { .. }
             | JobArgs::VerifyVault { .. } => Lane::Quick,
@@ -183,23 +283,23 @@ pub struct Job {
     pub run_at: Timestamp,
     pub leased_until: Option<Timestamp>,
     pub worker: Option<String>,
-    /// Why the job ended or was put off, for the operator.
+    /// Why the job ended, or will be tried again later; for the operator.
     pub reason: Option<String>,
     pub progress_done: i64,
     pub progress_total: i64,
-    /// Runs that ended with a passing fault.
+    /// Runs that ended with a temporary fault.
     pub failures: i32,
-    /// Runs that ended without a word: the lease ran out.
+    /// Runs whose worker died: the lease ran out.
     pub orphaned: i32,
     /// A step that must not be taken again.
     pub checkpoint: Option<Checkpoint>,
     /// The request that asked for it.
     pub request_id: Option<String>,
-    /// Somebody wants it to end without its result.
+    /// It was asked to end without its result.
     pub cancel_requested: bool,
-    /// Projects take turns.
+    /// The project that asked for it; projects take turns. `None`: no request asked for it.
     pub project_id: Option<ProjectId>,
-    /// Signs of life of the worker, over all runs.
+    /// Renewals of its lease, over all runs.
     pub beats: i64,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
@@ -219,7 +319,7 @@ impl Job {
             id: JobId::random(),
             lane: args.lane(),
             kind: args.kind().to_owned(),
-            subject: args.subject().to_owned(),
+            subject: args.subject().id().to_owned(),
             args: Json::new(args),
             state: JobState::Available,
             attempt: 0,
@@ -250,7 +350,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The lease under which a request prepares a job that nobody has claimed yet.
+    /// The lease under which a request prepares a job, before any worker has claimed it.
     pub fn unclaimed(job_id: &JobId) -> Self {
         Self {
             job_id: job_id.clone(),
@@ -281,13 +381,13 @@ pub enum Outcome {
     Settled,
     /// Done, and only the job is left to be settled.
     Done,
-    /// A passing fault: again after a while.
+    /// A temporary fault: try again after a while.
     Retry { after: Duration, reason: String },
-    /// The worker is stopping: somebody else shall go on at once.
+    /// The worker is stopping: another one may resume the job at once.
     Released,
-    /// Ended because somebody asked for it; the task settled job and subject.
+    /// It was asked to end; the task settled job and subject.
     Cancelled,
-    /// Final failure; the subject was told.
+    /// It failed for good, and the subject says so.
     Failed { reason: String },
 }
 

@@ -1,4 +1,4 @@
-//! Messages: what a user is told about the failure of something they asked for (Cinder reference,
+//! Messages: they tell a user why something that the user asked for has failed (Cinder reference,
 //! 8.7).
 
 use crate::model::id::{MessageId, ProjectId};

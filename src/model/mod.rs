@@ -12,23 +12,22 @@
 
 pub mod backup;
 pub mod column;
+pub mod description;
 pub mod error;
-pub mod group;
 pub mod id;
-pub mod identity;
 pub mod job;
 pub mod message;
+pub mod metadata;
+pub mod number;
 pub mod pack;
 pub mod page;
 pub mod progress;
-pub mod qos;
 pub mod quota;
 pub mod record;
 pub mod schema;
 pub mod service;
 pub mod snapshot;
-pub mod stored;
+pub mod standalone;
 pub mod time;
-pub mod transfer;
 pub mod vault;
 pub mod volume;

@@ -2,6 +2,7 @@
 
 use crate::model::column::text_enum;
 use crate::model::id::JobId;
+use crate::model::number::{ByteCount, Count, FrameBytes, Ordinal, PackNumber, Rewrite};
 use crate::model::schema::{chunks, packs};
 use diesel::prelude::*;
 
@@ -31,16 +32,16 @@ text_enum! {
 #[diesel(table_name = packs)]
 pub struct Pack {
     pub vault: i64,
-    pub number: i64,
-    pub rewrite: i32,
+    pub number: PackNumber,
+    pub rewrite: Rewrite,
     pub kind: PackKind,
     pub state: PackState,
     /// The session that wrote it, until that session ends.
     pub session: Option<JobId>,
-    pub stored_bytes: i64,
-    pub chunk_count: i64,
-    /// 0 where nobody has counted.
-    pub frame_count: i64,
+    pub stored_bytes: ByteCount,
+    pub chunk_count: Count,
+    /// 0 if they were not counted.
+    pub frame_count: Count,
 }
 
 /// One row of the advisory deduplication index.
@@ -50,15 +51,15 @@ pub struct IndexedChunk {
     pub vault: i64,
     /// 32 bytes.
     pub id: Vec<u8>,
-    pub pack: i64,
+    pub pack: PackNumber,
     /// Of the frame it lies in.
-    pub ordinal: i32,
+    pub ordinal: Ordinal,
     /// Plain bytes.
-    pub length: i32,
+    pub length: FrameBytes,
     /// Where it begins in the frame's plain bytes.
-    pub frame_offset: i32,
+    pub frame_offset: FrameBytes,
     /// Plain bytes of the frame.
-    pub frame_length: i32,
+    pub frame_length: FrameBytes,
     /// The 8 bytes by which manifests know the frame, little endian.
     pub frame_check: i64,
 }

@@ -74,6 +74,16 @@ pub struct Page {
     pub marker: Option<String>,
     /// The order, most important key first. Must end in a key that is unique.
     pub sort: Vec<Order>,
+    /// Bytes that what varies in size may take; a single item may take more.
+    pub bytes_max: u64,
+}
+
+/// One page as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed<T> {
+    pub rows: Vec<T>,
+    /// Whether it ended before its limit, as it would have taken too many bytes.
+    pub is_cut: bool,
 }
 
 /// A column to sort by. Missing values count as the least of their kind.

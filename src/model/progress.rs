@@ -1,5 +1,5 @@
-//! Counters of one running backup or restore, the wish to stop it, and its lease. The only tally there is:
-//! results, progress and logs all read it.
+//! Counters of one running backup or restore, the request to stop it, and its lease. Results, progress and logs all
+//! read these counters.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -23,11 +23,11 @@ pub struct Progress {
     lease: Lease,
 }
 
-/// Until when the work may go on, by a clock that cannot be set.
+/// Until when the work may continue, by the monotonic clock.
 #[derive(Debug)]
 struct Lease {
     counted_from: Instant,
-    /// Milliseconds; without one it may go on for ever.
+    /// Milliseconds; the maximum means for ever.
     until: AtomicU64,
 }
 
@@ -56,8 +56,7 @@ impl Progress {
         self.stop.store(true, Ordering::SeqCst);
     }
 
-    /// The work may go on until then; a process that was halted meanwhile must not touch anything
-    /// when it wakes up.
+    /// The work may continue until then. A process that was halted longer must not write anything when it wakes up.
     pub fn allow_until(&self, until: Instant) {
         let until = until.saturating_duration_since(self.lease.counted_from);
         let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
@@ -69,13 +68,13 @@ impl Progress {
         self.stop.load(Ordering::SeqCst)
     }
 
-    /// Whether the time for which it may go on is over.
+    /// Whether the lease is over.
     pub fn is_overdue(&self) -> bool {
         self.allowed_until()
             .is_some_and(|until| Instant::now() > until)
     }
 
-    /// Until when it may go on, as far as is known now; `None` is for ever.
+    /// Until when it may continue, as far as is known now; `None` is for ever.
     pub fn allowed_until(&self) -> Option<Instant> {
         let until = self.lease.until.load(Ordering::SeqCst);
         (until != u64::MAX).then(|| self.lease.counted_from + Duration::from_millis(until))

@@ -2,7 +2,9 @@
 //! order (Cinder reference, 3.8), so that tools which edit records keep working.
 
 use crate::model::backup::Backup;
-use crate::model::id::{BackupId, StorageId, VaultId};
+use crate::model::description::Description;
+use crate::model::error::MALFORMED;
+use crate::model::id::{BackupId, SnapshotId, StorageId, VaultId, VolumeId};
 use crate::model::time::Timestamp;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -116,45 +118,130 @@ impl std::fmt::Display for Locator {
 impl BackupRecord {
     /// The record of a backup whose data is stored.
     pub fn of(backup: &Backup, vault: &VaultId, host: &str, children: i64) -> Self {
+        let Backup {
+            id,
+            project_id,
+            user_id,
+            storage_id,
+            vault_id: _,
+            volume_id,
+            snapshot_id,
+            parent_id,
+            name,
+            description,
+            status,
+            size_gib,
+            object_count,
+            fail_reason,
+            availability_zone,
+            container,
+            metadata,
+            data_timestamp,
+            restore_volume_id,
+            root_id: _,
+            pack_set: _,
+            logical_bytes: _,
+            read_bytes: _,
+            stored_bytes: _,
+            deduplicated_bytes: _,
+            created_at,
+            updated_at,
+        } = backup;
         let locator = Locator {
-            storage: backup.storage_id.clone(),
+            storage: storage_id.clone(),
             vault: vault.clone(),
             root: backup.root_name().clone(),
         };
         Self {
             driver_info: Map::new(),
-            id: backup.id.to_string(),
-            user_id: Some(backup.user_id.to_string()),
-            project_id: Some(backup.project_id.to_string()),
-            volume_id: Some(backup.volume_id.to_string()),
+            id: id.to_string(),
+            user_id: Some(user_id.to_string()),
+            project_id: Some(project_id.to_string()),
+            volume_id: Some(volume_id.to_string()),
             host: Some(host.to_owned()),
-            availability_zone: backup.availability_zone.clone(),
-            container: backup.container.clone(),
-            parent_id: backup.parent_id.as_ref().map(ToString::to_string),
-            status: Some(backup.status.to_string()),
-            fail_reason: backup.fail_reason.clone(),
-            size: backup.size_gib,
-            display_name: backup.name.clone(),
-            display_description: backup.description.clone(),
+            availability_zone: availability_zone.clone(),
+            container: container.clone(),
+            parent_id: parent_id.as_ref().map(ToString::to_string),
+            status: Some(status.to_string()),
+            fail_reason: fail_reason.clone(),
+            size: *size_gib,
+            display_name: name.clone(),
+            display_description: description.clone(),
             service_metadata: Some(locator.to_string()),
             service: Some(SERVICE.to_owned()),
-            object_count: Some(backup.object_count),
+            object_count: Some(*object_count),
             temp_volume_id: None,
             temp_snapshot_id: None,
             num_dependent_backups: Some(children),
-            snapshot_id: backup.snapshot_id.as_ref().map(ToString::to_string),
-            data_timestamp: backup.data_timestamp.map(Timestamp::zoned),
-            restore_volume_id: backup.restore_volume_id.as_ref().map(ToString::to_string),
-            metadata: Some((*backup.metadata).clone()),
+            snapshot_id: snapshot_id.as_ref().map(ToString::to_string),
+            data_timestamp: data_timestamp.map(Timestamp::zoned),
+            restore_volume_id: restore_volume_id.as_ref().map(ToString::to_string),
+            metadata: Some((**metadata).clone()),
             encryption_key_id: None,
-            created_at: Some(backup.created_at.zoned()),
-            updated_at: backup.updated_at.map(Timestamp::zoned),
+            created_at: Some(created_at.zoned()),
+            updated_at: updated_at.map(Timestamp::zoned),
             deleted_at: None,
             deleted: Some(false),
         }
     }
 
-    /// Whether all it says could have been said by this service. Ids are told apart later.
+    /// The description of a backup that is imported as this row: what the record says for display, and what the root
+    /// says of the data.
+    pub fn describe(&self, row: &Backup, root: &Description) -> Description {
+        let Self {
+            driver_info: _,
+            id: _,
+            user_id: _,
+            project_id: _,
+            volume_id,
+            host: _,
+            availability_zone,
+            container,
+            parent_id,
+            status: _,
+            fail_reason: _,
+            size: _,
+            display_name,
+            display_description,
+            service_metadata: _,
+            service: _,
+            object_count: _,
+            temp_volume_id: _,
+            temp_snapshot_id: _,
+            num_dependent_backups: _,
+            snapshot_id,
+            data_timestamp,
+            restore_volume_id: _,
+            metadata,
+            encryption_key_id: _,
+            created_at,
+            updated_at: _,
+            deleted_at: _,
+            deleted: _,
+        } = self;
+        let time = |text: &Option<String>| text.as_deref().and_then(Timestamp::parse);
+        Description {
+            id: row.id.clone(),
+            project_id: row.project_id.clone(),
+            user_id: row.user_id.clone(),
+            volume_id: volume_id
+                .as_ref()
+                .map_or_else(|| root.volume_id.clone(), VolumeId::new),
+            snapshot_id: snapshot_id.as_ref().map(SnapshotId::new),
+            parent_id: parent_id.as_ref().map(BackupId::new),
+            name: display_name.clone(),
+            description: display_description.clone(),
+            metadata: metadata.clone().unwrap_or_default(),
+            size_gib: root.size_gib,
+            availability_zone: availability_zone.clone(),
+            container: container.clone(),
+            created_at: time(created_at).unwrap_or(root.created_at),
+            data_timestamp: time(data_timestamp).or(root.data_timestamp),
+            volume: root.volume.clone(),
+        }
+    }
+
+    /// Whether this service could have made the record. Whether the ids exist is checked later.
     fn is_sound(&self) -> bool {
         let is_text = |text: &Option<String>| {
             text.as_deref()
@@ -195,6 +282,9 @@ pub enum RecordError {
     NoId,
     #[error("Provided backup record is missing size attribute")]
     NoSize,
+    /// JSON of another shape, over which Cinder stumbles.
+    #[error("{MALFORMED}")]
+    NotARecord,
 }
 
 /// Reads a `backup_url`. As Python does, characters outside base64's alphabet are passed over.
@@ -207,9 +297,17 @@ pub fn decode(url: &str) -> Result<BackupRecord, RecordError> {
         .decode(text)
         .map_err(|_| RecordError::Unreadable)?;
     let value: Value = serde_json::from_slice(&bytes).map_err(|_| RecordError::Unreadable)?;
-    match &value {
-        Value::Object(map) if !map.contains_key("id") => Err(RecordError::NoId),
-        Value::Object(map) if !map.contains_key("size") => Err(RecordError::NoSize),
+    // As Python asks whether something is in a text, a list or a map.
+    let has = |key: &str| match &value {
+        Value::Object(map) => Some(map.contains_key(key)),
+        Value::Array(items) => Some(items.iter().any(|item| item == key)),
+        Value::String(text) => Some(text.contains(key)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => None,
+    };
+    match (has("id"), has("size")) {
+        (Some(false), _) => Err(RecordError::NoId),
+        (_, Some(false)) => Err(RecordError::NoSize),
+        _ if !value.is_object() => Err(RecordError::NotARecord),
         _ => serde_json::from_value(value)
             .ok()
             .filter(BackupRecord::is_sound)
@@ -220,12 +318,57 @@ pub fn decode(url: &str) -> Result<BackupRecord, RecordError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::id::{ProjectId, UserId};
+    use crate::model::volume::SavedVolume;
+
+    #[test]
+    fn what_a_backup_says_of_itself_survives_row_and_record() {
+        let text = |text: &str| Some(text.to_owned());
+        let described = Description {
+            id: BackupId::random(),
+            project_id: ProjectId::new("p"),
+            user_id: UserId::new("u"),
+            volume_id: VolumeId::random(),
+            snapshot_id: Some(SnapshotId::random()),
+            parent_id: Some(BackupId::random()),
+            name: text("name"),
+            description: text("description"),
+            metadata: BTreeMap::from([("key".to_owned(), "value".to_owned())]),
+            size_gib: 3,
+            availability_zone: text("zone"),
+            container: text("container"),
+            created_at: Timestamp(1_700_000_000_000_000),
+            data_timestamp: Some(Timestamp(1_600_000_000_000_000)),
+            volume: SavedVolume {
+                name: text("volume"),
+                description: text("of the volume"),
+                bootable: true,
+                metadata: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+            },
+        };
+        let row = Backup::new(described.clone(), StorageId::random());
+        assert_eq!(row.describe(described.volume.clone()), described);
+        let record = BackupRecord::of(&row, &VaultId::random(), "host", 0);
+        let record = decode(&record.encode()).unwrap();
+        let (project, user) = (row.project_id.clone(), row.user_id.clone());
+        let mut root = Description::blank(row.id.clone(), project, user, Timestamp(0));
+        // What is not for display, the record cannot change.
+        root.size_gib = described.size_gib;
+        root.volume = described.volume.clone();
+        assert_eq!(record.describe(&row, &root), described);
+    }
 
     #[test]
     fn rubbish_is_told_apart() {
         let refused = |json: &str| decode(&BASE64_STANDARD.encode(json)).unwrap_err();
         assert_eq!(decode("!!!").unwrap_err(), RecordError::Unreadable);
-        assert_eq!(refused("[]"), RecordError::Unreadable);
+        for no_id in ["[]", "[1]", r#""x""#] {
+            assert_eq!(refused(no_id), RecordError::NoId, "{no_id}");
+        }
+        assert_eq!(refused(r#"["id"]"#), RecordError::NoSize);
+        for other in ["1", "null", "true", r#"["id", "size"]"#] {
+            assert_eq!(refused(other), RecordError::NotARecord, "{other}");
+        }
         assert_eq!(refused("{}"), RecordError::NoId);
         assert_eq!(refused(r#"{"id":"x"}"#), RecordError::NoSize);
         assert_eq!(refused(r#"{"id":1,"size":1}"#), RecordError::Unreadable);

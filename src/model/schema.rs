@@ -61,7 +61,11 @@ diesel::table! {
 diesel::table! { unknown_objects (object) { object -> Text, vault -> BigInt, generation -> BigInt, } }
 diesel::table! { removed_roots (vault, root) { vault -> BigInt, root -> Text, was_available -> Bool, } }
 diesel::table! { sessions (job) { job -> Text, attempt -> Integer, } }
-diesel::table! { workers (name) { name -> Text, started_at -> BigInt, seen_at -> BigInt, } }
+diesel::table! {
+    workers (name) {
+        name -> Text, started_at -> BigInt, seen_at -> BigInt, backups -> Integer, copies -> Integer, quick -> Integer,
+    }
+}
 diesel::table! {
     volumes (id) {
         id -> Text, project_id -> Text, user_id -> Text, name -> Nullable<Text>, description -> Nullable<Text>,
@@ -78,6 +82,7 @@ diesel::table! {
         description -> Nullable<Text>, size_gib -> BigInt, status -> Text, metadata -> Text,
         reserved_by -> Nullable<Text>, released_by -> Nullable<Text>,
         group_snapshot_id -> Nullable<Text>, progress -> Nullable<Text>, created_at -> BigInt, updated_at -> Nullable<BigInt>,
+        taken_at -> Nullable<BigInt>,
     }
 }
 diesel::table! {
@@ -114,13 +119,25 @@ diesel::table! {
         created_at -> BigInt, updated_at -> Nullable<BigInt>,
     }
 }
-diesel::table! { users (id) { id -> Text, name -> Text, password_hash -> Text, } }
-diesel::table! { projects (id) { id -> Text, name -> Text, } }
-diesel::table! { assignments (user_id, project_id) { user_id -> Text, project_id -> Text, role -> Text, } }
+diesel::table! {
+    users (id) {
+        id -> Text, name -> Text, password_hash -> Text, generation -> BigInt, origin -> Text, is_enabled -> Bool,
+        description -> Nullable<Text>, email -> Nullable<Text>, default_project_id -> Nullable<Text>,
+    }
+}
+diesel::table! {
+    projects (id) {
+        id -> Text, name -> Text, is_enabled -> Bool, description -> Text, tags -> Text, generation -> BigInt,
+    }
+}
+diesel::table! {
+    assignments (user_id, project_id) { user_id -> Text, project_id -> Text, role -> Text, is_configured -> Bool, }
+}
 diesel::table! {
     tokens (hash) {
-        hash -> Binary, user_id -> Text, project_id -> Nullable<Text>, methods -> Text, roles -> Text,
-        application_credential_id -> Nullable<Text>, audit_id -> Text, issued_at -> BigInt, expires_at -> BigInt,
+        hash -> Binary, audit_id -> Text, parent_audit_id -> Nullable<Text>, chain_id -> Text, user_id -> Text,
+        generation -> BigInt, project_id -> Nullable<Text>, project_generation -> BigInt, methods -> Text,
+        application_credential_id -> Nullable<Text>, issued_at -> BigInt, expires_at -> BigInt,
     }
 }
 diesel::table! {
@@ -140,5 +157,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     volume_types,
     users,
     projects,
-    assignments
+    assignments,
+    tokens,
+    application_credentials
 );

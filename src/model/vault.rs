@@ -29,3 +29,12 @@ pub struct VaultRow {
     pub next_pack: i64,
     pub created_at: Timestamp,
 }
+
+impl VaultRow {
+    /// Whose data the vault has. One that was taken over beside another vault of its project bears its own id
+    /// behind the project's.
+    pub fn owner(&self) -> ProjectId {
+        let project = self.project_id.as_str();
+        ProjectId::new(project.split_once(' ').map_or(project, |(owner, _)| owner))
+    }
+}

@@ -14,7 +14,6 @@ impl Services {
     /// The jobs that are under way or wait, then those that ended last.
     pub fn list_jobs(&self, ctx: &RequestContext) -> Result<Vec<Job>, Error> {
         ctx.authorize(Rule::ServiceList, &ctx.project_id)?;
-        self.db
-            .read(|c| db::jobs::recent(c, JOBS_MAX).map_err(Error::from))
+        Ok(self.db.read(|c| db::jobs::recent(c, JOBS_MAX))?)
     }
 }

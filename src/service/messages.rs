@@ -1,12 +1,12 @@
 //! Messages to users (Cinder reference, 8.7).
 
-use crate::db::{self, DbError};
+use crate::db;
 use crate::identity::RequestContext;
 use crate::identity::policy::Rule;
 use crate::model::error::Error;
 use crate::model::id::MessageId;
 use crate::model::message::Message;
-use crate::model::page::{Filter, Page};
+use crate::model::page::{Filter, Listed, Page};
 use crate::service::{Services, check_marker};
 
 impl Services {
@@ -16,11 +16,11 @@ impl Services {
         ctx: &RequestContext,
         filter: &Filter,
         page: &Page,
-    ) -> Result<Vec<Message>, Error> {
+    ) -> Result<Listed<Message>, Error> {
         ctx.authorize(Rule::MessageList, &ctx.project_id)?;
         self.db.read(|c| {
             if let Some(marker) = &page.marker {
-                let found = db::messages::find(c, &MessageId::new(marker)).map_err(DbError::from);
+                let found = db::messages::find(c, &MessageId::new(marker));
                 check_marker(found, |row| ctx.sees(&row.project_id), "Message", marker)?;
             }
             Ok(db::messages::list(c, filter, page)?)
@@ -31,7 +31,7 @@ impl Services {
     pub fn show_message(&self, ctx: &RequestContext, id: &MessageId) -> Result<Message, Error> {
         let message = self
             .db
-            .read(|c| db::messages::find(c, id).map_err(DbError::from))?
+            .read(|c| db::messages::find(c, id))?
             .filter(|message| ctx.sees(&message.project_id))
             .ok_or_else(|| Error::not_found("Message", id))?;
         ctx.authorize(Rule::MessageShow, &message.project_id)?;
@@ -42,7 +42,6 @@ impl Services {
     pub fn delete_message(&self, ctx: &RequestContext, id: &MessageId) -> Result<(), Error> {
         let message = self.show_message(ctx, id)?;
         ctx.authorize(Rule::MessageDelete, &message.project_id)?;
-        self.db
-            .write(|c| db::messages::remove(c, id).map_err(Error::from))
+        Ok(self.db.write(|c| db::messages::remove(c, id))?)
     }
 }

@@ -1,38 +1,30 @@
 //! What a request does: looks up, authorizes, decides, and changes rows in one transaction.
 //!
-//! Every call blocks for moments at most; whatever takes longer is a job. Services and tasks never
-//! call each other: they meet in the `jobs` table.
+//! Every call blocks only for moments; longer work is a job. Services and tasks never call each other: they meet in the
+//! table `jobs`.
 
-pub mod attachments;
 pub mod backups;
-pub mod group_snapshots;
-pub mod group_types;
-pub mod groups;
 pub mod jobs;
 pub mod messages;
 pub mod programs;
-pub mod qos;
 pub mod quotas;
 pub mod records;
 pub mod resets;
-pub mod snapshots;
-mod stored;
-pub mod transfers;
-pub mod types;
-pub mod volume_actions;
-pub mod volumes;
+pub mod standalone;
 
+use crate::admission::{Admission, Asker, insert_job};
 use crate::clock::Clock;
 use crate::config;
 use crate::db::{Db, DbConnection, DbError};
 use crate::identity::RequestContext;
 use crate::jobs::Wake;
 use crate::model::error::Error;
-use crate::model::id::StorageId;
 use crate::model::job::{Job, JobArgs};
-use crate::volume::catalog::{Catalog, CatalogError};
-use std::collections::BTreeMap;
+use crate::model::metadata::MetadataLimits;
+use crate::volume::catalog::Catalog;
 use std::sync::Arc;
+
+pub use crate::model::metadata::Metadata;
 
 /// Everything a request can need.
 pub struct Services {
@@ -40,15 +32,14 @@ pub struct Services {
     pub clock: Clock,
     pub catalog: Catalog,
     pub quota: config::Quota,
+    pub metadata_limits: MetadataLimits,
     pub wake: Arc<Wake>,
-    /// Where new backups go.
-    pub default_storage: StorageId,
+    pub admission: Admission,
     /// Name of this machine, in lists of services and of volumes' hosts.
     pub host: String,
+    /// The name under which this process works, if it does.
+    pub worker: Option<String>,
 }
-
-/// User metadata: keys and values of at most 255 characters.
-pub type Metadata = BTreeMap<String, String>;
 
 impl Services {
     /// Whether the database answers, and has room on its disk.
@@ -69,7 +60,7 @@ impl Services {
         Ok(())
     }
 
-    /// Changes rows and adds a job for what follows, in one transaction; then tells the runner.
+    /// Changes rows and adds a job for what follows, in one transaction; then wakes the runner.
     fn write_with_job<T>(
         &self,
         ctx: &RequestContext,
@@ -86,8 +77,8 @@ impl Services {
         Ok(value)
     }
 
-    /// Deletes in any state: work on the subject is cancelled and then deletes it; where there is
-    /// none, a job does.
+    /// Deletes in any state: a job that works on the subject is cancelled and then deletes it; if there is none, a new job
+    /// does.
     fn delete_by_force(
         &self,
         ctx: &RequestContext,
@@ -111,30 +102,16 @@ impl Services {
     }
 }
 
-/// Adds a job, unless its subject has a live one.
-fn insert_job(c: &mut DbConnection, job: &Job) -> Result<(), Error> {
-    crate::db::jobs::insert(c, job).map_err(|error| match crate::db::is_duplicate(&error) {
-        true => Error::Conflict("Another operation on the resource is under way.".to_owned()),
-        false => error.into(),
-    })
-}
-
-impl From<CatalogError> for Error {
-    fn from(error: CatalogError) -> Self {
-        match error {
-            CatalogError::NoVolume => Error::NotFound("Volume could not be found.".to_owned()),
-            CatalogError::NoSnapshot => Error::NotFound("Snapshot could not be found.".to_owned()),
-            CatalogError::VolumeState(_)
-            | CatalogError::BeingCopied
-            | CatalogError::SnapshotState(_) => Error::invalid("volume", error),
-            CatalogError::Db(error) => error.into(),
-            CatalogError::Volume(_) => Error::internal(error),
-            CatalogError::Refused(error) => error,
-        }
+/// The caller, as admission knows them.
+fn asker(ctx: &RequestContext) -> Asker<'_> {
+    Asker {
+        project_id: &ctx.project_id,
+        user_id: &ctx.user_id,
+        request_id: &ctx.request_id,
     }
 }
 
-/// The row a page starts after must exist where the caller may see it.
+/// Checks that the row after which a page starts exists, and that the caller may see it.
 fn check_marker<T>(
     found: Result<Option<T>, DbError>,
     visible: impl FnOnce(&T) -> bool,

@@ -1,20 +1,20 @@
-//! The programs a Cinder consists of, as administrators see and disable them: each worker is a
-//! `cinder-backup`; who answers plays the others.
+//! Cinder's services, as administrators see and disable them. Each worker is a `cinder-backup`; the process that answers
+//! plays the others. Levels of logs are those of the process that answers.
 
 use crate::db::services::ServiceRow;
 use crate::db::{self, DbConnection, DbError};
 use crate::identity::RequestContext;
 use crate::identity::policy::Rule;
+use crate::logs::{self, LogLevel};
 use crate::model::error::Error;
-use crate::model::id::ProjectId;
-use crate::model::service::{BACKUP_SERVICE, SERVICES};
+use crate::model::service::{API_SERVICE, BACKUP_SERVICE, SERVICES};
 use crate::model::time::Timestamp;
 use crate::service::Services;
 
 /// Name of the backend of standalone volumes.
 pub const BACKEND: &str = "standalone";
 
-/// One program, and what an administrator said of it.
+/// One service, and what an administrator has set for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     pub row: ServiceRow,
@@ -24,21 +24,51 @@ pub struct Program {
     pub seen_at: Timestamp,
 }
 
-/// A project, its volumes, their GiB, its snapshots, their GiB.
-pub type HostUsage = (ProjectId, i64, i64, i64, i64);
-
-/// What an administrator wants of a program.
+/// What an administrator changes of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wish {
+pub enum ServiceChange {
     Enable,
     Disable { reason: Option<String> },
     Freeze,
     Thaw,
 }
 
+impl Program {
+    /// Whether it is on this host: its own, or that of its backend.
+    pub fn is_on(&self, host: &str) -> bool {
+        self.host == host || self.host.split('@').next() == Some(host)
+    }
+}
+
+/// The services whose logs an administrator means, and the parts of them whose names begin with a prefix.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogsOf {
+    pub binary: Option<String>,
+    pub host: Option<String>,
+    pub prefix: String,
+}
+
+/// A service whose log levels can be read: host and binary.
+pub type LogSource = (String, &'static str);
+
+/// The levels of the parts of such a service.
+pub type LogLevels = (LogSource, Vec<(&'static str, LogLevel)>);
+
+/// The services that shall be cleaned up after.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cleanup {
+    pub service_id: Option<i64>,
+    pub host: Option<String>,
+    pub cluster: Option<String>,
+    pub binary: Option<String>,
+    pub is_up: bool,
+    pub disabled: Option<bool>,
+    pub resource_id: Option<String>,
+}
+
 impl Services {
     /// The host of a program: volumes have a backend on it.
-    fn host_of(&self, name: &str) -> String {
+    pub(super) fn host_of(&self, name: &str) -> String {
         match name {
             "cinder-volume" => format!("{}@{BACKEND}", self.host),
             _ => self.host.clone(),
@@ -101,7 +131,7 @@ impl Services {
         ctx: &RequestContext,
         binary: Option<&str>,
         host: &str,
-        wish: Wish,
+        change: ServiceChange,
     ) -> Result<Program, Error> {
         ctx.authorize(Rule::ServiceUpdate, &ctx.project_id)?;
         let binary = binary.unwrap_or("cinder-volume");
@@ -114,27 +144,30 @@ impl Services {
             let Some(mut program) = found else {
                 let message = format!("Service {binary} could not be found on host {host}.");
                 // Cinder answers so, the one and the other.
-                return Err(match wish {
-                    Wish::Freeze | Wish::Thaw => Error::Invalid(message),
-                    Wish::Enable | Wish::Disable { .. } => Error::NotFound(message),
+                return Err(match change {
+                    ServiceChange::Freeze | ServiceChange::Thaw => Error::Invalid(message),
+                    ServiceChange::Enable | ServiceChange::Disable { .. } => {
+                        Error::NotFound(message)
+                    }
                 });
             };
-            match &wish {
-                Wish::Enable => {
+            match &change {
+                ServiceChange::Enable => {
                     program.row.disabled = false;
                     program.row.disabled_reason = None;
                 }
-                Wish::Disable { reason } => {
+                ServiceChange::Disable { reason } => {
                     program.row.disabled = true;
                     program.row.disabled_reason = reason.clone();
                 }
-                Wish::Freeze => program.row.frozen = true,
-                Wish::Thaw => program.row.frozen = false,
+                ServiceChange::Freeze => program.row.frozen = true,
+                ServiceChange::Thaw => program.row.frozen = false,
             }
             program.row.updated_at = self.clock.now();
-            let kept = match program.row.name == BACKUP_SERVICE {
-                true => db::workers::service_name(&program.host),
-                false => program.row.name.clone(),
+            let kept = if program.row.name == BACKUP_SERVICE {
+                db::workers::service_name(&program.host)
+            } else {
+                program.row.name.clone()
             };
             let row = ServiceRow {
                 name: kept,
@@ -145,34 +178,89 @@ impl Services {
         })
     }
 
-    /// What each project has on a host: project, volumes, their GiB, snapshots, their GiB.
-    pub fn usage_of_host(&self, host: &str) -> Result<Vec<HostUsage>, Error> {
-        if host != self.host_of("cinder-volume") {
-            return Ok(Vec::new());
-        }
-        self.db.read(|c| {
-            let projects = db::volumes::projects(c)?;
-            let usage = projects.into_iter().map(|project| {
-                let (volumes, volume_gib) = db::volumes::usage(c, &project)?;
-                let (snapshots, snapshot_gib) = db::snapshots::usage(c, &project)?;
-                Ok::<_, DbError>((project, volumes, volume_gib, snapshots, snapshot_gib))
-            });
-            Ok(usage.collect::<Result<_, _>>()?)
-        })
+    /// How much each part of this process says, for each of the programs it plays that are meant.
+    pub fn log_levels(&self, ctx: &RequestContext, of: &LogsOf) -> Result<Vec<LogLevels>, Error> {
+        let sources = self.log_sources(ctx, of)?;
+        let levels = logs::levels(&of.prefix);
+        Ok(sources
+            .into_iter()
+            .map(|source| (source, levels.clone()))
+            .collect())
     }
 
-    /// Refuses what needs a backup service while an administrator has disabled it.
+    /// Has the parts of this process say so much, if it plays one of the programs that are meant.
+    pub fn set_log_level(
+        &self,
+        ctx: &RequestContext,
+        of: &LogsOf,
+        level: LogLevel,
+    ) -> Result<(), Error> {
+        if !self.log_sources(ctx, of)?.is_empty() {
+            logs::set(&of.prefix, level);
+        }
+        Ok(())
+    }
+
+    fn log_sources(&self, ctx: &RequestContext, of: &LogsOf) -> Result<Vec<LogSource>, Error> {
+        ctx.authorize(Rule::ServiceUpdate, &ctx.project_id)?;
+        let played = [API_SERVICE].into_iter().chain(SERVICES);
+        let sources = played.filter_map(|name| {
+            if name == BACKUP_SERVICE {
+                self.worker.clone().map(|host| (host, name))
+            } else {
+                Some((self.host_of(name), name))
+            }
+        });
+        let is_meant = |(host, name): &LogSource| {
+            let of_host =
+                |wanted: &String| host == wanted || host.split('@').next() == Some(wanted);
+            of.binary.as_ref().is_none_or(|binary| binary == name)
+                && of.host.as_ref().is_none_or(of_host)
+        };
+        Ok(sources.filter(is_meant).collect())
+    }
+
+    /// The services that would clean up after the named ones, with their numbers. They have nothing to do: jobs are
+    /// resumed without them.
+    pub fn clean_up(
+        &self,
+        ctx: &RequestContext,
+        wanted: &Cleanup,
+    ) -> Result<Vec<(usize, Program)>, Error> {
+        ctx.authorize(Rule::WorkersCleanup, &ctx.project_id)?;
+        let has_place =
+            wanted.service_id.is_some() || wanted.host.is_some() || wanted.cluster.is_some();
+        if let (Some(id), false) = (&wanted.resource_id, has_place) {
+            let message = format!("There is no resource with UUID {id} pending cleanup.");
+            return Err(Error::invalid("input received", message));
+        }
+        let is_meant = |(number, program): &(usize, Program)| {
+            let number = i64::try_from(*number).ok();
+            program.row.name != BACKUP_SERVICE
+                // None of them is in a cluster.
+                && wanted.cluster.is_none()
+                && program.is_up == wanted.is_up
+                && wanted.service_id.is_none_or(|id| Some(id) == number)
+                && wanted.host.as_ref().is_none_or(|host| program.is_on(host))
+                && wanted.binary.as_ref().is_none_or(|name| *name == program.row.name)
+                && wanted.disabled.is_none_or(|disabled| disabled == program.row.disabled)
+        };
+        let programs = self.db.read(|c| self.programs(c))?;
+        Ok((1..).zip(programs).filter(is_meant).collect())
+    }
+
+    /// An error while an administrator has disabled the backup service.
     pub(crate) fn check_backup_service(&self) -> Result<(), Error> {
-        match self.is_backup_disabled()? {
-            false => Ok(()),
-            true => Err(Error::NotFound(format!(
+        if self.is_backup_disabled()? {
+            Err(Error::NotFound(format!(
                 "Service {BACKUP_SERVICE} could not be found."
-            ))),
+            )))
+        } else {
+            Ok(())
         }
     }
 
     pub(crate) fn is_backup_disabled(&self) -> Result<bool, Error> {
-        self.db
-            .read(|c| db::workers::are_disabled(c).map_err(Error::from))
+        Ok(self.db.read(db::workers::are_disabled)?)
     }
 }

@@ -1,17 +1,16 @@
 //! Quotas: what a project may have, what it has, and who may change it (Cinder reference, 6.2).
 
 use crate::db::quotas::Scope;
-use crate::db::{self, DbConnection, DbError};
+use crate::db::{self, DbConnection};
 use crate::identity::RequestContext;
 use crate::identity::policy::Rule;
 use crate::model::error::Error;
-use crate::model::group::Group;
 use crate::model::id::ProjectId;
-use crate::model::quota::{Amounts, BY_TYPE, RESOURCES};
+use crate::model::quota::{Amounts, RESOURCES, UNLIMITED};
 use crate::service::Services;
 use std::collections::BTreeMap;
 
-/// The class whose limits are everybody's defaults.
+/// The class whose limits are the defaults of all projects.
 const DEFAULT_CLASS: &str = "default";
 
 impl Services {
@@ -24,12 +23,12 @@ impl Services {
     ) -> Result<(Amounts, Amounts), Error> {
         ctx.authorize(rule, project)?;
         self.db.read(|c| -> Result<_, Error> {
-            let limits = db::quotas::limits(c, Some(project), &self.quota)?;
-            Ok((limits, usage(c, project)?))
+            let limits = self.limits_in_force(c, Some(project))?;
+            Ok((limits, self.usage(c, project)?))
         })
     }
 
-    /// The limits of projects for which nothing else was said.
+    /// The limits of projects that have none of their own.
     pub fn default_limits(
         &self,
         ctx: &RequestContext,
@@ -37,8 +36,7 @@ impl Services {
         project: &ProjectId,
     ) -> Result<Amounts, Error> {
         ctx.authorize(rule, project)?;
-        self.db
-            .read(|c| db::quotas::limits(c, None, &self.quota).map_err(Error::from))
+        self.db.read(|c| self.limits_in_force(c, None))
     }
 
     /// Sets limits of a project. None may be below what is in use.
@@ -51,25 +49,28 @@ impl Services {
         ctx.authorize(Rule::QuotaUpdate, project)?;
         self.db.write(|c| {
             db::lock_project(c, project)?;
-            check_resources(c, wanted)?;
-            let used = usage(c, project)?;
+            self.check_resources(c, wanted, "quota set")?;
+            let used = self.usage(c, project)?;
             for (resource, limit) in wanted {
-                if *limit >= 0 && used.used(resource) > *limit {
+                let usage = used.used(resource);
+                if *limit >= 0 && usage > *limit {
                     return Err(Error::Invalid(format!(
-                        "Invalid input received: Quota {resource} limit must be equal or greater than existing resources."
+                        "Quota {resource} limit must be equal or greater than existing resources. \
+                         Current usage is {usage} and the requested limit is {limit}."
                     )));
                 }
                 db::quotas::put(c, Scope::Project, project.as_str(), resource, *limit)?;
             }
-            Ok(db::quotas::limits(c, Some(project), &self.quota)?)
+            self.limits_in_force(c, Some(project))
         })
     }
 
     /// Lets a project have the default limits again.
     pub fn reset_limits(&self, ctx: &RequestContext, project: &ProjectId) -> Result<(), Error> {
         ctx.authorize(Rule::QuotaDelete, project)?;
-        self.db
-            .write(|c| db::quotas::remove(c, Scope::Project, project.as_str()).map_err(Error::from))
+        Ok(self
+            .db
+            .write(|c| db::quotas::remove(c, Scope::Project, project.as_str()))?)
     }
 
     /// The limits of a class.
@@ -88,7 +89,7 @@ impl Services {
         ctx.authorize(Rule::QuotaClassUpdate, &ctx.project_id)?;
         self.db.write(|c| {
             db::lock(c, "quota classes")?;
-            check_resources(c, wanted)?;
+            self.check_resources(c, wanted, "quota class set")?;
             for (resource, limit) in wanted {
                 db::quotas::put(c, Scope::Class, class, resource, *limit)?;
             }
@@ -97,54 +98,55 @@ impl Services {
     }
 
     fn limits_of_class(&self, c: &mut DbConnection, class: &str) -> Result<Amounts, Error> {
-        let mut limits = db::quotas::limits(c, None, &self.quota)?;
+        let mut limits = self.limits_in_force(c, None)?;
         if class != DEFAULT_CLASS {
             limits.0.extend(db::quotas::of(c, Scope::Class, class)?);
         }
         Ok(limits)
     }
-}
 
-/// What a project has.
-fn usage(c: &mut DbConnection, project: &ProjectId) -> Result<Amounts, DbError> {
-    let mut used = Amounts(db::volumes::usage_by_type(c, project)?);
-    let mut add = |resource: &str, amount: i64| {
-        *used.0.entry(resource.to_owned()).or_default() += amount;
-    };
-    let (volumes, volume_gigabytes) = db::volumes::usage(c, project)?;
-    let (snapshots, snapshot_gigabytes) = db::snapshots::usage(c, project)?;
-    let (backups, backup_gigabytes) = db::backups::usage(c, project)?;
-    add("volumes", volumes);
-    add("snapshots", snapshots);
-    add("gigabytes", volume_gigabytes + snapshot_gigabytes);
-    let groups = db::records::count::<Group>(c, project)?;
-    add("groups", groups);
-    add("backups", backups);
-    add("backup_gigabytes", backup_gigabytes);
-    Ok(used)
-}
+    /// The limits of a project, or of projects that have none of their own, of all resources there are.
+    fn limits_in_force(
+        &self,
+        c: &mut DbConnection,
+        project: Option<&ProjectId>,
+    ) -> Result<Amounts, Error> {
+        let names = self.catalog.resources(c)?;
+        let unlimited = names.into_iter().map(|name| (name, UNLIMITED));
+        let mut limits: BTreeMap<String, i64> = unlimited.collect();
+        limits.extend(db::quotas::limits(c, project, &self.quota)?.0);
+        Ok(Amounts(limits))
+    }
 
-/// Refuses limits of resources that do not exist.
-fn check_resources(c: &mut DbConnection, wanted: &BTreeMap<String, i64>) -> Result<(), Error> {
-    let types = db::volumes::list_types(c)?;
-    let is_known = |resource: &str| {
-        RESOURCES.contains(&resource)
-            || types.iter().any(|row| {
-                BY_TYPE
-                    .iter()
-                    .any(|kind| resource == format!("{kind}_{}", row.name))
-            })
-    };
-    let unknown: Vec<&str> = wanted
-        .keys()
-        .map(String::as_str)
-        .filter(|resource| !is_known(resource))
-        .collect();
-    match unknown.is_empty() {
-        true => Ok(()),
-        false => Err(Error::Invalid(format!(
-            "Invalid input received: Bad key(s) in quota set: {}",
-            unknown.join(",")
-        ))),
+    /// What a project has.
+    fn usage(&self, c: &mut DbConnection, project: &ProjectId) -> Result<Amounts, Error> {
+        let mut used = self.catalog.usage(c, project)?;
+        let (backups, backup_gigabytes) = db::backups::usage(c, project)?;
+        used.insert("backups".to_owned(), backups);
+        used.insert("backup_gigabytes".to_owned(), backup_gigabytes);
+        Ok(Amounts(used))
+    }
+
+    /// Refuses limits of resources that do not exist.
+    fn check_resources(
+        &self,
+        c: &mut DbConnection,
+        wanted: &BTreeMap<String, i64>,
+        set: &str,
+    ) -> Result<(), Error> {
+        let others = self.catalog.resources(c)?;
+        let unknown: Vec<&str> = wanted
+            .keys()
+            .map(String::as_str)
+            .filter(|name| !RESOURCES.contains(name) && !others.iter().any(|other| other == name))
+            .collect();
+        if unknown.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Invalid(format!(
+                "Invalid input received: Bad key(s) in {set}: {}",
+                unknown.join(", ")
+            )))
+        }
     }
 }

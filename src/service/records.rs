@@ -6,9 +6,8 @@ use crate::identity::policy::Rule;
 use crate::model::backup::{Backup, BackupStatus};
 use crate::model::error::Error;
 use crate::model::id::BackupId;
-use crate::model::job::JobArgs;
-use crate::model::record::{self, BackupRecord};
-use crate::service::Services;
+use crate::model::record::{self, BackupRecord, RecordError};
+use crate::service::{Metadata, Services, asker};
 use uuid::Uuid;
 
 impl Services {
@@ -28,9 +27,7 @@ impl Services {
             }
         };
         self.check_backup_service()?;
-        let children = self
-            .db
-            .read(|c| db::backups::count_children(c, id).map_err(Error::from))?;
+        let children = self.db.read(|c| db::backups::count_children(c, id))?;
         Ok(BackupRecord::of(&backup, &vault, &self.host, children))
     }
 
@@ -48,35 +45,19 @@ impl Services {
                 source: None,
             });
         }
-        let record =
-            record::decode(url).map_err(|error| Error::invalid("input received", error))?;
+        let record = record::decode(url).map_err(|error| match error {
+            RecordError::NotARecord => Error::Invalid(error.to_string()),
+            _ => Error::invalid("input received", error),
+        })?;
         // Written as ids are written here, so that it can be found again.
         let is_id = Uuid::parse_str(&record.id).is_ok_and(|id| id.to_string() == record.id);
         if !is_id {
             let message = "The record's id is not a UUID.";
             return Err(Error::invalid("input received", message));
         }
-        let backup = self.pending_import(ctx, &record);
-        let args = JobArgs::ImportBackup {
-            backup_id: backup.id.clone(),
-            record: Box::new(record.clone()),
-        };
-        self.write_with_job(ctx, args, |c| {
-            db::lock_project(c, &ctx.project_id)?;
-            if db::backups::find(c, &backup.id)?.is_some() {
-                let message = "Backup already exists in database.";
-                return Err(Error::invalid("backup", message));
-            }
-            self.check_backup_quota(c, ctx, record.size)?;
-            Ok(db::backups::insert(c, &backup)?)
-        })?;
-        Ok(backup)
-    }
-
-    /// What Cinder shows while the import has not happened.
-    fn pending_import(&self, ctx: &RequestContext, record: &BackupRecord) -> Backup {
-        let owner = (ctx.project_id.clone(), ctx.user_id.clone());
-        let (id, storage) = (BackupId::new(&record.id), self.default_storage.clone());
-        Backup::blank(id, owner, storage, self.clock.now())
+        self.metadata_limits
+            .check_new(record.metadata.as_ref().unwrap_or(&Metadata::new()))?;
+        self.admission
+            .import_backup(&asker(ctx), record, ctx.is_admin())
     }
 }

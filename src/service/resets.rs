@@ -1,6 +1,7 @@
 //! What administrators may do to a backup in any state: reset it, or delete it by force (Cinder
 //! reference, 3.10).
 
+use crate::admission::insert_job;
 use crate::db;
 use crate::identity::RequestContext;
 use crate::identity::policy::Rule;
@@ -8,10 +9,10 @@ use crate::model::backup::{BackupEvent, BackupStatus};
 use crate::model::error::Error;
 use crate::model::id::BackupId;
 use crate::model::job::{Job, JobArgs};
-use crate::service::{Services, insert_job};
+use crate::service::Services;
 
 impl Services {
-    /// Declares a backup failed at once, or sound if its data is found; work on it is cancelled.
+    /// Makes a backup `error` at once, or `available` if its data is found. A job that works on it is cancelled.
     pub fn reset_backup(
         &self,
         ctx: &RequestContext,
@@ -32,7 +33,7 @@ impl Services {
             if live.is_some() && backup.status == BackupStatus::Deleting {
                 return Err(Error::invalid("backup", "The backup is being deleted."));
             }
-            // What was never finished has no data to be available with.
+            // A backup that was never finished has no data.
             let can_be_sound = backup.pack_set.is_some() && status == BackupStatus::Available;
             match (can_be_sound, live) {
                 // The data of a backup that is being restored was there a moment ago.
@@ -41,7 +42,7 @@ impl Services {
                     db::backups::transition(c, id, BackupEvent::DeclaredAvailable, now)?;
                     Ok(job.lane)
                 }
-                // Somebody looks for the data already.
+                // A job is looking for the data already.
                 (true, Some(job)) => Ok(job.lane),
                 (true, None) => {
                     insert_job(c, &check)?;
@@ -62,7 +63,7 @@ impl Services {
         Ok(())
     }
 
-    /// Accepts a deletion in any state. Work on the backup is cancelled, and then deletes it.
+    /// Accepts a deletion in any state. A job that works on the backup is cancelled and then deletes it.
     pub fn force_delete_backup(&self, ctx: &RequestContext, id: &BackupId) -> Result<(), Error> {
         let (backup, _) = self.show_backup(ctx, id)?;
         ctx.authorize(Rule::BackupForceDelete, &backup.project_id)?;
@@ -74,9 +75,10 @@ impl Services {
         };
         self.delete_by_force(ctx, args, |c| {
             db::lock(c, backup.root_name().as_str())?;
-            match db::backups::transition(c, id, BackupEvent::ForceDeleteRequested, now)? {
-                true => Ok(()),
-                false => Err(Error::not_found("Backup", id)),
+            if db::backups::transition(c, id, BackupEvent::ForceDeleteRequested, now)? {
+                Ok(())
+            } else {
+                Err(Error::not_found("Backup", id))
             }
         })
     }

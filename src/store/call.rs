@@ -1,5 +1,5 @@
-//! How a storage is called: so many calls at once, so many bytes a second, each try within a time,
-//! and again with growing, scattered pauses while the fault may pass and the deadline allows.
+//! How a storage is called: with a limit of calls at once and of bytes per second, and a time limit for each try. After a
+//! temporary fault the call is tried again, with growing and random pauses, until the deadline.
 
 use crate::config;
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -22,7 +22,7 @@ pub(super) struct Caller {
     places: Arc<Semaphore>,
     up: Option<Arc<Meter>>,
     down: Option<Arc<Meter>>,
-    /// When the process ends, nobody waits for a storage that does not answer.
+    /// Set when the process stops: then no call waits any longer for a storage that does not answer.
     stop: CancellationToken,
 }
 
@@ -35,17 +35,19 @@ pub(super) enum Load {
     Nothing,
     Up(u64),
     Down(u64),
+    /// The length of a download that is known only afterwards: [`Caller::came_down`].
+    Whole,
 }
 
 /// How a try ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Ok,
-    /// What was asked for is not there, or is there already: an answer, not a fault.
+    /// The object does not exist, or exists already: an answer, not a fault.
     Refused,
-    /// A fault that may pass.
+    /// A temporary fault.
     Passing,
-    /// A fault that will not.
+    /// A permanent fault.
     Lasting,
     Timeout,
 }
@@ -63,7 +65,7 @@ impl Outcome {
     }
 }
 
-/// What became of a call, and whether an earlier try may have done the work unnoticed.
+/// The result of a call, and whether an earlier try may have succeeded although it seemed to fail.
 pub(super) struct Called<T> {
     pub(super) result: Result<T, Error>,
     pub(super) was_repeated: bool,
@@ -86,8 +88,8 @@ impl Caller {
         Self { stop, ..self }
     }
 
-    /// Makes a call until it succeeds, fails for good, or the time is up. Each try is told of; none
-    /// begins, or is waited for, when it may not be made any more.
+    /// Makes a call until it succeeds, fails for good, or the time is up. `tell` is called after each try. No try begins,
+    /// and none is waited for, once `until` is over.
     pub(super) async fn call<T, F>(
         &self,
         (load, until): (Load, Until<'_>),
@@ -128,9 +130,16 @@ impl Caller {
         }
     }
 
-    /// Lists entry by entry: a page may take as long as a call, all pages together as long as they need.
-    /// After a fault that may pass the listing goes on behind the last entry, where the storage can do
-    /// that, else from the start. `open` begins a listing behind a name.
+    /// Counts the bytes of a whole object that was downloaded: later calls wait for them.
+    pub(super) fn came_down(&self, bytes: u64) {
+        if let Some(meter) = &self.down {
+            meter.charge(bytes);
+        }
+    }
+
+    /// Lists entry by entry. Each page has the time limit of a call; all pages together have none. After a temporary fault
+    /// the listing continues after the last entry if the storage can do that, else from the start. `open` begins a
+    /// listing after a name.
     pub(super) async fn list<F>(
         &self,
         can_resume: bool,
@@ -146,7 +155,7 @@ impl Caller {
         loop {
             let before = listed.len();
             let after = || listed.last().map(|entry| entry.path().to_owned());
-            // The first page, under the rules of all calls.
+            // The first page, with the limits of all calls.
             let first = || async {
                 let mut lister = open(after()).await?;
                 Ok((lister.try_next().await?, lister))
@@ -172,7 +181,7 @@ impl Caller {
                 }
             };
             if can_resume && listed.len() > before {
-                // It has come further: what follows has its own time.
+                // There was progress, so the deadline starts again.
                 deadline = Instant::now() + self.retry_for;
             } else {
                 listed.clear();
@@ -204,6 +213,7 @@ impl Caller {
             (Load::Up(bytes), Some(meter), _) | (Load::Down(bytes), _, Some(meter)) => {
                 tokio::time::sleep(meter.charge(bytes)).await;
             }
+            (Load::Whole, _, Some(meter)) => tokio::time::sleep(meter.charge(0)).await,
             _ => {}
         }
         refuse_overdue(until)?;
@@ -247,9 +257,10 @@ fn is_overdue(until: Until<'_>) -> bool {
 }
 
 fn refuse_overdue(until: Until<'_>) -> Result<(), Error> {
-    match is_overdue(until) {
-        true => Err(Error::new(ErrorKind::Unexpected, "the time for it is over").set_temporary()),
-        false => Ok(()),
+    if is_overdue(until) {
+        Err(Error::new(ErrorKind::Unexpected, "the time for it is over").set_temporary())
+    } else {
+        Ok(())
     }
 }
 
@@ -257,7 +268,7 @@ fn stopped() -> Error {
     Error::new(ErrorKind::Unexpected, "the service is stopping").set_temporary()
 }
 
-/// Spreads bytes over time: who comes waits until what was moved before is paid for.
+/// Spreads bytes over time: a call waits until the limit allows the bytes that were moved before.
 #[derive(Debug)]
 struct Meter {
     bytes_per_second: u64,
@@ -378,6 +389,20 @@ mod tests {
             called.await.result.unwrap();
         }
         assert_eq!(started.elapsed().as_millis(), 1000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whole_objects_are_spread_over_time_as_ranges_are() {
+        let caller = caller(|settings| settings.download_limit = bytesize::ByteSize(1000));
+        let started = Instant::now();
+        for load in [Load::Down(300), Load::Whole, Load::Whole, Load::Down(1)] {
+            let called = caller.call((load, &|| None), || async { Ok(()) }, |_, _| {});
+            called.await.result.unwrap();
+            if let Load::Whole = load {
+                caller.came_down(400);
+            }
+        }
+        assert_eq!(started.elapsed().as_millis(), 300 + 400 + 400);
     }
 
     #[tokio::test(start_paused = true)]

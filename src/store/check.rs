@@ -1,4 +1,4 @@
-//! Proving a storage before it is used: everything that backups will ask of it, done once.
+//! Tests a storage before it is used: does everything once that backups need of it.
 
 use crate::store::key::Key;
 use crate::store::{Store, StoreError, StoreErrorKind};
@@ -12,12 +12,12 @@ const LARGE_BYTES: usize = 32 << 20;
 /// Reads whose median is the latency.
 const LATENCY_READS: usize = 9;
 
-/// What became of one part of the check.
+/// The result of one part of the check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     Passed,
-    /// Not there, and not needed.
+    /// The storage does not have it, and it is not needed.
     Absent,
     Failed,
 }
@@ -31,8 +31,7 @@ pub struct Step {
     pub milliseconds: u64,
 }
 
-/// Goes through everything; later steps are tried even where an earlier one has failed. What was
-/// stored is removed again.
+/// Runs all steps, also after one has failed, and removes what it stored.
 pub fn run(store: &Store) -> Vec<Step> {
     let name = uuid::Uuid::new_v4();
     let check = Check {
@@ -93,9 +92,10 @@ impl Check {
     }
 
     fn read(&self) -> Found {
-        match self.store.get(&self.small).map_err(said)? == content(SMALL_BYTES) {
-            true => passed(String::new()),
-            false => Err("other bytes came back".to_owned()),
+        if self.store.get(&self.small).map_err(said)? == content(SMALL_BYTES) {
+            passed(String::new())
+        } else {
+            Err("the bytes that were read differ from those written".to_owned())
         }
     }
 
@@ -105,9 +105,10 @@ impl Check {
             .store
             .get_range(&self.small, range.clone())
             .map_err(said)?;
-        match bytes == content(SMALL_BYTES)[range.start as usize..range.end as usize] {
-            true => passed(String::new()),
-            false => Err("other bytes came back".to_owned()),
+        if bytes == content(SMALL_BYTES)[range.start as usize..range.end as usize] {
+            passed(String::new())
+        } else {
+            Err("the bytes that were read differ from those written".to_owned())
         }
     }
 
@@ -116,7 +117,7 @@ impl Check {
         match self.store.get_range(&self.small, end - 10..end + 10) {
             Err(error) if error.kind == StoreErrorKind::Truncated => passed(String::new()),
             Err(error) => Err(said(error)),
-            Ok(_) => Err("more bytes came than there are".to_owned()),
+            Ok(_) => Err("it returned more bytes than the object has".to_owned()),
         }
     }
 
@@ -126,10 +127,10 @@ impl Check {
         let length = self.store.length(&self.small).map_err(said)?;
         let expected = SMALL_BYTES as u64;
         match listed.iter().find(|(found, _)| *found == name) {
-            None => Err("what was just written is not in the list".to_owned()),
-            Some((_, listed)) if *listed != expected || length != Some(expected) => {
-                Err(format!("its length is told as {listed} and {length:?}"))
-            }
+            None => Err("the object that was just written is not in the list".to_owned()),
+            Some((_, listed)) if *listed != expected || length != Some(expected) => Err(format!(
+                "its length is {listed} in the list and {length:?} by itself"
+            )),
             Some(_) => passed(String::new()),
         }
     }
@@ -137,17 +138,18 @@ impl Check {
     fn conditional_create(&self) -> Found {
         let absent = |detail: &str| Ok((Verdict::Absent, detail.to_owned()));
         if !self.store.abilities().conditional_create {
-            return absent("not offered; not needed, the database sees to it");
+            return absent("not offered; not needed, as the database decides");
         }
         let other = vec![7; SMALL_BYTES];
         match self.store.put_new(&self.small, other.clone()) {
             Err(error) if error.kind == StoreErrorKind::Exists => {}
             Err(error) => return Err(said(error)),
-            Ok(()) => return absent("the storage ignores it; not needed, the database sees to it"),
+            Ok(()) => return absent("the storage ignores it; not needed, as the database decides"),
         }
-        match self.store.get(&self.small).map_err(said)? == other {
-            true => Err("refused, and replaced all the same".to_owned()),
-            false => passed(String::new()),
+        if self.store.get(&self.small).map_err(said)? == other {
+            Err("it refused, but replaced the object".to_owned())
+        } else {
+            passed(String::new())
         }
     }
 
@@ -162,9 +164,10 @@ impl Check {
         let started = Instant::now();
         let read = self.store.get(&self.large).map_err(said)?;
         let down = speed(started.elapsed());
-        match read == bytes {
-            true => passed(format!("{up:.0} MB/s up, {down:.0} MB/s down")),
-            false => Err("other bytes came back".to_owned()),
+        if read == bytes {
+            passed(format!("{up:.0} MB/s up, {down:.0} MB/s down"))
+        } else {
+            Err("the bytes that were read differ from those written".to_owned())
         }
     }
 
@@ -192,10 +195,10 @@ impl Check {
             match self.store.get(key) {
                 Err(error) if error.kind == StoreErrorKind::Missing => {}
                 Err(error) => return Err(said(error)),
-                Ok(_) => return Err("it can still be read".to_owned()),
+                Ok(_) => return Err("a deleted object can still be read".to_owned()),
             }
         }
-        // What is not there may be deleted again: a job that is repeated does so.
+        // Deleting an object that does not exist must succeed: a job that is repeated does so.
         self.store.delete(&self.small).map_err(said)?;
         passed(String::new())
     }

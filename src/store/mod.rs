@@ -1,20 +1,24 @@
 //! The door to a storage: one bucket, container or directory of objects, through OpenDAL.
 //!
-//! Calls block; they may come from any thread that is not running async code. An object is either
-//! there whole or not at all.
+//! Calls block; any thread that is not running async code may make them. An object is either there whole or not at all.
 
 mod call;
 pub mod check;
 mod directory;
+mod drivers;
 pub mod key;
 mod open;
+mod sweep;
 mod swift;
 mod temporary;
 
 use crate::store::call::{Called, Caller, Load, Until};
+use crate::store::directory::too_long;
 use crate::store::key::Key;
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 use opendal::{Entry, ErrorKind, Operator};
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -25,7 +29,12 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 pub use call::Outcome;
-pub use open::OpenError;
+pub use drivers::OpenError;
+
+/// Longest object that is read whole; others are read in ranges. Also the longest range.
+const WHOLE_BYTES_MAX: usize = 72 << 20;
+/// Bytes of an object that are compared at once.
+const COMPARED_BYTES: usize = 4 << 20;
 
 /// What is done to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,7 +61,7 @@ impl Verb {
     }
 }
 
-/// Why a call failed, by what the caller could do about it.
+/// Why a call failed, as far as it matters to the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreErrorKind {
     /// The object does not exist.
@@ -63,9 +72,9 @@ pub enum StoreErrorKind {
     Truncated,
     /// The storage has no space left.
     Full,
-    /// The storage does not let us.
+    /// The storage denies access.
     Denied,
-    /// Anything else; retries have been made where they could help.
+    /// Anything else. If retries could help, they were made.
     Other,
 }
 
@@ -102,13 +111,13 @@ impl std::error::Error for StoreError {
 /// count calls or plan faults.
 pub type Hook = Arc<dyn Fn(Verb, &str) -> Result<(), StoreErrorKind> + Send + Sync>;
 
-/// Is told of every try of a call, how it ended and how long it took.
+/// Called after every try of a call, with how it ended and how long it took.
 pub type Observer = Arc<dyn Fn(Verb, Outcome, Duration) + Send + Sync>;
 
 /// How a new object comes to be there whole or not at all.
 #[derive(Debug, Clone)]
 enum Creation {
-    /// The storage sees to it.
+    /// The storage does it by itself.
     Put,
     /// Stored under a temporary name and renamed.
     Rename,
@@ -130,7 +139,7 @@ pub struct Store {
 /// What a storage can do beyond what is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Abilities {
-    /// Refuses to replace an object when asked to, by its own account.
+    /// It says that it can refuse to replace an object.
     pub conditional_create: bool,
 }
 
@@ -141,7 +150,7 @@ impl Store {
         self
     }
 
-    /// The same storage; somebody is told of every call.
+    /// The same storage with an observer, which is called after every try of a call.
     pub fn with_observer(mut self, observer: Observer) -> Self {
         self.observer = Some(observer);
         self
@@ -166,13 +175,13 @@ impl Store {
         matches!(self.creation, Creation::Put) && capability.write_with_if_not_exists
     }
 
-    /// Stores a new object, whole or not at all. An object of that name is not replaced where the
-    /// storage can tell; directories always can.
+    /// Stores a new object, whole or not at all. An existing object is not replaced if the storage can refuse that;
+    /// directories always can.
     pub fn put_new(&self, key: &Key, bytes: impl Into<Bytes>) -> Result<(), StoreError> {
         self.put_new_until(key, bytes, &|| None)
     }
 
-    /// The same; no try begins, or is waited for, when the time is over.
+    /// The same; no try begins, and none is waited for, once `until` is over.
     pub fn put_new_until(
         &self,
         key: &Key,
@@ -189,16 +198,17 @@ impl Store {
         {
             // An earlier try may have stored it although it seemed to fail.
             Err(error) if error.kind == StoreErrorKind::Exists && called.was_repeated => {
-                match self.get(key)? == bytes {
-                    true => Ok(()),
-                    false => Err(error),
+                if self.holds(key, &bytes)? {
+                    Ok(())
+                } else {
+                    Err(error)
                 }
             }
             result => result,
         }
     }
 
-    /// Stores an object in the place of the one of that name, whole or not at all.
+    /// Stores an object in place of the existing one, whole or not at all.
     pub fn replace(&self, key: &Key, bytes: impl Into<Bytes>) -> Result<(), StoreError> {
         let (path, bytes) = (key.to_string(), bytes.into());
         let load = Load::Up(bytes.len() as u64);
@@ -206,9 +216,7 @@ impl Store {
             match &self.creation {
                 Creation::Put => self.operator.write(&path, bytes.clone()).await.map(drop),
                 Creation::Rename | Creation::File(_) => {
-                    let temporary = temporary::name();
-                    self.operator.write(&temporary, bytes.clone()).await?;
-                    self.operator.rename(&temporary, &path).await
+                    self.write_and_rename(&path, bytes.clone()).await
                 }
             }
         };
@@ -224,7 +232,7 @@ impl Store {
                 let write = self.operator.write_with(path, bytes).if_not_exists(true);
                 write.await.map(drop)
             }
-            // Who comes late finds what is there; only of two at the same moment both may win.
+            // A later writer finds the object. Only two writers at the same moment may both succeed.
             Creation::Put => {
                 self.refuse_existing(path).await?;
                 self.operator.write(path, bytes).await.map(drop)
@@ -242,14 +250,19 @@ impl Store {
     }
 
     async fn refuse_existing(&self, path: &str) -> Result<(), opendal::Error> {
-        match self.operator.exists(path).await? {
-            true => Err(opendal::Error::new(ErrorKind::AlreadyExists, "it exists")),
-            false => Ok(()),
+        if self.operator.exists(path).await? {
+            Err(opendal::Error::new(ErrorKind::AlreadyExists, "it exists"))
+        } else {
+            Ok(())
         }
     }
 
     async fn create_by_rename(&self, path: &str, bytes: Bytes) -> Result<(), opendal::Error> {
         self.refuse_existing(path).await?;
+        self.write_and_rename(path, bytes).await
+    }
+
+    async fn write_and_rename(&self, path: &str, bytes: Bytes) -> Result<(), opendal::Error> {
         let temporary = temporary::name();
         let stored = match self.operator.write(&temporary, bytes).await {
             Ok(_) => self.operator.rename(&temporary, path).await,
@@ -262,27 +275,41 @@ impl Store {
         stored
     }
 
-    /// A whole object.
+    /// Reads a whole object; refuses one that is too long.
     pub fn get(&self, key: &Key) -> Result<Vec<u8>, StoreError> {
         let path = key.to_string();
-        let read = || async { self.operator.read(&path).await };
-        let called = self.call(Verb::Get, &path, Load::Nothing, read)?;
-        called
+        let read = || self.fetch(&path, None, Vec::new());
+        let called = self.call(Verb::Get, &path, Load::Whole, read)?;
+        let bytes = called
             .result
-            .map(|buffer| buffer.to_vec())
-            .map_err(|error| failed(Verb::Get, &path, error))
+            .map_err(|error| failed(Verb::Get, &path, error))?;
+        self.caller.came_down(bytes.len() as u64);
+        Ok(bytes)
     }
 
     /// A range of an object, exactly as long as asked for.
     pub fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = Vec::new();
+        self.read_range(key, range, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The same, into memory that need not be empty.
+    pub fn read_range(
+        &self,
+        key: &Key,
+        range: Range<u64>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
         let path = key.to_string();
         let length = range.end - range.start;
-        let read = || async { self.operator.read_with(&path).range(range.clone()).await };
+        // A try that fails may keep the memory; the next one allocates again.
+        let memory = Cell::new(std::mem::take(bytes));
+        let read = || self.fetch(&path, Some(range.clone()), memory.take());
         let called = self.call(Verb::GetRange, &path, Load::Down(length), read)?;
-        let bytes = called
+        *bytes = called
             .result
-            .map_err(|error| failed(Verb::GetRange, &path, error))?
-            .to_vec();
+            .map_err(|error| failed(Verb::GetRange, &path, error))?;
         if bytes.len() as u64 != length {
             return Err(StoreError {
                 kind: StoreErrorKind::Truncated,
@@ -290,6 +317,61 @@ impl Store {
                 object: path,
                 source: None,
             });
+        }
+        Ok(())
+    }
+
+    /// Whether an object is there and has these bytes.
+    pub fn holds(&self, key: &Key, bytes: &[u8]) -> Result<bool, StoreError> {
+        if self.length(key)? != Some(bytes.len() as u64) {
+            return Ok(false);
+        }
+        let (mut at, mut found) = (0, Vec::new());
+        for piece in bytes.chunks(COMPARED_BYTES) {
+            let end = at + piece.len() as u64;
+            self.read_range(key, at..end, &mut found)?;
+            if found != piece {
+                return Ok(false);
+            }
+            at = end;
+        }
+        Ok(true)
+    }
+
+    /// Reads into our own memory as the bytes arrive, so that they are in memory only once.
+    async fn fetch(
+        &self,
+        path: &str,
+        range: Option<Range<u64>>,
+        mut bytes: Vec<u8>,
+    ) -> Result<Vec<u8>, opendal::Error> {
+        if let Creation::File(root) = &self.creation {
+            let (root, path) = (root.clone(), path.to_owned());
+            let read = move || directory::read(&root, &path, range, WHOLE_BYTES_MAX, bytes);
+            return tokio::task::spawn_blocking(read)
+                .await
+                .map_err(|error| io::Error::other(error.to_string()))
+                .flatten()
+                .map_err(not_read);
+        }
+        bytes.clear();
+        let reader = self.operator.reader(path).await?;
+        let mut stream = match range {
+            None => reader.into_stream(..).await?,
+            Some(range) => {
+                let length = usize::try_from(range.end - range.start).ok();
+                let length = length.filter(|length| *length <= WHOLE_BYTES_MAX);
+                bytes.reserve_exact(length.ok_or_else(|| not_read(too_long()))?);
+                reader.into_stream(range).await?
+            }
+        };
+        while let Some(piece) = stream.try_next().await? {
+            if bytes.len() + piece.len() > WHOLE_BYTES_MAX {
+                return Err(not_read(too_long()));
+            }
+            for part in piece {
+                bytes.extend_from_slice(&part);
+            }
         }
         Ok(bytes)
     }
@@ -311,7 +393,19 @@ impl Store {
         self.delete_until(key, &|| None)
     }
 
-    /// The same; no try begins, or is waited for, when the time is over.
+    /// Removes an object, and a crash of the machine does not bring it back.
+    pub fn delete_durably(&self, key: &Key) -> Result<(), StoreError> {
+        self.delete(key)?;
+        let Creation::File(root) = &self.creation else {
+            return Ok(());
+        };
+        let path = key.to_string();
+        directory::make_removal_durable(root, &path)
+            .map_err(not_stored)
+            .map_err(|error| failed(Verb::Delete, &path, error))
+    }
+
+    /// Removes an object; no try begins, and none is waited for, once `until` is over.
     pub fn delete_until(&self, key: &Key, until: Until<'_>) -> Result<(), StoreError> {
         self.remove(&key.to_string(), until)
     }
@@ -342,7 +436,7 @@ impl Store {
         let folders = listed.iter().filter(|entry| entry.metadata().is_dir());
         let mut folders: Vec<String> = folders.map(|entry| entry.path().to_owned()).collect();
         folders.retain(|found| found != folder);
-        // A listing that went on behind a fault may name one twice.
+        // A listing that was resumed after a fault may name a folder twice.
         folders.sort();
         folders.dedup();
         Ok(folders)
@@ -413,8 +507,8 @@ impl Store {
         }
     }
 
-    /// Makes sure that an object that was found, not stored by this process, survives a crash of the
-    /// machine. Only a directory may hold objects of which it does not know that yet.
+    /// Makes sure that an object that another process stored survives a crash of the machine. Only a directory can show
+    /// objects that are not durable yet.
     pub fn make_durable(&self, key: &Key) -> Result<(), StoreError> {
         let Creation::File(root) = &self.creation else {
             return Ok(());
@@ -444,8 +538,8 @@ fn failed(verb: Verb, object: &str, error: opendal::Error) -> StoreError {
     }
 }
 
-/// Whether the object ended before the range did, which OpenDAL has no kind for either. An answer that
-/// was cut off on its way is a passing fault with another text.
+/// Whether the object ended before the range did; OpenDAL has no kind for that. An answer that was cut off on its way is a
+/// temporary fault with another text.
 fn is_short(error: &opendal::Error) -> bool {
     !error.is_temporary() && error.message().starts_with("reader got too little data")
 }
@@ -462,6 +556,15 @@ fn is_full(error: &opendal::Error) -> bool {
     }) || ["QuotaExceeded", "507 Insufficient", "status: 507"]
         .iter()
         .any(|sign| text.contains(sign))
+}
+
+fn not_read(error: io::Error) -> opendal::Error {
+    let lasting = |kind| opendal::Error::new(kind, "the object cannot be read so");
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => lasting(ErrorKind::RangeNotSatisfied).set_source(error),
+        io::ErrorKind::FileTooLarge => lasting(ErrorKind::Unexpected).set_source(error),
+        _ => opendal::raw::new_std_io_error(error),
+    }
 }
 
 fn not_stored(error: io::Error) -> opendal::Error {

@@ -4,19 +4,19 @@
 //! Each object is sent with its MD5, which Swift compares with what it got.
 
 use crate::config::{self, Secret};
+use crate::keystone::{self, Catalog, ClientError, Credentials, Kept, KeptToken};
 use crate::model::error::chain;
 use backon::{ExponentialBuilder, Retryable};
+use http::{HeaderValue, Method, StatusCode};
 use md5::{Digest, Md5};
 use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport};
 use opendal_http_transport_reqwest::ReqwestTransport;
-use reqwest::header::{HeaderMap, HeaderValue};
-use reqwest::{Client, Method, StatusCode};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use reqwest::Client;
 use std::time::Duration;
-use tokio::sync::RwLock;
 
 const TOKEN_HEADER: &str = "X-Auth-Token";
+/// The type of Swift in the catalogue of Keystone.
+const SERVICE_TYPE: &str = "object-store";
 
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,7 @@ pub enum LogInError {
 }
 
 impl LogInError {
-    /// Whether another try may be answered otherwise.
+    /// Whether another try may succeed.
     fn is_passing(&self) -> bool {
         match self {
             LogInError::Reach(..) => true,
@@ -42,14 +42,29 @@ impl LogInError {
     }
 }
 
-/// A transport that knows who we are.
+/// A transport that adds our token.
 pub(super) struct Session {
     /// URL of the account.
     pub(super) endpoint: String,
-    client: Client,
-    options: config::Swift,
+    account: Account,
     inner: ReqwestTransport,
-    token: RwLock<HeaderValue>,
+    token: Kept<LogInError>,
+}
+
+/// Who gives out tokens, and as whom they are asked for.
+enum Account {
+    Keystone {
+        client: keystone::Client,
+        region: Option<String>,
+    },
+    /// Swift's own log-in, "TempAuth".
+    Swift {
+        http: Client,
+        url: String,
+        username: String,
+        password: Secret,
+        timeout: Duration,
+    },
 }
 
 struct Grant {
@@ -57,48 +72,58 @@ struct Grant {
     endpoint: String,
 }
 
-/// Logs in for the first time; waits for so long for who does not answer yet.
+/// Logs in for the first time; retries for this long if there is no answer yet.
 pub(super) async fn log_in(
-    client: Client,
-    options: config::Swift,
+    http: Client,
+    options: &config::Swift,
+    timeout: Duration,
     patience: Duration,
 ) -> Result<Session, LogInError> {
+    let account = Account::new(http.clone(), options, timeout)?;
     let pauses = ExponentialBuilder::default()
         .with_jitter()
         .without_max_times()
         .with_total_delay(Some(patience));
-    let grant = (|| ask(&client, &options))
+    let grant = (|| account.log_in())
         .retry(pauses)
         .when(LogInError::is_passing)
-        .notify(|error, _| tracing::warn!(error = %chain(error), "waiting for the log-in"))
+        .notify(|error, _| tracing::warn!(error = %chain(error), "the log-in failed; trying again"))
         .await?;
     Ok(Session {
         endpoint: grant.endpoint,
-        inner: ReqwestTransport::new(client.clone()),
-        client,
-        options,
-        token: RwLock::new(grant.token),
+        inner: ReqwestTransport::new(http),
+        account,
+        token: Kept::new(Some(until_refused(grant.token))),
     })
 }
 
+/// A token that is used until Swift refuses it, whatever its time of expiry.
+fn until_refused(token: HeaderValue) -> KeptToken {
+    KeptToken {
+        token,
+        renew_at: None,
+    }
+}
+
 impl Session {
-    /// A token other than the one that was refused.
-    async fn renew(&self, refused: &HeaderValue) -> Result<HeaderValue, Error> {
-        let mut token = self.token.write().await;
-        // Another call may have renewed it meanwhile.
-        if *token == refused {
-            let grant = ask(&self.client, &self.options).await.map_err(|error| {
-                let kind = match error.is_passing() {
-                    true => ErrorKind::Unexpected,
-                    false => ErrorKind::PermissionDenied,
-                };
-                Error::new(kind, "the token could not be renewed")
-                    .with_temporary(error.is_passing())
-                    .set_source(error)
-            })?;
-            *token = grant.token;
-        }
-        Ok(token.clone())
+    async fn log_in(&self) -> Result<KeptToken, LogInError> {
+        let grant = self.account.log_in().await?;
+        Ok(until_refused(grant.token))
+    }
+
+    /// A token other than the one that was refused, if one was.
+    async fn token(&self, refused: Option<&HeaderValue>) -> Result<HeaderValue, Error> {
+        let token = self.token.get(refused, || self.log_in()).await;
+        token.map_err(|error| {
+            let kind = if error.is_passing() {
+                ErrorKind::Unexpected
+            } else {
+                ErrorKind::PermissionDenied
+            };
+            Error::new(kind, "the token could not be renewed")
+                .with_temporary(error.is_passing())
+                .set_source(error)
+        })
     }
 }
 
@@ -120,198 +145,143 @@ impl HttpTransport for Session {
             let value = HeaderValue::try_from(hex).expect("hexadecimal digits make a header");
             request.headers_mut().insert("etag", value);
         }
-        let token = self.token.read().await.clone();
+        let token = self.token(None).await?;
         request.headers_mut().insert(TOKEN_HEADER, token.clone());
         let answer = self.inner.fetch(request.clone()).await?;
         if answer.status() != StatusCode::UNAUTHORIZED {
             return Ok(answer);
         }
-        let token = self.renew(&token).await?;
+        let token = self.token(Some(&token)).await?;
         request.headers_mut().insert(TOKEN_HEADER, token);
         self.inner.fetch(request).await
     }
 }
 
-async fn ask(client: &Client, options: &config::Swift) -> Result<Grant, LogInError> {
-    // Swift's own log-in knows neither.
-    let is_keystones = options.project.is_some() || options.application_credential_id.is_some();
-    match options.auth_url.trim_end_matches('/') {
-        "" => Err(LogInError::Option("auth_url")),
-        url if url.ends_with("/v3") => ask_keystone(client, url, options).await,
-        url if is_keystones => ask_keystone(client, &format!("{url}/v3"), options).await,
-        url => ask_swift(client, url, options).await,
+impl Account {
+    fn new(http: Client, options: &config::Swift, timeout: Duration) -> Result<Self, LogInError> {
+        // Swift's own log-in knows neither.
+        let is_keystones = options.project.is_some() || options.application_credential_id.is_some();
+        let url = match options.auth_url.trim_end_matches('/') {
+            "" => return Err(LogInError::Option("auth_url")),
+            url if url.ends_with("/v3") => url.to_owned(),
+            url if is_keystones => format!("{url}/v3"),
+            url => {
+                return Ok(Account::Swift {
+                    http,
+                    url: url.to_owned(),
+                    username: needed(&options.username, "username")?,
+                    password: needed(&options.password, "password")?,
+                    timeout,
+                });
+            }
+        };
+        let credentials = credentials(options)?;
+        Ok(Account::Keystone {
+            client: keystone::Client::new(http, &url, credentials, timeout),
+            region: options.region.clone(),
+        })
+    }
+
+    async fn log_in(&self) -> Result<Grant, LogInError> {
+        match self {
+            Account::Keystone { client, region } => ask_keystone(client, region.as_deref()).await,
+            Account::Swift {
+                http,
+                url,
+                username,
+                password,
+                timeout,
+            } => {
+                let request = http
+                    .get(url)
+                    .header("X-Auth-User", username)
+                    .header("X-Auth-Key", password.expose())
+                    .timeout(*timeout);
+                ask_swift(url, request).await
+            }
+        }
     }
 }
 
-/// Swift's own log-in, "TempAuth".
-async fn ask_swift(
-    client: &Client,
-    url: &str,
-    options: &config::Swift,
-) -> Result<Grant, LogInError> {
-    let user = options
-        .username
-        .as_deref()
-        .ok_or(LogInError::Option("username"))?;
-    let request = client
-        .get(url)
-        .header("X-Auth-User", user)
-        .header("X-Auth-Key", exposed(&options.password, "password")?);
-    let answer = send(url, request).await?;
-    Ok(Grant {
-        token: token(url, answer.headers(), TOKEN_HEADER)?,
-        endpoint: answer
-            .headers()
-            .get("X-Storage-Url")
-            .and_then(|value| value.to_str().ok())
-            .ok_or_else(|| LogInError::Answer(url.to_owned(), "X-Storage-Url"))?
-            .to_owned(),
-    })
-}
-
-#[derive(Deserialize)]
-struct TokenBody {
-    token: Token,
-}
-
-#[derive(Deserialize)]
-struct Token {
-    #[serde(default)]
-    catalog: Vec<Service>,
-}
-
-#[derive(Deserialize)]
-struct Service {
-    r#type: String,
-    #[serde(default)]
-    endpoints: Vec<Endpoint>,
-}
-
-#[derive(Deserialize)]
-struct Endpoint {
-    interface: String,
-    #[serde(default)]
-    region: Option<String>,
-    url: String,
-}
-
-async fn ask_keystone(
-    client: &Client,
-    url: &str,
-    options: &config::Swift,
-) -> Result<Grant, LogInError> {
-    let body = credentials(options)?.to_string();
-    let request = client
-        .post(format!("{url}/auth/tokens"))
-        .header("Content-Type", "application/json")
-        .body(body);
-    let answer = send(url, request).await?;
-    let token = token(url, answer.headers(), "X-Subject-Token")?;
-    let text = answer
-        .text()
-        .await
-        .map_err(|error| LogInError::Reach(url.to_owned(), error))?;
-    let endpoint = serde_json::from_str::<TokenBody>(&text)
-        .ok()
-        .and_then(|body| endpoint(body.token.catalog, options.region.as_deref()))
-        .ok_or_else(|| LogInError::Answer(url.to_owned(), "public object-store endpoint"))?;
-    Ok(Grant { token, endpoint })
-}
-
-fn endpoint(catalog: Vec<Service>, region: Option<&str>) -> Option<String> {
-    catalog
-        .into_iter()
-        .filter(|service| service.r#type == "object-store")
-        .flat_map(|service| service.endpoints)
-        .filter(|endpoint| endpoint.interface == "public")
-        .find(|endpoint| region.is_none() || endpoint.region.as_deref() == region)
-        .map(|endpoint| endpoint.url.trim_end_matches('/').to_owned())
-}
-
-fn credentials(options: &config::Swift) -> Result<Value, LogInError> {
-    if let Some(id) = &options.application_credential_id {
-        let secret = exposed(
-            &options.application_credential_secret,
-            "application_credential_secret",
-        )?;
-        return Ok(json!({"auth": {"identity": {
-            "methods": ["application_credential"],
-            "application_credential": {"id": id, "secret": secret},
-        }}}));
-    }
-    let domain = json!({"name": options.domain.as_deref().unwrap_or("Default")});
-    let user = options
-        .username
-        .as_deref()
-        .ok_or(LogInError::Option("username"))?;
-    let project = options
-        .project
-        .as_deref()
-        .ok_or(LogInError::Option("project"))?;
-    let password = exposed(&options.password, "password")?;
-    Ok(json!({"auth": {
-        "identity": {
-            "methods": ["password"],
-            "password": {"user": {"name": user, "domain": domain, "password": password}},
-        },
-        "scope": {"project": {"name": project, "domain": domain}},
-    }}))
-}
-
-fn exposed<'s>(secret: &'s Option<Secret>, name: &'static str) -> Result<&'s str, LogInError> {
-    secret
-        .as_ref()
-        .map(Secret::expose)
-        .ok_or(LogInError::Option(name))
-}
-
-async fn send(
-    url: &str,
-    request: reqwest::RequestBuilder,
-) -> Result<reqwest::Response, LogInError> {
+async fn ask_swift(url: &str, request: reqwest::RequestBuilder) -> Result<Grant, LogInError> {
     let answer = request
         .send()
         .await
         .map_err(|error| LogInError::Reach(url.to_owned(), error.without_url()))?;
-    match answer.status().is_success() {
-        true => Ok(answer),
-        false => Err(LogInError::Refused {
+    if !answer.status().is_success() {
+        return Err(LogInError::Refused {
             url: url.to_owned(),
             status: answer.status().as_u16(),
-        }),
+        });
     }
+    let header = |name: &'static str| {
+        let value = answer.headers().get(name);
+        value.ok_or_else(|| LogInError::Answer(url.to_owned(), name))
+    };
+    let mut token = header(TOKEN_HEADER)?.clone();
+    token.set_sensitive(true);
+    let name = "X-Storage-Url";
+    let endpoint = header(name)?.to_str();
+    let endpoint = endpoint.map_err(|_| LogInError::Answer(url.to_owned(), name))?;
+    Ok(Grant {
+        token,
+        endpoint: endpoint.to_owned(),
+    })
 }
 
-fn token(url: &str, headers: &HeaderMap, name: &'static str) -> Result<HeaderValue, LogInError> {
-    let mut token = headers
-        .get(name)
-        .cloned()
-        .ok_or_else(|| LogInError::Answer(url.to_owned(), name))?;
-    token.set_sensitive(true);
-    Ok(token)
+async fn ask_keystone(
+    client: &keystone::Client,
+    region: Option<&str>,
+) -> Result<Grant, LogInError> {
+    let url = || client.url().to_owned();
+    let no_endpoint = || LogInError::Answer(url(), "public object-store endpoint");
+    let (token, described) = client
+        .log_in(Catalog::Wanted)
+        .await
+        .map_err(|error| match error {
+            ClientError::Reach(error) => LogInError::Reach(url(), error),
+            ClientError::LogIn(status) | ClientError::Status(status) => {
+                LogInError::Refused { url: url(), status }
+            }
+            ClientError::NoToken => LogInError::Answer(url(), "X-Subject-Token"),
+            ClientError::Unreadable | ClientError::NoExpiry => no_endpoint(),
+        })?;
+    let endpoint = described
+        .public_endpoint(SERVICE_TYPE, region)
+        .ok_or_else(no_endpoint)?;
+    Ok(Grant {
+        token,
+        endpoint: endpoint.to_owned(),
+    })
+}
+
+fn credentials(options: &config::Swift) -> Result<Credentials, LogInError> {
+    if let Some(id) = &options.application_credential_id {
+        return Ok(Credentials::ApplicationCredential {
+            id: id.clone(),
+            secret: needed(
+                &options.application_credential_secret,
+                "application_credential_secret",
+            )?,
+        });
+    }
+    let domain = options.domain.as_deref().unwrap_or("Default");
+    Ok(Credentials::Password {
+        username: needed(&options.username, "username")?,
+        user_domain: domain.to_owned(),
+        project: needed(&options.project, "project")?,
+        password: needed(&options.password, "password")?,
+        project_domain: domain.to_owned(),
+    })
+}
+
+fn needed<T: Clone>(option: &Option<T>, name: &'static str) -> Result<T, LogInError> {
+    option.clone().ok_or(LogInError::Option(name))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_endpoint_is_the_public_one_of_the_region() {
-        let catalog = || {
-            serde_json::from_value::<Vec<Service>>(json!([
-                {"type": "volumev3", "endpoints": [{"interface": "public", "url": "http://v"}]},
-                {"type": "object-store", "endpoints": [
-                    {"interface": "internal", "region": "a", "url": "http://i"},
-                    {"interface": "public", "region": "a", "url": "http://a/"},
-                    {"interface": "public", "region": "b", "url": "http://b"},
-                ]},
-            ]))
-            .unwrap()
-        };
-        assert_eq!(endpoint(catalog(), None).as_deref(), Some("http://a"));
-        assert_eq!(endpoint(catalog(), Some("b")).as_deref(), Some("http://b"));
-        assert_eq!(endpoint(catalog(), Some("c")), None);
-    }
 
     #[test]
     fn what_is_missing_is_named() {

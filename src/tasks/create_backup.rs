@@ -1,7 +1,7 @@
 //! The job of making a backup.
 
-use crate::db::{self, DbError};
-use crate::engine::manifest::{Description, Root};
+use crate::db;
+use crate::engine::format::manifest::Root;
 use crate::engine::{self, vault::Vault};
 use crate::jobs::Claimed;
 use crate::model::backup::{Backup, BackupEvent, BackupStatus};
@@ -23,30 +23,30 @@ impl Tasks {
         let vault = self
             .vault_of(&backup)?
             .ok_or(TaskError::Subject("the backup has no vault"))?;
-        // A root that is there was written by a run that was cut off right after it.
+        // A root that is there was stored by a run that was interrupted right afterwards.
         let root = match vault.find_root(id)? {
             Some(root) => {
                 vault.make_root_durable(id)?;
                 root
             }
             None => {
-                // An old database would number new packs as those are that it does not know, and would
-                // rely on packs that are gone.
-                let roots = engine::collect::roots(&vault)?;
+                // An old copy of the database would give new packs the numbers of packs that it does not know, and
+                // would rely on packs that are gone.
+                let roots = engine::care::collect::roots(&vault)?;
                 if !roots.unknown.is_empty()
-                    || engine::collect::is_root_lost(&vault, &roots.listed)?
+                    || engine::care::collect::is_root_lost(&vault, &roots.listed)?
                 {
-                    tracing::error!(vault.id = %vault.id, unknown = roots.unknown.len(), "the database does not agree with the storage, so nothing is reclaimed; run `embervault vault rebuild`");
+                    tracing::error!(vault.id = %vault.id, unknown = roots.unknown.len(), "the database does not match the storage; nothing is reclaimed until you run `embervault vault rebuild`");
                     self.reconcile(&vault)?;
                 }
-                self.catalog.begin_backup(lease, volume, snapshot, force)?;
+                let backup = self.hold(claimed, &backup, force)?;
                 self.copy(claimed, &vault, &backup)?
             }
         };
-        // While the volume is still held: the next run has to read it again.
+        // Check while the volume is still held, as the next run has to read it again.
         if self
             .db
-            .read(|c| db::packs::is_rewritten(c, &lease.job_id).map_err(DbError::from))?
+            .read(|c| db::packs::is_rewritten(c, &lease.job_id))?
         {
             self.start_anew(claimed, &vault, id)?;
             return Err(TaskError::Rewritten);
@@ -54,10 +54,10 @@ impl Tasks {
         self.catalog.end_backup(lease, volume, snapshot, true)?;
         let committed = self.commit(claimed, &vault, &root);
         if committed.is_err() && self.find_backup(id)?.is_none() {
-            // No request leads to it any more, and it would be taken for one the database has lost.
-            self.db.write(|c| {
-                db::collection::note_removed_root(c, vault.number, id, false).map_err(DbError::from)
-            })?;
+            // The backup was removed meanwhile. Without its row, the root would be taken for one that the database has
+            // lost.
+            self.db
+                .write(|c| db::collection::note_removed_root(c, vault.number, id, false))?;
             vault.remove_root(id, &claimed.progress)?;
         }
         if matches!(committed, Err(TaskError::Unsafe)) {
@@ -66,7 +66,7 @@ impl Tasks {
         committed
     }
 
-    /// First the root goes, which must not stay without what it needs; then what the session relies upon.
+    /// Removes the root first, as it must not stay without the packs that it needs; then the session's references.
     fn start_anew(&self, claimed: &Claimed, vault: &Vault, id: &BackupId) -> Result<(), TaskError> {
         vault.remove_root(id, &claimed.progress)?;
         self.under_lease(&claimed.lease, |c| {
@@ -74,21 +74,17 @@ impl Tasks {
         })
     }
 
-    /// Notes that the work has begun, and where it goes.
+    /// Notes that the work has begun, and in which vault.
     fn begin(&self, claimed: &Claimed, id: &BackupId) -> Result<Backup, TaskError> {
         let now = self.clock.now();
-        let is_disabled = self
-            .db
-            .read(|c| db::workers::are_disabled(c).map_err(DbError::from))?;
+        let is_disabled = self.db.read(db::workers::are_disabled)?;
         let found = self.find_backup(id)?;
         let zone = found.and_then(|backup| backup.availability_zone);
-        let is_elsewhere = zone.is_some_and(|zone| zone != self.catalog.availability_zone);
+        let is_elsewhere = zone.is_some_and(|zone| zone != self.catalog.availability_zone());
         if is_elsewhere || (is_disabled && claimed.job.attempt == 1) {
             return Err(TaskError::NoService);
         }
-        let found = self
-            .db
-            .read(|c| db::backups::find(c, id).map_err(DbError::from))?;
+        let found = self.db.read(|c| db::backups::find(c, id))?;
         let backup = found
             .filter(|backup| backup.status == BackupStatus::Creating)
             .ok_or(TaskError::Subject(
@@ -97,13 +93,31 @@ impl Tasks {
         let storage = self.storage(&backup.storage_id)?;
         self.under_lease(&claimed.lease, |c| {
             let vault = db::vaults::find_or_insert(c, &backup.project_id, &backup.storage_id, now)?;
-            let zone = &self.catalog.availability_zone;
+            let zone = self.catalog.availability_zone();
             db::backups::set_started(c, id, &vault.id, zone, &storage.name)
         })?;
-        let begun = self
-            .db
-            .read(|c| db::backups::find(c, id).map_err(DbError::from))?;
+        let begun = self.db.read(|c| db::backups::find(c, id))?;
         begun.ok_or(TaskError::Subject("the backup is gone"))
+    }
+
+    /// Holds the source. If the volume could change until now, its data is that of a later moment, so the backup's
+    /// `data_timestamp` is set to now: nothing that was written before is missing. If an earlier run has made a copy,
+    /// the time that was noted before the copy stays.
+    fn hold(&self, claimed: &Claimed, backup: &Backup, force: bool) -> Result<Backup, TaskError> {
+        let (lease, id) = (&claimed.lease, &backup.id);
+        let (volume, snapshot) = (&backup.volume_id, backup.snapshot_id.as_ref());
+        let is_copied = self.catalog.has_copy(&lease.job_id, volume)?;
+        let held = self.db.write(|c| -> Result<_, TaskError> {
+            let could_change = self
+                .catalog
+                .hold_source(c, lease, volume, snapshot, force)?;
+            if could_change && !is_copied {
+                let now = self.clock.now();
+                db::backups::set_data_timestamp(c, id, now)?;
+            }
+            Ok(db::backups::find(c, id)?)
+        })?;
+        held.ok_or(TaskError::Subject("the backup is gone"))
     }
 
     fn copy(&self, claimed: &Claimed, vault: &Vault, backup: &Backup) -> Result<Root, TaskError> {
@@ -116,9 +130,9 @@ impl Tasks {
         let source = self
             .catalog
             .open_source(job, volume, snapshot, backup.size_gib, since)?;
-        let description = self.describe(backup)?;
+        let description = backup.describe(self.catalog.saved(&backup.volume_id)?);
         let progress = &claimed.progress;
-        Ok(engine::backup::run(
+        Ok(engine::write::backup::run(
             vault,
             &claimed.lease,
             description,
@@ -128,7 +142,7 @@ impl Tasks {
         )?)
     }
 
-    /// The parent's root. A parent that is gone or damaged only costs its help.
+    /// The parent's root. Without a usable parent the backup only takes longer.
     fn parent_root(&self, vault: &Vault, backup: &Backup) -> Result<Option<Root>, TaskError> {
         let Some(id) = &backup.parent_id else {
             return Ok(None);
@@ -150,44 +164,24 @@ impl Tasks {
         }
     }
 
-    fn describe(&self, backup: &Backup) -> Result<Description, TaskError> {
-        Ok(Description {
-            id: backup.id.clone(),
-            project_id: backup.project_id.clone(),
-            user_id: backup.user_id.clone(),
-            volume_id: backup.volume_id.clone(),
-            snapshot_id: backup.snapshot_id.clone(),
-            parent_id: backup.parent_id.clone(),
-            name: backup.name.clone(),
-            description: backup.description.clone(),
-            metadata: (*backup.metadata).clone(),
-            size_gib: backup.size_gib,
-            availability_zone: backup.availability_zone.clone(),
-            container: backup.container.clone(),
-            created_at: backup.created_at,
-            data_timestamp: backup.data_timestamp,
-            volume: self.catalog.saved(&backup.volume_id)?,
-        })
-    }
-
-    /// Lease still ours and all packs live: available, pack set stored, references dropped, job
-    /// completed, all at once.
+    /// The last transaction. If the lease holds and no pack was given up, it makes the backup available, stores its pack
+    /// set, drops the session's references and completes the job.
     fn commit(&self, claimed: &Claimed, vault: &Vault, root: &Root) -> Result<(), TaskError> {
         let now = self.clock.now();
         let id = &root.backup.id;
         self.settle(&claimed.lease, |c| {
             self.hold_packs(c, vault, &claimed.job.id, root)?;
-            if db::packs::is_rewritten(c, &claimed.job.id).map_err(DbError::from)? {
+            if db::packs::is_rewritten(c, &claimed.job.id)? {
                 return Err(TaskError::Unsafe);
             }
-            db::backups::set_finished(c, id, &finished(root)).map_err(DbError::from)?;
-            let moved = db::backups::transition(c, id, BackupEvent::Finished, now);
-            if !moved.map_err(DbError::from)? {
+            db::backups::set_finished(c, id, &finished(root)?)?;
+            let moved = db::backups::transition(c, id, BackupEvent::Finished, now)?;
+            if !moved {
                 return Err(TaskError::Subject(
                     "the backup is not being created any more",
                 ));
             }
-            Ok(db::packs::end_session(c, &claimed.job.id).map_err(DbError::from)?)
+            Ok(db::packs::end_session(c, &claimed.job.id)?)
         })
     }
 
@@ -199,9 +193,7 @@ impl Tasks {
         detail: Detail,
     ) -> Result<(), TaskError> {
         let job: &JobId = &claimed.job.id;
-        let found = self
-            .db
-            .read(|c| db::backups::find(c, id).map_err(DbError::from))?;
+        let found = self.db.read(|c| db::backups::find(c, id))?;
         let Some(backup) = found else { return Ok(()) };
         self.catalog.end_backup(
             &claimed.lease,

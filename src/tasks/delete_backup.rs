@@ -1,6 +1,6 @@
-//! The job of deleting a backup. Its space follows when packs are collected.
+//! The job of deleting a backup. Garbage collection reclaims its space later.
 
-use crate::db::{self, DbError};
+use crate::db;
 use crate::jobs::Claimed;
 use crate::model::backup::{Backup, BackupEvent, BackupStatus};
 use crate::model::id::BackupId;
@@ -35,33 +35,31 @@ impl Tasks {
         let (lease, now) = (&claimed.lease, self.clock.now());
         self.db.write(|c| {
             if let Some(backup) = &backup {
-                db::lock(c, backup.root_name().as_str()).map_err(DbError::from)?;
-                // The other owner of the data may have been asked to go since.
-                if is_last != self::is_last(c, backup).map_err(DbError::from)? {
+                db::lock(c, backup.root_name().as_str())?;
+                // Another backup with the same root may have been added, or asked to go, since.
+                if is_last != self::is_last(c, backup)? {
                     return Err(TaskError::Overtaken);
                 }
-                db::backups::remove(c, id).map_err(DbError::from)?;
-                // Only of a root that was this backup's own: the row of an import that failed never had one.
+                db::backups::remove(c, id)?;
+                // Only if this backup owned the root: an import that failed never did.
                 if let Some(vault) = removed_from {
                     let was_available = backup.pack_set.is_some() || backup.is_unreadable();
                     let root = backup.root_name();
-                    db::collection::note_removed_root(c, vault, root, was_available)
-                        .map_err(DbError::from)?;
+                    db::collection::note_removed_root(c, vault, root, was_available)?;
                 }
             }
-            db::packs::end_session(c, &lease.job_id).map_err(DbError::from)?;
-            match db::jobs::settle(c, lease, end, None, now).map_err(DbError::from)? {
-                true => Ok(()),
-                false => Err(TaskError::Fenced),
+            db::packs::end_session(c, &lease.job_id)?;
+            if db::jobs::settle(c, lease, end, None, now)? {
+                Ok(())
+            } else {
+                Err(TaskError::Fenced)
             }
         })
     }
 
-    /// Whether nobody else needs, or will need, the backup's root.
+    /// Whether no other backup needs, or will need, the backup's root.
     pub(super) fn is_last(&self, backup: &Backup) -> Result<bool, TaskError> {
-        Ok(self
-            .db
-            .read(|c| is_last(c, backup).map_err(DbError::from))?)
+        Ok(self.db.read(|c| is_last(c, backup))?)
     }
 
     pub(super) fn deletion_failed(
@@ -85,9 +83,9 @@ impl Tasks {
     }
 }
 
-/// Whether nobody else will need the backup's root: of several that share it and are all being
-/// deleted, the one with the greatest id takes the root along.
-fn is_last(connection: &mut db::DbConnection, backup: &Backup) -> db::QueryResult<bool> {
+/// Whether no other backup will need the backup's root. If several share the root and all are being deleted, the one with
+/// the greatest id removes it.
+fn is_last(connection: &mut db::DbConnection, backup: &Backup) -> db::DbResult<bool> {
     let others = db::backups::sharing(connection, backup)?;
     Ok(others
         .iter()

@@ -1,34 +1,66 @@
-//! Work on vaults that nobody asks for: collection and verification, one vault at a time.
+//! Work on vaults without a request: collection and verification. Each worker does one vault at a time.
 
 use crate::config::Maintenance;
-use crate::db::vaults::{Turn, Upkeep};
-use crate::db::{self, DbConnection, DbError};
+use crate::db::vaults::Turn;
+use crate::db::{self, DbError};
+use crate::engine::care::verify::Depth;
+use crate::engine::care::{collect, verify};
 use crate::engine::vault::Vault;
-use crate::engine::verify::Depth;
-use crate::engine::{collect, verify};
 use crate::jobs::Claimed;
 use crate::model::id::VaultId;
-use crate::model::job::{Job, JobArgs};
+use crate::model::job::{Job, JobArgs, Upkeep};
 use crate::model::time::Timestamp;
 use crate::tasks::{TaskError, Tasks};
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// Pause before work on a vault that failed is tried again, and the longest one.
 const RETRY_MIN: Duration = Duration::from_secs(60);
 const RETRY_MAX: Duration = Duration::from_secs(3600);
+/// Most jobs of upkeep that wait or run at once.
+const QUEUE_MAX: usize = 100;
+
+/// When a vault was tried last, and what is to be done.
+type Due = (Option<Timestamp>, JobArgs);
 
 impl Tasks {
-    /// Adds the job that is due the longest, unless one is under way.
+    /// Adds the jobs that have been due for the longest time. They wait in a queue, so that the next vault's turn comes as
+    /// soon as a worker is done with one.
     pub fn schedule(&self, settings: &Maintenance) -> Result<(), DbError> {
         let now = self.clock.now();
-        // Room that was given up on a full disk is taken again.
+        // Fills the reserve again that was released on a full disk.
         self.db.has_room();
-        let job = self.db.read(|c| -> Result<_, DbError> {
-            if db::jobs::is_maintained(c)? {
-                return Ok(None);
+        let mut due = self.due(settings, now)?;
+        if due.is_empty() {
+            return Ok(());
+        }
+        // Vaults that were never collected or verified come first.
+        due.sort_by_key(|(last, _)| *last);
+        self.db.write(|c| -> Result<(), DbError> {
+            // Workers that do this at once add each job once.
+            db::lock(c, "upkeep")?;
+            let mut queued: HashSet<String> = db::jobs::maintained(c)?.into_iter().collect();
+            for (_, args) in &due {
+                if queued.len() >= QUEUE_MAX {
+                    break;
+                }
+                if queued.insert(args.subject().id().to_owned()) {
+                    db::jobs::insert(c, &Job::new(args.clone(), now))?;
+                }
             }
+            Ok(())
+        })
+    }
+
+    /// What is due of the vaults that wait for nothing yet, each with when it was tried last.
+    fn due(&self, settings: &Maintenance, now: Timestamp) -> Result<Vec<Due>, DbError> {
+        self.db.read(|c| {
+            let queued: HashSet<String> = db::jobs::maintained(c)?.into_iter().collect();
             let mut due = Vec::new();
             for (vault_id, collected, verified) in db::vaults::maintained(c)? {
+                if queued.contains(vault_id.as_str()) {
+                    continue;
+                }
                 if is_due(settings.verify_every, &verified, now) {
                     let vault_id = vault_id.clone();
                     due.push((last_try(&verified), JobArgs::VerifyVault { vault_id }));
@@ -37,23 +69,23 @@ impl Tasks {
                     due.push((last_try(&collected), JobArgs::CollectVault { vault_id }));
                 }
             }
-            // What was never done comes first.
-            let longest = due.into_iter().min_by_key(|(last, _)| *last);
-            Ok(longest.map(|(_, args)| args))
-        })?;
-        let Some(args) = job else { return Ok(()) };
-        let job = Job::new(args, now);
-        let added = self
-            .db
-            .write(|c| db::jobs::insert(c, &job).map_err(DbError::from));
-        match added {
-            // Another worker has just done the same.
-            Err(DbError::Query(error)) if db::is_duplicate(&error) => Ok(()),
-            added => added,
+            Ok(due)
+        })
+    }
+
+    pub(super) fn attempt_upkeep(
+        &self,
+        claimed: &Claimed,
+        id: &VaultId,
+        upkeep: Upkeep,
+    ) -> Result<(), TaskError> {
+        match upkeep {
+            Upkeep::Collect => self.collect_vault(claimed, id),
+            Upkeep::Verify => self.verify_vault(claimed, id),
         }
     }
 
-    pub(super) fn collect_vault(&self, claimed: &Claimed, id: &VaultId) -> Result<(), TaskError> {
+    fn collect_vault(&self, claimed: &Claimed, id: &VaultId) -> Result<(), TaskError> {
         let vault = self.vault(id)?;
         let plan = collect::run(&vault)?;
         tracing::info!(
@@ -73,7 +105,7 @@ impl Tasks {
         self.settle(&claimed.lease, |_| Ok(()))
     }
 
-    pub(super) fn verify_vault(&self, claimed: &Claimed, id: &VaultId) -> Result<(), TaskError> {
+    fn verify_vault(&self, claimed: &Claimed, id: &VaultId) -> Result<(), TaskError> {
         let vault = self.vault(id)?;
         let depth = match self.verify_bytes {
             0 => Depth::Quick,
@@ -91,69 +123,56 @@ impl Tasks {
             backups_damaged = report.backups.len(),
             "vault verified"
         );
-        self.settle_maintenance(claimed, |c, number, now| {
-            db::vaults::note_done(c, number, Upkeep::Verify, now)
+        let now = self.clock.now();
+        self.settle(&claimed.lease, |c| {
+            if let Some(row) = db::vaults::find_by_id(c, id)? {
+                db::vaults::note_done(c, row.number, Upkeep::Verify, now)?;
+            }
+            Ok(())
         })
     }
 
-    /// When the full verification of a vault began that is to be gone through now: one that was cut off
-    /// goes on, so that what it has read is not read again.
+    /// When the full verification of a vault began. An interrupted one is resumed, so that packs it has read are not read
+    /// again.
     pub fn full_verification_began(&self, vault: &Vault) -> Result<Timestamp, DbError> {
         let now = self.clock.now();
         self.db
-            .write(|c| db::condition::begin_full(c, vault.number, now).map_err(DbError::from))
+            .write(|c| db::condition::begin_full(c, vault.number, now))
     }
 
-    /// Notes that a full verification has gone through all.
+    /// Notes that a full verification is complete.
     pub fn full_verification_ended(&self, vault: &Vault) -> Result<(), DbError> {
-        self.db
-            .write(|c| db::condition::end_full(c, vault.number).map_err(DbError::from))
+        self.db.write(|c| db::condition::end_full(c, vault.number))
     }
 
-    /// A vault that could not be worked on is tried again soon, and ever more seldom.
-    pub(super) fn maintenance_failed(
+    /// Notes a failure, so that the vault is tried again soon, and then after longer and longer waits.
+    pub(super) fn upkeep_failed(
         &self,
         claimed: &Claimed,
+        id: &VaultId,
+        upkeep: Upkeep,
         reason: &str,
     ) -> Result<(), TaskError> {
-        let (vault, now) = (claimed.job.subject.as_str(), self.clock.now());
-        let upkeep = match &*claimed.job.args {
-            JobArgs::CollectVault { .. } => Upkeep::Collect,
-            _ => Upkeep::Verify,
-        };
+        let now = self.clock.now();
         self.discard(claimed, reason, |c| {
-            let Some(row) = db::vaults::find_by_id(c, &VaultId::new(vault))? else {
+            let Some(row) = db::vaults::find_by_id(c, id)? else {
                 return Ok(());
             };
             db::vaults::note_failed(c, row.number, upkeep, now)
         })
     }
 
-    fn settle_maintenance(
-        &self,
-        claimed: &Claimed,
-        mut note: impl FnMut(&mut DbConnection, i64, Timestamp) -> db::QueryResult<()>,
-    ) -> Result<(), TaskError> {
-        let (id, now) = (VaultId::new(&*claimed.job.subject), self.clock.now());
-        self.settle(&claimed.lease, |c| {
-            if let Some(row) = db::vaults::find_by_id(c, &id).map_err(DbError::from)? {
-                note(c, row.number, now).map_err(DbError::from)?;
-            }
-            Ok(())
-        })
-    }
-
     fn vault(&self, id: &VaultId) -> Result<Vault, TaskError> {
         let row = self
             .db
-            .read(|c| db::vaults::find_by_id(c, id).map_err(DbError::from))?
-            .ok_or(TaskError::Subject("the vault is gone"))?;
+            .read(|c| db::vaults::find_by_id(c, id))?
+            .ok_or(TaskError::Subject("the vault was removed"))?;
         self.open_vault(&row)
     }
 }
 
-/// Whether work is to be done again: after its time, or, if it failed, after a minute, and twice as long after
-/// each further failure, up to an hour. A time to come was noted before the clock was set back.
+/// Whether work is due: after `every`, or, if it failed, after a minute, then after twice as long each time, up to an
+/// hour. A noted time in the future means that the clock was set back; then it is due.
 fn is_due(every: Duration, turn: &Turn, now: Timestamp) -> bool {
     let doublings = u32::try_from(turn.failures.saturating_sub(1)).unwrap_or(0);
     let (last, pause) = match turn.failed_at {

@@ -1,7 +1,7 @@
-//! What a job does: one `match` over the kinds, each in its own file.
+//! What a job does: `run` looks at its subject and at the work on it, each in a file of its own.
 //!
-//! A task may be run again from the start at any time, so every step is repeatable. Its last step
-//! is one transaction that settles subject and job together, under the lease.
+//! A task may run again from the start at any time, so every step can be repeated. Its last step is one transaction that
+//! settles subject and job together, if the lease still holds.
 
 mod cancelled;
 mod create_backup;
@@ -11,34 +11,33 @@ pub mod maintenance;
 pub mod orphans;
 pub mod rebuild;
 mod restore_backup;
-mod snapshots;
+mod run;
+mod standalone;
 pub mod usage;
-mod volumes;
 
 use crate::clock::Clock;
+use crate::config;
 use crate::db::backups::Finished;
 use crate::db::{self, Db, DbConnection, DbError};
 use crate::engine;
-use crate::engine::backup::decode_pack_set;
-use crate::engine::keys::Keyring;
-use crate::engine::manifest::Root;
-use crate::engine::vault::{Options, Parameters, Vault};
+use crate::engine::format::keys::Keyring;
+use crate::engine::format::manifest::{Root, decode_pack_set};
+use crate::engine::vault::Vault;
+use crate::engine::vault::options::{Options, Parameters};
 use crate::jobs::Claimed;
 use crate::model::backup::{Backup, FAIL_REASON_CHARS_MAX};
 use crate::model::error::chain;
 use crate::model::id::{BackupId, JobId, StorageId, VaultId};
-use crate::model::job::{JobArgs, JobState, Lease, Outcome};
+use crate::model::job::{JobState, Lease};
 use crate::model::message::{Action, Detail, Message};
+use crate::model::number::PackNumber;
 use crate::model::vault::VaultRow;
 use crate::store::Store;
 use crate::volume::catalog::{Catalog, CatalogError};
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-/// Passing faults of a job after which the next is taken for a lasting one.
-const RETRIES_MAX: i32 = 5;
-/// Wait after the first of them; doubled each time.
+/// Wait after the first temporary fault of a job; doubled each time.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
 
 /// A storage that is open.
@@ -48,7 +47,7 @@ pub struct OpenStorage {
     pub store: Store,
 }
 
-/// What became of each vault.
+/// The result for each vault.
 pub type OfVaults<T> = Vec<(VaultId, Result<T, TaskError>)>;
 
 /// Everything a job can need.
@@ -60,6 +59,7 @@ pub struct Tasks {
     pub masters: Keyring,
     pub parameters: Parameters,
     pub options: Options,
+    pub quota: config::Quota,
     pub attempts_max: i32,
     /// Bytes that one verification reads.
     pub verify_bytes: u64,
@@ -74,22 +74,22 @@ pub enum TaskError {
     Catalog(#[from] CatalogError),
     #[error(transparent)]
     Db(#[from] DbError),
-    /// The row the job is about has changed or gone.
+    /// The row that the job is about has changed or was removed.
     #[error("{0}")]
     Subject(&'static str),
-    #[error("the job was given up: {0} times its worker vanished")]
+    #[error("gave up: the worker died {0} times during this job")]
     Attempts(i32),
     /// An administrator has disabled the service.
     #[error("Service not found for creating backup.")]
     NoService,
-    /// The second net below the rules of compaction.
-    #[error("a pack that the backup relies on was written again meanwhile")]
+    /// A second check beside the rules that forbid it; see `db::packs::is_rewritten`.
+    #[error("a pack that the backup uses was rewritten meanwhile, so the backup is made again")]
     Rewritten,
-    /// The same when the volume is no longer held, so that it cannot be read again.
-    #[error("a pack that the backup relies on was written again at its end; make the backup again")]
+    /// The same, found after the volume was released, so that it cannot be read again.
+    #[error("a pack that the backup uses was rewritten at its end; create the backup again")]
     Unsafe,
-    /// What the task decided by has changed under its hands.
-    #[error("something changed meanwhile")]
+    /// What the task decided by has changed since.
+    #[error("what the job decided by has changed meanwhile")]
     Overtaken,
     /// A defect of ours.
     #[error("the job panicked")]
@@ -100,13 +100,23 @@ pub enum TaskError {
 }
 
 impl TaskError {
+    /// Whether the database failed in a way that may pass. A row that cannot be read stays so.
+    fn is_of_database(&self) -> bool {
+        match self {
+            TaskError::Db(error)
+            | TaskError::Catalog(CatalogError::Db(error))
+            | TaskError::Engine(engine::Error::Db(error)) => !error.is_lasting(),
+            _ => false,
+        }
+    }
+
     fn is_temporary(&self) -> bool {
         match self {
             TaskError::Engine(error) => error.is_temporary(),
-            TaskError::Catalog(CatalogError::Db(_))
-            | TaskError::Db(_)
-            | TaskError::Panicked
-            | TaskError::Rewritten => true,
+            TaskError::Catalog(CatalogError::Db(error)) | TaskError::Db(error) => {
+                !error.is_lasting()
+            }
+            TaskError::Panicked | TaskError::Rewritten => true,
             TaskError::Catalog(_)
             | TaskError::Subject(_)
             | TaskError::Attempts(_)
@@ -119,121 +129,7 @@ impl TaskError {
 }
 
 impl Tasks {
-    /// Runs a claimed job.
-    pub fn run(&self, claimed: Claimed) -> Outcome {
-        let result = match claimed.job.orphaned >= self.attempts_max {
-            true => Err(TaskError::Attempts(self.attempts_max)),
-            false if claimed.job.cancel_requested => return self.cancel(&claimed),
-            // A panic is a failure like others: told, counted, and tried again ever more seldom.
-            false => catch_unwind(AssertUnwindSafe(|| self.attempt(&claimed)))
-                .unwrap_or(Err(TaskError::Panicked)),
-        };
-        match result {
-            Err(_) if self.is_cancel_requested(&claimed) => self.cancel(&claimed),
-            Ok(()) => Outcome::Settled,
-            Err(error) => self.after_failure(&claimed, error),
-        }
-    }
-
-    fn attempt(&self, claimed: &Claimed) -> Result<(), TaskError> {
-        match &*claimed.job.args {
-            JobArgs::CreateBackup {
-                backup_id, force, ..
-            } => self.create_backup(claimed, backup_id, *force),
-            JobArgs::RestoreBackup { backup_id, target } => {
-                self.restore_backup(claimed, backup_id, target)
-            }
-            JobArgs::DeleteBackup { backup_id } => self.delete_backup(claimed, backup_id),
-            JobArgs::ResetBackup { backup_id } => self.reset_backup(claimed, backup_id),
-            JobArgs::ImportBackup { backup_id, record } => {
-                self.import_backup(claimed, backup_id, record)
-            }
-            JobArgs::CreateVolume { volume_id } => self.create_volume(claimed, volume_id),
-            JobArgs::DeleteVolume { volume_id } => {
-                self.remove_volume(claimed, volume_id, JobState::Completed)
-            }
-            JobArgs::ExtendVolume {
-                volume_id,
-                size_gib,
-            } => self.extend_volume(claimed, volume_id, *size_gib),
-            JobArgs::CreateSnapshot { snapshot_id } => self.create_snapshot(claimed, snapshot_id),
-            JobArgs::DeleteSnapshot { snapshot_id } => {
-                self.remove_snapshot(claimed, snapshot_id, JobState::Completed)
-            }
-            JobArgs::CollectVault { vault_id } => self.collect_vault(claimed, vault_id),
-            JobArgs::VerifyVault { vault_id } => self.verify_vault(claimed, vault_id),
-        }
-    }
-
-    /// Decides between again, given back, and failed for good.
-    fn after_failure(&self, claimed: &Claimed, error: TaskError) -> Outcome {
-        let reason = chain(&error);
-        match &error {
-            TaskError::Fenced
-            | TaskError::Overtaken
-            | TaskError::Engine(engine::Error::Cancelled | engine::Error::Fenced) => {
-                return Outcome::Released;
-            }
-            // Whatever failed while the job was asked to stop failed for that.
-            error if error.is_temporary() && claimed.progress.is_asked_to_stop() => {
-                return Outcome::Released;
-            }
-            error if error.is_temporary() && claimed.job.failures < RETRIES_MAX => {
-                return Outcome::Retry {
-                    after: retry_delay(claimed),
-                    reason,
-                };
-            }
-            _ => {}
-        }
-        match self.give_up(claimed, &error, &reason) {
-            Ok(()) => Outcome::Failed { reason },
-            Err(_) if self.is_cancel_requested(claimed) => self.cancel(claimed),
-            Err(settling) => Outcome::Retry {
-                after: retry_delay(claimed),
-                reason: format!(
-                    "{reason}; and it could not be settled: {}",
-                    chain(&settling)
-                ),
-            },
-        }
-    }
-
-    /// Tells the subject that its job failed, and settles the job with it.
-    fn give_up(&self, claimed: &Claimed, error: &TaskError, reason: &str) -> Result<(), TaskError> {
-        match &*claimed.job.args {
-            JobArgs::CreateBackup { backup_id, .. } => {
-                let detail = match error {
-                    TaskError::NoService => Detail::NoService,
-                    _ => Detail::CreateFailed,
-                };
-                self.backup_failed(claimed, backup_id, &fail_reason(error), detail)
-            }
-            JobArgs::ResetBackup { .. } => self.discard(claimed, reason, |_| Ok(())),
-            JobArgs::ImportBackup { backup_id, .. } => {
-                self.import_failed(claimed, backup_id, &fail_reason(error))
-            }
-            JobArgs::RestoreBackup { backup_id, target } => {
-                self.restore_failed(claimed, backup_id, target, reason)
-            }
-            JobArgs::DeleteBackup { backup_id } => {
-                self.deletion_failed(claimed, backup_id, &fail_reason(error))
-            }
-            JobArgs::CreateVolume { volume_id }
-            | JobArgs::DeleteVolume { volume_id }
-            | JobArgs::ExtendVolume { volume_id, .. } => {
-                self.volume_failed(claimed, volume_id, reason)
-            }
-            JobArgs::CreateSnapshot { snapshot_id } | JobArgs::DeleteSnapshot { snapshot_id } => {
-                self.snapshot_failed(claimed, snapshot_id, reason)
-            }
-            JobArgs::CollectVault { .. } | JobArgs::VerifyVault { .. } => {
-                self.maintenance_failed(claimed, reason)
-            }
-        }
-    }
-
-    /// Changes rows and completes the job in one transaction, or, if the lease is lost, nothing.
+    /// Changes rows and completes the job in one transaction. If the lease is lost, nothing changes.
     fn settle(
         &self,
         lease: &Lease,
@@ -251,58 +147,68 @@ impl Tasks {
         let now = self.clock.now();
         self.db.write(|c| {
             change(c)?;
-            match db::jobs::settle(c, lease, end, None, now).map_err(DbError::from)? {
-                true => Ok(()),
-                false => Err(TaskError::Fenced),
+            if db::jobs::settle(c, lease, end, None, now)? {
+                Ok(())
+            } else {
+                Err(TaskError::Fenced)
             }
         })
     }
 
-    /// Tells the subject that its job failed, and discards the job, in one transaction.
+    /// Changes the subject of a failed job and discards the job, in one transaction.
     fn discard(
         &self,
         claimed: &Claimed,
         reason: &str,
-        mut change: impl FnMut(&mut DbConnection) -> db::QueryResult<()>,
+        change: impl FnMut(&mut DbConnection) -> db::DbResult<()>,
+    ) -> Result<(), TaskError> {
+        self.discard_as(claimed, JobState::Discarded, reason, change)
+    }
+
+    fn discard_as(
+        &self,
+        claimed: &Claimed,
+        end: JobState,
+        reason: &str,
+        mut change: impl FnMut(&mut DbConnection) -> db::DbResult<()>,
     ) -> Result<(), TaskError> {
         let now = self.clock.now();
         self.db.write(|c| {
-            change(c).map_err(DbError::from)?;
-            let end = JobState::Discarded;
-            match db::jobs::settle(c, &claimed.lease, end, Some(reason), now)
-                .map_err(DbError::from)?
-            {
-                true => Ok(()),
-                false => Err(TaskError::Fenced),
+            change(c)?;
+            if db::jobs::settle(c, &claimed.lease, end, Some(reason), now)? {
+                Ok(())
+            } else {
+                Err(TaskError::Fenced)
             }
         })
     }
 
-    /// Changes rows if the job is still ours; completes nothing.
+    /// Changes rows if the job still belongs to this run; does not complete the job.
     fn under_lease<T>(
         &self,
         lease: &Lease,
-        mut change: impl FnMut(&mut DbConnection) -> db::QueryResult<T>,
+        mut change: impl FnMut(&mut DbConnection) -> db::DbResult<T>,
     ) -> Result<T, TaskError> {
         self.db.write(|c| {
-            let job = db::jobs::find(c, &lease.job_id).map_err(DbError::from)?;
+            let job = db::jobs::find(c, &lease.job_id)?;
             let is_ours = job
                 .is_some_and(|job| job.state == JobState::Running && job.attempt == lease.attempt);
-            match is_ours {
-                true => Ok(change(c).map_err(DbError::from)?),
-                false => Err(TaskError::Fenced),
+            if is_ours {
+                Ok(change(c)?)
+            } else {
+                Err(TaskError::Fenced)
             }
         })
     }
 
-    /// Tells the owner of a backup what became of it. Part of the transaction that settles it.
+    /// Leaves the owner of a backup a message. Part of the transaction that settles the backup.
     fn tell(
         &self,
         connection: &mut DbConnection,
         claimed: &Claimed,
         backup: &Backup,
         what: (Action, Detail),
-    ) -> db::QueryResult<()> {
+    ) -> db::DbResult<()> {
         let message = Message::new(
             backup.project_id.clone(),
             claimed.job.request_id.clone(),
@@ -313,8 +219,8 @@ impl Tasks {
         db::messages::insert(connection, &message)
     }
 
-    /// Makes sure that all packs of a backup are live, in the transaction that makes it available:
-    /// a collector may have condemned one that the session had just come to rely upon.
+    /// Makes all packs of a backup live, in the transaction that makes it available; an error if one was given up. A
+    /// collection may have condemned a pack before the session took its reference.
     fn hold_packs(
         &self,
         connection: &mut DbConnection,
@@ -322,33 +228,33 @@ impl Tasks {
         job: &JobId,
         root: &Root,
     ) -> Result<(), TaskError> {
-        let packs: Vec<i64> = decode_pack_set(&root.pack_set)?
+        let packs: Vec<PackNumber> = decode_pack_set(&root.pack_set)?
             .iter()
-            .map(i64::from)
+            .map(PackNumber::from)
             .collect();
         let held = db::packs::reference(connection, vault.number, job, &packs);
-        match held.map_err(DbError::from)?.len() == packs.len() {
-            true => Ok(()),
-            false => Err(TaskError::Subject("a pack of the backup is not live")),
+        if held?.len() == packs.len() {
+            Ok(())
+        } else {
+            Err(TaskError::Subject(
+                "a pack that the backup needs was removed",
+            ))
         }
     }
 
     fn find_backup(&self, id: &BackupId) -> Result<Option<Backup>, DbError> {
-        self.db
-            .read(|c| db::backups::find(c, id).map_err(DbError::from))
+        self.db.read(|c| db::backups::find(c, id))
     }
 
     fn storage(&self, id: &StorageId) -> Result<&OpenStorage, TaskError> {
         self.storages.get(id).ok_or(TaskError::Subject(
-            "the backup's storage is not configured any more",
+            "the backup's storage is no longer configured",
         ))
     }
 
     /// All vaults of the configured storages, for commands that work beside the service.
     pub fn vaults(&self) -> Result<OfVaults<Vault>, DbError> {
-        let rows = self
-            .db
-            .read(|c| db::vaults::all(c).map_err(DbError::from))?;
+        let rows = self.db.read(db::vaults::all)?;
         Ok(rows
             .into_iter()
             .map(|row| (row.id.clone(), self.open_vault(&row)))
@@ -372,9 +278,7 @@ impl Tasks {
         let Some(id) = &backup.vault_id else {
             return Ok(None);
         };
-        let row = self
-            .db
-            .read(|c| db::vaults::find_by_id(c, id).map_err(DbError::from))?;
+        let row = self.db.read(|c| db::vaults::find_by_id(c, id))?;
         row.map(|row| self.open_vault(&row)).transpose()
     }
 }
@@ -387,16 +291,21 @@ fn retry_delay(claimed: &Claimed) -> Duration {
 }
 
 /// What a root says a backup came to.
-fn finished(root: &Root) -> Finished {
-    let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    Finished {
+fn finished(root: &Root) -> engine::Result<Finished> {
+    let signed = |value: u64| {
+        i64::try_from(value).map_err(|_| engine::Error::Corrupt {
+            object: format!("the root of backup {}", root.backup.id),
+            detail: format!("no backup comes to {value} bytes or objects"),
+        })
+    };
+    Ok(Finished {
         pack_set: root.pack_set.clone(),
-        object_count: signed(root.object_count),
-        logical_bytes: signed(root.logical_bytes),
-        read_bytes: signed(root.read_bytes),
-        stored_bytes: signed(root.stored_bytes),
-        deduplicated_bytes: signed(root.deduplicated_bytes),
-    }
+        object_count: signed(root.object_count)?,
+        logical_bytes: signed(root.logical_bytes)?,
+        read_bytes: signed(root.read_bytes)?,
+        stored_bytes: signed(root.stored_bytes)?,
+        deduplicated_bytes: signed(root.deduplicated_bytes)?,
+    })
 }
 
 fn fail_reason(error: &TaskError) -> String {

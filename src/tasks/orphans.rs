@@ -1,11 +1,11 @@
-//! Work that nobody does any more, because its job is not there: ended as if the job had failed, so
-//! that no state lasts for ever whatever happens to rows.
+//! Rows that wait for a job that does not exist. They are settled as if the job had failed, so that no state lasts for
+//! ever, even if rows are lost.
 
 use crate::db::{self, DbError, orphans};
 use crate::model::backup::{BackupEvent, BackupStatus};
-use crate::model::id::{BackupId, JobId, VolumeId};
-use crate::model::job::{Job, JobArgs, Lease};
-use crate::model::volume::VolumeStatus;
+use crate::model::id::{BackupId, JobId};
+use crate::model::job::{Job, JobArgs};
+use crate::model::volume::HeldVolume;
 use crate::tasks::{TaskError, Tasks};
 
 const REASON: &str = "Its job was lost.";
@@ -15,13 +15,15 @@ const REASON: &str = "Its job was lost.";
 pub enum Orphan {
     Session(JobId),
     Backup(BackupId, BackupStatus),
-    Volume(VolumeId, VolumeStatus, Option<JobId>),
+    Volume(HeldVolume),
 }
 
 impl Tasks {
-    /// What seems to be orphaned now. Only what is so for a while is: a job may just be coming.
-    pub fn orphans(&self) -> Result<Vec<Orphan>, DbError> {
-        self.db.read(|c| {
+    /// Candidates. Settle one only if it is still here a lease later; its job may be about to be inserted.
+    pub fn orphans(&self) -> Result<Vec<Orphan>, TaskError> {
+        // Before the live jobs: a job that ends meanwhile releases its volume first.
+        let held = self.catalog.held()?;
+        let found = self.db.read(|c| -> Result<_, DbError> {
             let mut found: Vec<Orphan> = orphans::sessions(c)?
                 .into_iter()
                 .map(Orphan::Session)
@@ -32,32 +34,32 @@ impl Tasks {
                     .into_iter()
                     .map(|(id, status)| Orphan::Backup(id, status)),
             );
-            let volumes = orphans::volumes(c)?;
-            found.extend(
-                volumes
-                    .into_iter()
-                    .map(|(id, status, job)| Orphan::Volume(id, status, job)),
-            );
+            let live = orphans::live(c)?;
+            let lost = held.into_iter().filter(|held| !live.ends(held));
+            found.extend(lost.map(Orphan::Volume));
             Ok(found)
-        })
+        })?;
+        Ok(found)
     }
 
-    /// Ends it.
+    /// Settles an orphan as if its job had failed.
     pub fn settle_orphan(&self, orphan: &Orphan) -> Result<(), TaskError> {
-        tracing::error!(?orphan, "its job is not there; ending it");
+        tracing::error!(?orphan, "settling an orphan: it has no job row");
         let now = self.clock.now();
         match orphan {
-            Orphan::Session(job) => self
-                .db
-                .write(|c| db::packs::end_session(c, job).map_err(DbError::from))?,
-            // What was begun is gone through again.
+            Orphan::Session(job) => self.db.write(|c| db::packs::end_session(c, job))?,
+            // A deletion that was begun is done again.
             Orphan::Backup(id, BackupStatus::Deleting) => {
                 let args = JobArgs::DeleteBackup {
                     backup_id: id.clone(),
                 };
-                let job = Job::new(args, now);
-                self.db
-                    .write(|c| db::jobs::insert(c, &job).map_err(DbError::from))?;
+                // In its project's turn, as if it had asked.
+                let project_id = self.find_backup(id)?.map(|backup| backup.project_id);
+                let job = Job {
+                    project_id,
+                    ..Job::new(args, now)
+                };
+                self.db.write(|c| db::jobs::insert(c, &job))?;
             }
             Orphan::Backup(id, _) => self.db.write(|c| -> Result<(), DbError> {
                 if db::backups::transition(c, id, BackupEvent::Failed, now)? {
@@ -65,42 +67,8 @@ impl Tasks {
                 }
                 Ok(())
             })?,
-            Orphan::Volume(id, status, job) => self.settle_volume(id, *status, job.as_ref())?,
+            Orphan::Volume(held) => self.catalog.give_back(held)?,
         }
-        Ok(())
-    }
-
-    fn settle_volume(
-        &self,
-        id: &VolumeId,
-        status: VolumeStatus,
-        job: Option<&JobId>,
-    ) -> Result<(), TaskError> {
-        // Follows every run of the job that is gone.
-        let lease = job.map(|job| Lease {
-            job_id: job.clone(),
-            attempt: i32::MAX,
-        });
-        match (status, &lease) {
-            (VolumeStatus::BackingUp, Some(lease)) => {
-                return Ok(self.catalog.end_backup(lease, id, None, false)?);
-            }
-            (VolumeStatus::RestoringBackup, Some(lease)) => {
-                return Ok(self.catalog.end_restore(lease, id, Err(()))?);
-            }
-            _ => {}
-        }
-        let to = match status {
-            VolumeStatus::Deleting => VolumeStatus::ErrorDeleting,
-            VolumeStatus::Extending => VolumeStatus::ErrorExtending,
-            VolumeStatus::BackingUp => VolumeStatus::Available,
-            VolumeStatus::RestoringBackup => VolumeStatus::ErrorRestoring,
-            _ => VolumeStatus::Error,
-        };
-        let now = self.clock.now();
-        self.db.write(|c| {
-            db::volumes::transition(c, id, &[status], to, None, now).map_err(DbError::from)
-        })?;
         Ok(())
     }
 }

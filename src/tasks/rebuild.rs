@@ -1,21 +1,21 @@
-//! Bringing the database up to what a storage holds: after it was lost, or replaced by an old copy.
+//! Brings the database up to date with a storage, after it was lost or replaced by an old copy.
 
+use crate::db::backups::Finished;
 use crate::db::{self, DbConnection, DbError};
 use crate::engine;
-use crate::engine::backup::decode_pack_sets;
-use crate::engine::frames;
-use crate::engine::manifest::Root;
-use crate::engine::rebuild::{self, Found};
+use crate::engine::care::frames;
+use crate::engine::care::rebuild::{self, Found};
+use crate::engine::format::manifest::{Root, decode_pack_sets};
 use crate::engine::vault::Vault;
 use crate::model::backup::{Backup, BackupStatus, FAIL_REASON_CHARS_MAX};
-use crate::model::column::Json;
-use crate::model::id::{BackupId, ProjectId, StorageId, UserId, VaultId};
+use crate::model::description::Description;
+use crate::model::id::{BackupId, StorageId, UserId, VaultId};
 use crate::model::time::Timestamp;
 use crate::model::vault::VaultRow;
 use crate::tasks::{OfVaults, TaskError, Tasks, finished};
 use std::collections::BTreeSet;
 
-/// Why a backup was called failed here; a later rebuild may find what was missing.
+/// Reasons for which a rebuild marks a backup as failed. A later rebuild may find what was missing.
 const ROOT_MISSING: &str = "Its data is not in the storage.";
 const INCOMPLETE: &str = "Some of the data it needs is not in the storage.";
 const PACKS_MISSING: &str = "of the packs it needs are not in the storage";
@@ -41,8 +41,8 @@ pub struct Rebuilt {
 }
 
 impl Tasks {
-    /// Takes in all that a storage holds and the database does not know. Repeatable; what the database
-    /// knows beyond it is told to be failed.
+    /// Adds everything that a storage holds and the database does not know. Backups that the database knows and the
+    /// storage does not hold become failed. Can be repeated.
     pub fn rebuild(&self, storage: &StorageId) -> Result<OfVaults<Rebuilt>, TaskError> {
         let store = &self.storage(storage)?.store;
         let mut done = Vec::new();
@@ -65,14 +65,12 @@ impl Tasks {
         id: &VaultId,
         found: &Found,
     ) -> Result<Rebuilt, TaskError> {
-        let known = self
-            .db
-            .read(|c| db::vaults::find_by_id(c, id).map_err(DbError::from))?;
+        let known = self.db.read(|c| db::vaults::find_by_id(c, id))?;
         let vault = match known {
             Some(row) => self.open_vault(&row)?,
             None => match self.adopt_by_any(storage, id, found)? {
                 Some(vault) => vault,
-                // Nobody can tell whose it was, and nobody misses it.
+                // Without a root there is no backup in it, and no project to which it could belong.
                 None => return Ok(Rebuilt::default()),
             },
         };
@@ -82,7 +80,7 @@ impl Tasks {
             refused,
             ..Rebuilt::default()
         };
-        // One that cannot be reached does not keep the others away.
+        // A root that cannot be read now does not stop the others.
         let mut failed = Ok(());
         for root in &found.roots {
             let done = self.rebuild_backup(storage, &vault, root, found, &mut rebuilt);
@@ -90,16 +88,16 @@ impl Tasks {
         }
         failed?;
         rebuild::prefer_needed(&vault, found)?;
-        self.tell_lost(&vault, found)?;
+        self.mark_lost(&vault, found)?;
         for id in frames::incomplete(&vault)? {
             rebuilt.refused.push(format!("backup {id}: {INCOMPLETE}"));
             self.db
-                .write(|c| db::backups::set_lost(c, &id, INCOMPLETE).map_err(DbError::from))?;
+                .write(|c| db::backups::set_lost(c, &id, INCOMPLETE))?;
         }
         Ok(rebuilt)
     }
 
-    /// Takes a vault over by the first of its roots that can be read.
+    /// Takes a vault over with the first of its roots that can be read.
     fn adopt_by_any(
         &self,
         storage: &StorageId,
@@ -108,7 +106,10 @@ impl Tasks {
     ) -> Result<Option<Vault>, TaskError> {
         let mut damage = None;
         for root in &found.roots {
-            match self.adopt_vault(storage, id, found, root) {
+            let adopted = self
+                .unknown_vault(storage, id, found, root)
+                .and_then(|row| self.adopt_vault(&row, found));
+            match adopted {
                 Ok(vault) => return Ok(Some(vault)),
                 Err(error @ TaskError::Engine(engine::Error::Corrupt { .. })) => {
                     damage.get_or_insert(error);
@@ -119,22 +120,27 @@ impl Tasks {
         damage.map_or(Ok(None), Err)
     }
 
-    /// Takes a vault over from its storage. One of its roots proves that the key is ours, and tells
-    /// whose vault it is.
-    pub(super) fn adopt_vault(
+    /// The row of a vault that the database does not know. One of its roots proves that we have the key, and names the
+    /// project.
+    pub(super) fn unknown_vault(
         &self,
         storage: &StorageId,
         id: &VaultId,
         found: &Found,
         root: &BackupId,
-    ) -> Result<Vault, TaskError> {
+    ) -> Result<VaultRow, TaskError> {
         let mut row = rebuild::row(id, storage, found, self.clock.now());
         row.project_id = self.open_vault(&row)?.root(root)?.backup.project_id;
+        Ok(row)
+    }
+
+    /// Takes a vault over from its storage.
+    pub(super) fn adopt_vault(&self, row: &VaultRow, found: &Found) -> Result<Vault, TaskError> {
         let row = self.db.write(|c| -> Result<_, DbError> {
             db::lock(c, "vaults")?;
-            match db::vaults::find_by_id(c, id)? {
+            match db::vaults::find_by_id(c, &row.id)? {
                 Some(row) => Ok(row),
-                None => Ok(db::vaults::adopt(c, &row)?),
+                None => db::vaults::adopt(c, row),
             }
         })?;
         let vault = self.open_vault(&row)?;
@@ -150,17 +156,26 @@ impl Tasks {
         found: &Found,
         rebuilt: &mut Rebuilt,
     ) -> Result<(), TaskError> {
-        let known = self
-            .db
-            .read(|c| db::backups::with_root(c, &vault.id, id).map_err(DbError::from))?;
-        // Of one that could not be read, or not be found, all may be there by now.
+        let known = self.db.read(|c| db::backups::with_root(c, &vault.id, id))?;
+        // A backup that was unreadable or incomplete before may be complete by now.
         let is_settled = |known: &Backup| !known.is_unreadable() && !was_lost(known);
         if known.as_ref().is_some_and(is_settled) {
             rebuilt.known += 1;
             return Ok(());
         }
-        let root = match vault.root_at_last(id) {
-            Ok(root) => root,
+        // A root that was stored late, by a run whose backup was deleted meanwhile: a collection removes it.
+        let removed = self
+            .db
+            .read(|c| db::collection::removed_root(c, vault.number, id))?;
+        if removed == Some(false) {
+            return Ok(());
+        }
+        let read = vault.root_at_last(id).and_then(|root| {
+            let backup = of_root(storage, vault, &root)?;
+            Ok((root, backup))
+        });
+        let (root, mut backup) = match read {
+            Ok(read) => read,
             Err(error @ engine::Error::Corrupt { .. }) => {
                 rebuilt.refused.push(error.to_string());
                 if known.is_some() {
@@ -171,7 +186,6 @@ impl Tasks {
             Err(engine::Error::Missing { .. }) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let mut backup = of_root(storage, vault, &root);
         let missing = rebuild::missing(vault, &root, found)?;
         if !missing.is_empty() {
             let reason = format!("{} {PACKS_MISSING}", missing.len());
@@ -180,9 +194,12 @@ impl Tasks {
             backup.fail_reason = Some(reason);
         }
         self.db.write(|c| -> Result<(), DbError> {
+            if is_settled_meanwhile(c, vault, id, known.as_ref())? {
+                return Ok(());
+            }
             match &known {
                 Some(known) if was_lost(known) && missing.is_empty() => {
-                    return Ok(db::backups::set_found(c, &known.id)?);
+                    return db::backups::set_found(c, &known.id);
                 }
                 Some(known) if was_lost(known) => return Ok(()),
                 Some(known) => db::backups::remove(c, &known.id)?,
@@ -194,8 +211,8 @@ impl Tasks {
         Ok(())
     }
 
-    /// A backup of which no more is known than that it cannot be read. With it the vault's roots are all
-    /// known again; it is its owner's to delete.
+    /// Adds a backup of which nothing is known but that its root cannot be read. With it the database knows all roots of
+    /// the vault. Its owner can delete it.
     fn note_unreadable(
         &self,
         storage: &StorageId,
@@ -208,41 +225,53 @@ impl Tasks {
             Ok(row.map(|row| unreadable(storage, row, id, reason, self.clock.now())))
         })?;
         let Some(backup) = backup else { return Ok(()) };
-        self.db.write(|c| insert_found(c, vault, backup.clone()))?;
+        self.db.write(|c| -> Result<(), DbError> {
+            if is_settled_meanwhile(c, vault, id, None)? {
+                return Ok(());
+            }
+            insert_found(c, vault, backup.clone())
+        })?;
         Ok(())
     }
 
-    /// After roots of backups turned out not to be there: what an old database believes to be stored
-    /// must not be relied upon. Those backups are told to be failed, and packs that are not there are
-    /// noted.
+    /// Called when roots of known backups are missing: the database may be an old copy. Marks those backups as failed and
+    /// missing packs as damaged, so that new backups do not rely on them.
     pub(super) fn reconcile(&self, vault: &Vault) -> Result<(), TaskError> {
         if let Some(found) = rebuild::vault(vault.store(), &vault.id)? {
-            let sets = self
-                .db
-                .read(|c| db::collection::pack_sets(c, &vault.id).map_err(DbError::from))?;
+            let sets = self.db.read(|c| db::collection::pack_sets(c, &vault.id))?;
             rebuild::packs(vault, &found, Some(&decode_pack_sets(&sets)?))?;
-            self.tell_lost(vault, &found)?;
+            self.mark_lost(vault, &found)?;
         }
         Ok(())
     }
 
-    /// Backups that were deleted after the database was copied are known and not there.
-    fn tell_lost(&self, vault: &Vault, found: &Found) -> Result<(), TaskError> {
+    /// Marks available backups as failed if their root is missing: they were deleted after the database was copied.
+    fn mark_lost(&self, vault: &Vault, found: &Found) -> Result<(), TaskError> {
         let there: BTreeSet<&BackupId> = found.roots.iter().collect();
-        let known = self
-            .db
-            .read(|c| db::collection::needed(c, &vault.id).map_err(DbError::from))?;
+        let known = self.db.read(|c| db::collection::needed(c, &vault.id))?;
         for backup in known {
             let is_lost = backup.status == BackupStatus::Available && !there.contains(&backup.root);
-            // Once more, as it may just have been made.
+            // Look again, as it may have been stored after the listing.
             if is_lost && !vault.has_root(&backup.root)? {
-                self.db.write(|c| {
-                    db::backups::set_lost(c, &backup.id, ROOT_MISSING).map_err(DbError::from)
-                })?;
+                self.db
+                    .write(|c| db::backups::set_lost(c, &backup.id, ROOT_MISSING))?;
             }
         }
         Ok(())
     }
+}
+
+/// Whether the backup with a root is no longer the one that was known: another rebuild was faster. Others that ask wait
+/// until the transaction ends.
+fn is_settled_meanwhile(
+    connection: &mut DbConnection,
+    vault: &Vault,
+    root: &BackupId,
+    known: Option<&Backup>,
+) -> Result<bool, DbError> {
+    db::lock(connection, root.as_str())?;
+    let now = db::backups::with_root(connection, &vault.id, root)?;
+    Ok(now.map(|now| (now.id, now.status)) != known.map(|known| (known.id.clone(), known.status)))
 }
 
 /// Adds a backup that was found by its root. Its id may be taken: an import may bear the id of one backup
@@ -256,7 +285,7 @@ fn insert_found(
     if db::backups::find(connection, &backup.id)?.is_some() {
         backup.root_id = Some(std::mem::replace(&mut backup.id, BackupId::random()));
     }
-    Ok(db::backups::insert(connection, &backup)?)
+    db::backups::insert(connection, &backup)
 }
 
 fn unreadable(
@@ -266,42 +295,32 @@ fn unreadable(
     reason: &str,
     now: Timestamp,
 ) -> Backup {
-    // Of a vault taken over beside another one of the project.
-    let project = vault.project_id.as_str();
-    let project = project.split_once(' ').map_or(project, |(owner, _)| owner);
-    let owner = (ProjectId::new(project), UserId::new(""));
-    Backup {
-        vault_id: Some(vault.id),
-        status: BackupStatus::Error,
-        fail_reason: Some(reason.chars().take(FAIL_REASON_CHARS_MAX).collect()),
-        ..Backup::blank(id.clone(), owner, storage.clone(), now)
-    }
+    let described = Description::blank(id.clone(), vault.owner(), UserId::new(""), now);
+    let mut backup = Backup::new(described, storage.clone());
+    backup.vault_id = Some(vault.id);
+    backup.status = BackupStatus::Error;
+    backup.fail_reason = Some(reason.chars().take(FAIL_REASON_CHARS_MAX).collect());
+    backup
 }
 
-/// The row of a backup of which the root is all that is left.
-fn of_root(storage: &StorageId, vault: &Vault, root: &Root) -> Backup {
-    let saved = &root.backup;
-    let sums = finished(root);
-    let owner = (saved.project_id.clone(), saved.user_id.clone());
-    Backup {
-        vault_id: Some(vault.id.clone()),
-        volume_id: saved.volume_id.clone(),
-        snapshot_id: saved.snapshot_id.clone(),
-        parent_id: saved.parent_id.clone(),
-        name: saved.name.clone(),
-        description: saved.description.clone(),
-        status: BackupStatus::Available,
-        size_gib: saved.size_gib,
-        object_count: sums.object_count,
-        availability_zone: saved.availability_zone.clone(),
-        container: saved.container.clone(),
-        metadata: Json::new(saved.metadata.clone()),
-        data_timestamp: saved.data_timestamp,
-        pack_set: Some(sums.pack_set),
-        logical_bytes: sums.logical_bytes,
-        read_bytes: sums.read_bytes,
-        stored_bytes: sums.stored_bytes,
-        deduplicated_bytes: sums.deduplicated_bytes,
-        ..Backup::blank(saved.id.clone(), owner, storage.clone(), saved.created_at)
-    }
+/// The row of a backup, built from its root alone.
+fn of_root(storage: &StorageId, vault: &Vault, root: &Root) -> engine::Result<Backup> {
+    let mut backup = Backup::new(root.backup.clone(), storage.clone());
+    let Finished {
+        pack_set,
+        object_count,
+        logical_bytes,
+        read_bytes,
+        stored_bytes,
+        deduplicated_bytes,
+    } = finished(root)?;
+    backup.vault_id = Some(vault.id.clone());
+    backup.status = BackupStatus::Available;
+    backup.pack_set = Some(pack_set);
+    backup.object_count = object_count;
+    backup.logical_bytes = logical_bytes;
+    backup.read_bytes = read_bytes;
+    backup.stored_bytes = stored_bytes;
+    backup.deduplicated_bytes = deduplicated_bytes;
+    Ok(backup)
 }

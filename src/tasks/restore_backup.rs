@@ -1,6 +1,6 @@
 //! The job of restoring a backup.
 
-use crate::db::{self, DbError};
+use crate::db;
 use crate::engine;
 use crate::jobs::Claimed;
 use crate::model::backup::{BackupEvent, BackupStatus};
@@ -18,9 +18,7 @@ impl Tasks {
         id: &BackupId,
         target: &RestoreTarget,
     ) -> Result<(), TaskError> {
-        let found = self
-            .db
-            .read(|c| db::backups::find(c, id).map_err(DbError::from))?;
+        let found = self.db.read(|c| db::backups::find(c, id))?;
         let backup = found
             .filter(|backup| backup.status == BackupStatus::Restoring)
             .ok_or(TaskError::Subject(
@@ -31,7 +29,7 @@ impl Tasks {
         let vault = self
             .vault_of(&backup)?
             .ok_or(TaskError::Subject("the backup has no vault"))?;
-        // What an earlier run has written may be in use by now.
+        // After an earlier run has written the target, it may be in use, and must not be written again.
         if claimed.job.checkpoint != Some(Checkpoint::Written) {
             self.catalog.begin_restore(lease, target)?;
             let root = vault.root(backup.root_name())?;
@@ -41,7 +39,7 @@ impl Tasks {
             if writer.length() < root.volume_bytes {
                 return Err(TaskError::Subject("the target is smaller than the backup"));
             }
-            engine::restore::run(&vault, &root, &writer, &claimed.progress)?;
+            engine::read::restore::run(&vault, &root, &writer, &claimed.progress)?;
             self.catalog.finish_target(lease, volume)?;
             self.under_lease(lease, |c| {
                 db::jobs::set_checkpoint(c, lease, Checkpoint::Written).map(|_| ())
@@ -56,13 +54,12 @@ impl Tasks {
         self.catalog.end_restore(lease, volume, Ok(&restored))?;
         let now = self.clock.now();
         self.settle(&claimed.lease, |c| {
-            match db::backups::transition(c, id, BackupEvent::Finished, now)
-                .map_err(DbError::from)?
-            {
-                true => Ok(()),
-                false => Err(TaskError::Subject(
+            if db::backups::transition(c, id, BackupEvent::Finished, now)? {
+                Ok(())
+            } else {
+                Err(TaskError::Subject(
                     "the backup is not being restored any more",
-                )),
+                ))
             }
         })
     }
@@ -74,13 +71,13 @@ impl Tasks {
         target: &RestoreTarget,
         reason: &str,
     ) -> Result<(), TaskError> {
-        // Before anything is recorded, which may need the room.
+        // First, as recording the failure may need the space.
         if let Err(error) = self
             .catalog
             .give_target_back(&claimed.lease, &target.volume_id)
         {
             let error = chain(&error);
-            tracing::error!(volume.id = %target.volume_id, error, "the room of a failed restore was not given back");
+            tracing::error!(volume.id = %target.volume_id, error, "the file of a failed restore was not removed");
         }
         self.catalog
             .end_restore(&claimed.lease, &target.volume_id, Err(()))?;

@@ -1,9 +1,10 @@
-//! What backups take: of the volume, added to the storage, and what would come back without them.
+//! The size of backups: data of the volume, bytes added to the storage, and bytes that their deletion would free.
 
 use crate::db::{self, DbError};
-use crate::engine::backup::decode_pack_set;
+use crate::engine::format::manifest::decode_pack_set;
 use crate::model::backup::Backup;
 use crate::model::id::VaultId;
+use crate::model::number::{ByteCount, PackNumber};
 use crate::tasks::{TaskError, Tasks};
 use roaring::RoaringBitmap;
 use std::collections::HashMap;
@@ -26,7 +27,12 @@ impl Tasks {
             };
             let sizes = db::collection::sizes(c, row.number)?;
             let backups = db::backups::of_vault(c, vault)?;
-            Ok((backups, sizes.into_iter().collect::<HashMap<i64, i64>>()))
+            Ok((
+                backups,
+                sizes
+                    .into_iter()
+                    .collect::<HashMap<PackNumber, ByteCount>>(),
+            ))
         })?;
         let mut sets = Vec::new();
         let (mut once, mut twice) = (RoaringBitmap::new(), RoaringBitmap::new());
@@ -39,15 +45,13 @@ impl Tasks {
             once |= &set;
             sets.push((backup, set));
         }
-        let bytes = |pack: u32| sizes.get(&pack.into()).copied().unwrap_or(0);
+        // A pack that is gone gives nothing back.
+        let bytes = |pack: u32| sizes.get(&pack.into()).map_or(0, |size| size.get());
         Ok(sets
             .into_iter()
-            .map(|(backup, set)| {
-                let unique: i64 = (set - &twice).iter().map(bytes).sum();
-                Usage {
-                    backup,
-                    unique_bytes: u64::try_from(unique).unwrap_or(0),
-                }
+            .map(|(backup, set)| Usage {
+                backup,
+                unique_bytes: (set - &twice).iter().map(bytes).sum(),
             })
             .collect())
     }

@@ -1,8 +1,8 @@
 //! What changed between two files that share blocks: their extent maps, compared.
 //!
-//! Where two reflinked files have a range at the same place on the disk, they have the same bytes
-//! there, because file systems with reflinks never write to a shared block. Whatever is not told
-//! for certain (compressed, inline, not yet allocated) counts as changed.
+//! If two reflinked files have a range at the same place on the disk, the bytes are the same, because file systems with
+//! reflinks never write to a shared block. Extents whose place is not certain (compressed, inline, not yet allocated)
+//! count as changed.
 
 use crate::volume::VolumeError;
 use rustix::ioctl::{Updater, ioctl, opcode};
@@ -75,11 +75,7 @@ impl FilePair {
         let open = |path: &Path| {
             File::open(path)
                 .map(|file| (file, path.to_owned()))
-                .map_err(|source| VolumeError {
-                    path: path.to_owned(),
-                    action: "open",
-                    source,
-                })
+                .map_err(|source| VolumeError::of_file(path, "open", source))
         };
         Ok(Self {
             older: open(older)?,
@@ -103,11 +99,8 @@ fn places(
     let mut found: Vec<(Range<u64>, Place)> = Vec::new();
     let mut at = range.start;
     while at < range.end {
-        let extents = map(file, at..range.end).map_err(|errno| VolumeError {
-            path: path.clone(),
-            action: "map",
-            source: errno.into(),
-        })?;
+        let extents = map(file, at..range.end)
+            .map_err(|errno| VolumeError::of_file(path, "map", errno.into()))?;
         let is_last =
             extents.len() < EXTENTS || extents.iter().any(|extent| extent.flags & EXTENT_LAST != 0);
         for extent in extents {

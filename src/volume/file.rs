@@ -41,8 +41,8 @@ impl FileReader {
         self.length
     }
 
-    /// The same volume, of which nothing behind this length is looked at. An error if there is anything but
-    /// zeros: a backend may round a volume up, but it must not hold more than its size.
+    /// The same volume, cut to this length. An error if there is anything but zeros after it: a backend may round a volume
+    /// up, but the volume must not hold more data than its size.
     pub fn limited(self, length: u64) -> Result<Self, VolumeError> {
         let mut piece = vec![0; COPY_BYTES];
         let mut at = length;
@@ -68,8 +68,8 @@ impl FileReader {
     }
 
     /// The next range within `range` that may hold data; everything before it is a hole. `None`:
-    /// the rest is a hole. Where holes cannot be told, everything may hold data. An error if the volume has
-    /// become shorter than it was when it was opened.
+    /// the rest is a hole. If holes are not known, everything may hold data. An error if the volume has become shorter than
+    /// it was when it was opened.
     pub fn next_data(&self, range: Range<u64>) -> Result<Option<Range<u64>>, VolumeError> {
         if range.is_empty() {
             return Ok(None);
@@ -103,11 +103,7 @@ impl FileReader {
     }
 
     fn error(&self, action: &'static str, source: io::Error) -> VolumeError {
-        VolumeError {
-            path: self.path.clone(),
-            action,
-            source,
-        }
+        VolumeError::of_file(&self.path, action, source)
     }
 }
 
@@ -121,15 +117,18 @@ fn check_length(file: &File, expected: u64) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::UnexpectedEof, detail))
 }
 
-/// A volume to be written. Shared by many threads, each writing its own ranges.
+/// A file or block device to be written. Shared by many threads, each writing its own ranges.
 #[derive(Debug)]
-pub struct VolumeWriter {
+pub struct FileWriter {
     file: File,
     path: PathBuf,
     length: u64,
+    /// An extra delay of each write, for tests of a slow disk.
+    #[cfg(test)]
+    pub(crate) pause: std::time::Duration,
 }
 
-impl VolumeWriter {
+impl FileWriter {
     /// Opens an existing file or block device.
     pub fn open(path: &Path) -> Result<Self, VolumeError> {
         let (file, length) = open_measured(path, OpenOptions::new().read(true).write(true))?;
@@ -137,6 +136,8 @@ impl VolumeWriter {
             file,
             path: path.to_owned(),
             length,
+            #[cfg(test)]
+            pause: std::time::Duration::ZERO,
         })
     }
 
@@ -145,7 +146,7 @@ impl VolumeWriter {
         self.length
     }
 
-    /// An error if the file system has not the room to write so much data where there is none yet.
+    /// An error if the file system has no room for this much data, beyond the blocks that the file has already.
     pub fn check_room(&self, data_bytes: u64) -> Result<(), VolumeError> {
         let check = || {
             let (space, file) = (rustix::fs::fstatvfs(&self.file)?, self.file.metadata()?);
@@ -167,6 +168,8 @@ impl VolumeWriter {
 
     /// Writes a piece.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), VolumeError> {
+        #[cfg(test)]
+        std::thread::sleep(self.pause);
         let mut at = offset;
         for piece in bytes.chunks(WRITE_BYTES) {
             self.file
@@ -206,8 +209,7 @@ impl VolumeWriter {
         Ok(())
     }
 
-    /// Makes a range read as zeros, by a hole where that is possible. What is a hole already is
-    /// left alone.
+    /// Makes a range read as zeros, by a hole if possible. Existing holes stay as they are.
     pub fn zero(&self, range: Range<u64>) -> Result<(), VolumeError> {
         let is_hole = range.is_empty()
             || match rustix::fs::seek(&self.file, SeekFrom::Data(range.start)) {
@@ -241,11 +243,7 @@ impl VolumeWriter {
     }
 
     fn error(&self, action: &'static str, source: io::Error) -> VolumeError {
-        VolumeError {
-            path: self.path.clone(),
-            action,
-            source,
-        }
+        VolumeError::of_file(&self.path, action, source)
     }
 }
 
@@ -256,11 +254,7 @@ fn open_measured(path: &Path, options: &OpenOptions) -> Result<(File, u64), Volu
         let length = io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
         Ok((file, length))
     };
-    open().map_err(|source| VolumeError {
-        path: path.to_owned(),
-        action: "open",
-        source,
-    })
+    open().map_err(|source| VolumeError::of_file(path, "open", source))
 }
 
 /// Makes a sparse file of a length, if it is not there; an existing one is made that long.
@@ -275,11 +269,7 @@ pub fn create(path: &Path, length: u64) -> Result<(), VolumeError> {
         file.sync_all()?;
         sync_parent(path)
     };
-    make().map_err(|source| VolumeError {
-        path: path.to_owned(),
-        action: "create",
-        source,
-    })
+    make().map_err(|source| VolumeError::of_file(path, "create", source))
 }
 
 /// Makes a sparse file of a length, unless there is one.
@@ -288,14 +278,10 @@ pub fn create_new(path: &Path, length: u64) -> Result<(), VolumeError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         file => file?.set_len(length),
     };
-    make().map_err(|source| VolumeError {
-        path: path.to_owned(),
-        action: "create",
-        source,
-    })
+    make().map_err(|source| VolumeError::of_file(path, "create", source))
 }
 
-/// Gives a file another name, unless a file has that name: then nothing happens. An error if there is neither.
+/// Renames a file, unless a file has that name already: then nothing happens. An error if neither exists.
 pub fn publish(from: &Path, to: &Path) -> Result<(), VolumeError> {
     use rustix::fs::{CWD, RenameFlags};
     use rustix::io::Errno;
@@ -310,11 +296,7 @@ pub fn publish(from: &Path, to: &Path) -> Result<(), VolumeError> {
         },
         Err(errno) => Err(errno.into()),
     };
-    publish().map_err(|source| VolumeError {
-        path: to.to_owned(),
-        action: "name",
-        source,
-    })
+    publish().map_err(|source| VolumeError::of_file(to, "name", source))
 }
 
 /// Makes an existing file longer; one that is that long already stays as it is.
@@ -326,11 +308,7 @@ pub fn extend(path: &Path, length: u64) -> Result<(), VolumeError> {
         }
         file.sync_all()
     };
-    make().map_err(|source| VolumeError {
-        path: path.to_owned(),
-        action: "extend",
-        source,
-    })
+    make().map_err(|source| VolumeError::of_file(path, "extend", source))
 }
 
 /// Makes `to` a copy of `from` with a length of at least `length`: sharing blocks where the file
@@ -350,8 +328,8 @@ pub fn clone(from: &Path, to: &Path, length: u64) -> Result<(), VolumeError> {
     .map(drop)
 }
 
-/// Whether the directory's file system is one on which blocks that files share are never written
-/// in place, and whose extent maps speak of one address space.
+/// Whether the file system of a directory never writes to shared blocks in place, and has extent maps of one address
+/// space.
 pub(super) fn never_overwrites_shared(dir: &Path) -> bool {
     const XFS: i64 = 0x5846_5342;
     const BTRFS: i64 = 0x9123_683e;
@@ -367,8 +345,8 @@ pub(super) fn reflink(from: &Path, to: &Path) -> Result<bool, VolumeError> {
     })
 }
 
-/// Fills a file beside `to`, which takes its name once it is whole and durable. Nothing is left
-/// where `fill` fails, or gives up by `false`.
+/// Fills a file beside `to`, and gives it that name once it is whole and durable. Nothing is left if `fill` fails or
+/// returns `false`.
 fn appear(
     action: &'static str,
     to: &Path,
@@ -392,11 +370,7 @@ fn appear(
     };
     make().map_err(|source| {
         std::fs::remove_file(&partial).ok();
-        VolumeError {
-            path: to.to_owned(),
-            action,
-            source,
-        }
+        VolumeError::of_file(to, action, source)
     })
 }
 
@@ -428,11 +402,9 @@ fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
 pub fn remove(path: &Path) -> Result<(), VolumeError> {
     let is_there = || std::fs::symlink_metadata(path).is_ok();
     match std::fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound && is_there() => Err(VolumeError {
-            path: path.to_owned(),
-            action: "remove",
-            source,
-        }),
+        Err(source) if source.kind() != io::ErrorKind::NotFound && is_there() => {
+            Err(VolumeError::of_file(path, "remove", source))
+        }
         _ => Ok(()),
     }
 }
@@ -453,7 +425,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (dir.path().join("a"), dir.path().join("b"));
         create(&from, 8 << 20).unwrap();
-        let writer = VolumeWriter::open(&from).unwrap();
+        let writer = FileWriter::open(&from).unwrap();
         writer.write_at(&[7; 5000], 3 << 20).unwrap();
         clone(&from, &to, 9 << 20).unwrap();
         let mut expected = std::fs::read(&from).unwrap();
@@ -488,7 +460,7 @@ mod tests {
         create(&path, (1 << 20) + 512).unwrap();
         let open = || FileReader::open(&path).unwrap().limited(1 << 20);
         assert_eq!(open().unwrap().length(), 1 << 20);
-        let writer = VolumeWriter::open(&path).unwrap();
+        let writer = FileWriter::open(&path).unwrap();
         writer.write_at(&[0; 512], 1 << 20).unwrap();
         assert_eq!(open().unwrap().length(), 1 << 20);
         writer.write_at(&[7], (1 << 20) + 511).unwrap();
@@ -503,7 +475,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         create(&path, 1 << 20).unwrap();
-        let writer = VolumeWriter::open(&path).unwrap();
+        let writer = FileWriter::open(&path).unwrap();
         let mut wanted = vec![0; 300_000];
         wanted[5000] = 1;
         wanted[299_999] = 2;
@@ -519,7 +491,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         create(&path, 1 << 20).unwrap();
-        let writer = VolumeWriter::open(&path).unwrap();
+        let writer = FileWriter::open(&path).unwrap();
         writer.write_at(&vec![9; 1 << 20], 0).unwrap();
         writer.zero(1000..200_001).unwrap();
         let bytes = std::fs::read(&path).unwrap();

@@ -261,9 +261,10 @@ impl Generated {
             self.read_pool(&mut buffer[inside..], offset + inside as u64);
             return Ok(());
         }
-        match offset >= self.length || self.is_used(offset / SEGMENT) {
-            true => self.read_pool(buffer, offset),
-            false => buffer.fill(0),
+        if offset >= self.length || self.is_used(offset / SEGMENT) {
+            self.read_pool(buffer, offset)
+        } else {
+            buffer.fill(0)
         }
         Ok(())
     }

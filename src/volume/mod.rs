@@ -1,28 +1,48 @@
-//! The door to volumes: their bytes, and the catalogue that says whose they are and what state
-//! they are in. No ioctl and no path of a volume is known outside.
+//! The door to volumes: their bytes, and the [`catalog`] that says whose they are and what state they are in.
+//!
+//! Requests, jobs and the engine know a volume by its id, a [`VolumeReader`] or a [`VolumeWriter`], never by a path.
+//! No ioctl is made outside.
+//!
+//! Paths leave this floor in two places of standalone mode: the attachments API names the file of a volume, as
+//! its clients are on the same machine, and `embervault volume import` and `export` open it.
 
 pub mod catalog;
 mod extent_map;
 pub mod file;
 pub mod generated;
+#[cfg(test)]
+pub mod memory;
 mod reader;
 mod tracking;
+mod writer;
 
 pub use reader::{Changes, Source, VolumeReader};
+pub use writer::VolumeWriter;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 
 /// Failure while reading or writing a volume's bytes.
 #[derive(Debug, thiserror::Error)]
-#[error("volume file {}: {action} failed", path.file_name().unwrap_or_default().to_string_lossy())]
+#[error("{object}: {action} failed")]
 pub struct VolumeError {
-    pub path: PathBuf,
+    /// What was read or written, as the operator knows it.
+    pub object: String,
     pub action: &'static str,
     pub source: io::Error,
 }
 
 impl VolumeError {
+    /// Of a file or block device: the message has its file name, not where it lies.
+    fn of_file(path: &Path, action: &'static str, source: io::Error) -> Self {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Self {
+            object: format!("volume file {name}"),
+            action,
+            source,
+        }
+    }
+
     /// Whether there was no space left.
     pub fn is_full(&self) -> bool {
         matches!(

@@ -3,6 +3,8 @@
 use crate::volume::VolumeError;
 use crate::volume::file::FileReader;
 use crate::volume::generated::Generated;
+#[cfg(test)]
+use crate::volume::memory::MemoryVolume;
 use std::ops::Range;
 use std::path::Path;
 
@@ -11,6 +13,8 @@ use std::path::Path;
 pub enum VolumeReader {
     File(FileReader),
     Generated(Generated),
+    #[cfg(test)]
+    Memory(MemoryVolume),
 }
 
 impl VolumeReader {
@@ -24,16 +28,20 @@ impl VolumeReader {
         match self {
             Self::File(file) => file.length(),
             Self::Generated(generated) => generated.length(),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.length(),
         }
     }
 
     /// The next range within `range` that may hold data; everything before it is a hole. `None`:
-    /// the rest is a hole. Where holes cannot be told, everything may hold data. An error if the volume has
-    /// become shorter than it was when it was opened.
+    /// the rest is a hole. If holes are not known, everything may hold data. An error if the volume has become shorter than
+    /// it was when it was opened.
     pub fn next_data(&self, range: Range<u64>) -> Result<Option<Range<u64>>, VolumeError> {
         match self {
             Self::File(file) => file.next_data(range),
             Self::Generated(generated) => generated.next_data(range),
+            #[cfg(test)]
+            Self::Memory(_) => Ok((!range.is_empty()).then_some(range)),
         }
     }
 
@@ -42,15 +50,18 @@ impl VolumeReader {
         match self {
             Self::File(file) => file.check_length(),
             Self::Generated(_) => Ok(()),
+            #[cfg(test)]
+            Self::Memory(_) => Ok(()),
         }
     }
 
-    /// The same volume, of which nothing behind this length is looked at; an error if there is anything but
-    /// zeros.
+    /// The same volume, cut to this length; an error if there is anything but zeros after it.
     pub fn limited(self, length: u64) -> Result<Self, VolumeError> {
         match self {
             Self::File(file) => file.limited(length).map(Self::File),
             Self::Generated(generated) => Ok(Self::Generated(generated)),
+            #[cfg(test)]
+            Self::Memory(memory) => Ok(Self::Memory(memory)),
         }
     }
 
@@ -59,6 +70,8 @@ impl VolumeReader {
         match self {
             Self::File(file) => file.read_at(buffer, offset),
             Self::Generated(generated) => generated.read_at(buffer, offset),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.read_at(buffer, offset),
         }
     }
 }
@@ -66,8 +79,7 @@ impl VolumeReader {
 /// A volume at one moment, to be backed up.
 pub struct Source {
     pub reader: VolumeReader,
-    /// The source's own name for this state of its content, if it can later tell what changed
-    /// since.
+    /// The source's own name for this state of its content, if it can later report what changed since.
     pub change_id: Option<String>,
     /// What changed since an earlier state.
     pub changes: Option<Changes>,
@@ -94,7 +106,7 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Changes told by a function: of a range, the parts that may have changed, ascending.
+    /// Changes that a function reports: for a range, the parts that may have changed, ascending.
     pub fn new(
         since: String,
         within: impl Fn(Range<u64>) -> Result<Vec<Range<u64>>, VolumeError> + Send + Sync + 'static,

@@ -1,8 +1,8 @@
-//! Change tracking of standalone volumes: of each volume a clone of what it was at its last backup
-//! is kept beside it, so that the extent maps of the two tell what changed.
+//! Change tracking of standalone volumes. A clone of each volume as it was at its last backup is kept beside it; comparing
+//! the extent maps of the two shows what changed.
 //!
-//! A change id is the id of the job that made the backup and eight random digits: a job that is run
-//! again finds its own clone, and a clone that was made anew never passes for the one before it.
+//! A change id is the id of the backup's job and eight random digits. So a job that runs again finds its own clone, and a
+//! new clone is never mistaken for the one before it.
 
 use crate::model::id::{JobId, VolumeId};
 use crate::volume::VolumeError;
@@ -32,11 +32,8 @@ fn path(dir: &Path, volume: &VolumeId, change_id: &str) -> PathBuf {
 
 /// All clones of a volume, the newest last.
 pub(super) fn clones(dir: &Path, volume: &VolumeId) -> Result<Vec<Clone>, VolumeError> {
-    let entries = std::fs::read_dir(dir).map_err(|source| VolumeError {
-        path: dir.to_owned(),
-        action: "list",
-        source,
-    })?;
+    let entries =
+        std::fs::read_dir(dir).map_err(|source| VolumeError::of_file(dir, "list", source))?;
     let prefix = format!("tracked-{volume}-");
     let mut found = Vec::new();
     for entry in entries.flatten() {

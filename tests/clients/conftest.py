@@ -15,6 +15,10 @@ TOOLS = ROOT / "target" / "tools"
 sys.path.insert(0, str(ROOT / "tests"))
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes minutes; `tests/run --quick` leaves it out")
+
+
 class Service:
     """The running program and the environment its clients need."""
 

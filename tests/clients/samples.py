@@ -283,7 +283,8 @@ def failure(take, member, admin, host, volume):
     take("messages", member, "GET /messages")
     take("error-404-disabled", member, f"DELETE /backups/{failed}")
     take("error-503-import", admin, "POST /backups/import_record", UNREADABLE)
-    assert admin.send("PUT", "/os-services/enable", program).ok
+    enabled = admin.send("PUT", "/os-services/enable", {"host": host, "binary": "cinder-backup"})
+    assert enabled.ok, enabled.text
 
 
 def identity(take, member):

@@ -149,6 +149,8 @@ def takes_away(case, body):
     """Whether the example would take away what it names."""
     path = case.operation.path
     is_deletion = case.method == "DELETE" and "quota" not in path
+    # Users and projects can be disabled.
+    is_deletion = is_deletion or case.method == "PATCH"
     return is_deletion or path.endswith("/accept") or bool(body.keys() & {"os-force_delete", "delete"})
 
 

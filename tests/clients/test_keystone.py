@@ -9,7 +9,11 @@ import time
 
 import pytest
 from conftest import TARGET, TOOLS, Service
-from servers.keystone import Cloud, Keystone, credential, http, password, project
+from identity_steps import DIFFERENCES, STEPS, Side
+from servers.keystone import ADMIN_PASSWORD, Cloud, Keystone, credential, http, password, project
+
+
+pytestmark = pytest.mark.slow
 
 
 def settings(keystone_url, **more):
@@ -97,6 +101,8 @@ def becomes(status, ask, seconds=10):
 
 
 def log_of(service):
+    """All that the service logged: it ends here, for its lines reach the file some time after the answer."""
+    service.stop()
     return (service.data.parent / "log").read_text()
 
 
@@ -306,8 +312,30 @@ def test_a_keystone_that_never_answers_does_not_hold_up_the_rest(serve, cloud):
 def test_a_wrong_password_of_the_service_is_told_in_the_log_but_not_shown(serve, cloud):
     service = serve(password="wrong-hunter2")
     assert call(service, cloud.projects["demo"], cloud.token()).status == 503
-    log = log_of(service)
-    assert re.search("keystone", log, re.IGNORECASE) and re.search("401|password|credentials", log), log
     printed = service.run(TARGET / "debug" / "embervault", "config", "print")
     assert printed.returncode == 0 and "keystone" in printed.stdout, printed.stderr
+    log = log_of(service)
+    assert re.search("keystone", log, re.IGNORECASE) and re.search("401|password|credentials", log), log
     assert "hunter2" not in log + printed.stdout + printed.stderr
+
+
+def test_the_embedded_identity_answers_as_keystone_does(cloud, tmp_path):
+    configuration = tmp_path / "embervault.toml"
+    named = {"name": "admin", "password": ADMIN_PASSWORD, "project": "admin", "role": "admin"}
+    rows = [f"{key} = {json.dumps(value)}" for key, value in named.items()]
+    configuration.write_text("\n".join(["[[identity.users]]", *rows]))
+    service = Service(tmp_path / "data", config=configuration)
+    try:
+        log_in = {"auth": {"identity": password("admin"), "scope": project("admin")}}
+        keystone, embedded = (Side(base, log_in) for base in (cloud.keystone.url, f"{service.base}/identity/v3"))
+        differing = {}
+        for step in STEPS:
+            answers = keystone.take(step), embedded.take(step)
+            if answers[0] != answers[1]:
+                differing[step.name] = answers
+        unexpected = {name: answers for name, answers in differing.items() if name not in DIFFERENCES}
+        assert not unexpected, json.dumps(unexpected, indent=1)
+        # What does not differ any more leaves the list.
+        assert set(DIFFERENCES) == set(differing)
+    finally:
+        service.stop()

@@ -6,6 +6,8 @@ import re
 import pytest
 from conftest import TOOLS, Service
 
+pytestmark = pytest.mark.slow
+
 TEMPEST = TOOLS / "tempest" / "bin" / "tempest"
 PASSWORD = "secret"
 # Ids of tests we cannot pass, each with the reason.

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 import sqlite3
 import time
 import urllib.parse
@@ -57,6 +58,14 @@ class DatabaseFile:
         connection.close()
         assert done.rowcount == 1, f"{table} has no {value}"
 
+    def remove(self, table, key, value, other_key, other_value):
+        connection = sqlite3.connect(self.path, timeout=30)
+        with connection:
+            where = f"{key} = ? AND {other_key} = ?"
+            done = connection.execute(f"DELETE FROM {table} WHERE {where}", [value, other_value])
+        connection.close()
+        assert done.rowcount == 1, f"{table} has no {value} with {other_value}"
+
 
 class Caller:
     """Somebody with a token for one project."""
@@ -77,7 +86,7 @@ class Caller:
         answer = call(service.base, "POST", "/identity/v3/auth/tokens", headers, json.dumps(login))
         assert answer.status == 201, answer.body
         self.token = answer.headers["X-Subject-Token"]
-        self.audit_id = answer.body["token"]["audit_ids"][0]
+        self.user_id = answer.body["token"]["user"]["id"]
         self.project_id = answer.body["token"]["project"]["id"]
 
     def ask(self, method, path, body=None, status=(200, 202)):
@@ -98,6 +107,7 @@ class World:
         self.callers = {}
         self.database = DatabaseFile(service.data)
         self.ids = {}
+        self.is_disabled = False
 
     def caller(self, role, project=None):
         key = (role, project or self.project)
@@ -106,8 +116,9 @@ class World:
         return self.callers[key]
 
     def caller_without_roles(self):
-        caller = Caller(self.service, "reader", self.project)
-        self.database.set("tokens", "audit_id", caller.audit_id, {"roles": "[]"})
+        """Somebody who had a role when they logged in."""
+        caller = Caller(self.service, "reader", "left")
+        self.database.remove("assignments", "user_id", caller.user_id, "project_id", caller.project_id)
         return caller
 
     def make(self, fixture):
@@ -188,6 +199,20 @@ class World:
 
     def _type(self, _):
         return self.caller("member").ask("GET", "/types/default")["volume_type"]["id"]
+
+    def _disabled(self, _):
+        self._program("disable")
+        self.is_disabled = True
+
+    def _program(self, verb):
+        program = {"binary": "cinder-backup", "host": socket.gethostname()}
+        self.caller("admin").ask("PUT", f"/os-services/{verb}", program)
+
+    def leave(self):
+        """Undoes what would be in the way of others."""
+        if self.is_disabled:
+            self._program("enable")
+            self.is_disabled = False
 
     def _quota(self, fixture):
         path = f"/os-quota-sets/{self.caller('member').project_id}"

@@ -1,5 +1,6 @@
 """Embervault's real processes on one database and one storage, and what a user does with them."""
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -13,6 +14,8 @@ import subprocess
 import threading
 import time
 import urllib.parse
+
+from servers.postgres import tool
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
@@ -46,6 +49,19 @@ def until(what, done, patience=PATIENCE):
             problem = error
         assert time.monotonic() < deadline, f"{what}: not within {patience} s ({problem})"
         time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def held(url, statement):
+    """A transaction of a PostgreSQL database that has run a statement, and ends with the block."""
+    command = [tool("psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as psql:
+        psql.stdin.write(f"BEGIN; {statement}; SELECT 'held';\n")
+        psql.stdin.flush()
+        while (line := psql.stdout.readline().strip()) != "held":
+            assert line, "psql has ended"
+        yield
+        psql.stdin.write("COMMIT;\n")
 
 
 class Process:
@@ -89,12 +105,13 @@ class Process:
 class Bed:
     """A data directory, a configuration, and the processes that were started on it."""
 
-    def __init__(self, dir, storage=None, database=None, prefix=(), **settings):
+    def __init__(self, dir, storage=None, database=None, prefix=(), users=None, **settings):
         self.dir, self.prefix, self.count = pathlib.Path(dir), list(prefix), 0
         self.dir.mkdir(parents=True, exist_ok=True)
         self.data, self.config = self.dir / "data", self.dir / "embervault.toml"
         self.store_dir = self.dir / "store"
         self.processes, self.extra = [], {}
+        self.users = users or [(role, "secret", "alpha", role) for role in ("admin", "member")]
         self.storage = dict(storage or {"url": f"fs:{self.store_dir}"})
         self.database = database or f"sqlite:{self.dir / 'embervault.db'}"
         self.settings = {
@@ -130,9 +147,9 @@ class Bed:
         ]
         for section, values in self.settings.items():
             lines += [f"{section}.{key} = {toml(value)}" for key, value in values.items()]
-        for role in ("admin", "member"):
-            user = {"name": role, "password": "secret", "project": "alpha", "role": role}
-            lines += ["[[identity.users]]", *(f"{key} = {toml(value)}" for key, value in user.items())]
+        for user in self.users:
+            named = zip(("name", "password", "project", "role"), user)
+            lines += ["[[identity.users]]", *(f"{key} = {toml(value)}" for key, value in named)]
         self.config.write_text("\n".join(lines) + "\n")
 
     def environment(self):
@@ -212,14 +229,14 @@ class Bed:
 class Client:
     """A user of the API of one process."""
 
-    def __init__(self, bed, process, role="member"):
-        self.bed, self.process, self.role = bed, process, role
+    def __init__(self, bed, process, role="member", project="alpha"):
+        self.bed, self.process, self.role, self.place = bed, process, role, project
         self.log_in()
 
     def log_in(self):
         domain = {"id": "default"}
         user = {"name": self.role, "password": "secret", "domain": domain}
-        scope = {"project": {"name": "alpha", "domain": domain}}
+        scope = {"project": {"name": self.place, "domain": domain}}
         body = {"auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": scope}}
         self.token = None
         status, headers, answer = self.request("POST", "/identity/v3/auth/tokens", body)

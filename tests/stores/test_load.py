@@ -135,7 +135,7 @@ def test_more_workers_do_more(park, tmp_path):
     volumes_mib = 128 if SOAK else 16
     times = {}
     for count in (1, 2, 4):
-        settings = {"engine": {"pack_bytes": "8 MiB", "paranoid": False}, "jobs": {"backups": 1}}
+        settings = {"engine": {"pack_bytes": "8 MiB", "paranoid": False}, "jobs": {"backups": 1, "reserve": False}}
         with Bed(tmp_path / str(count), park.storage("ceph-s3"), park.database(), **settings) as bed:
             api = bed.start("api")
             workers = [bed.start("worker") for _ in range(count)]
@@ -159,3 +159,22 @@ def test_more_workers_do_more(park, tmp_path):
         rate = 8 * volumes_mib * MIB / 1e6
         print(f"{count} workers: backup {rate / backup:.0f} MB/s ({times[1][0] / backup:.2f} of one), "
               f"restore {rate / restore:.0f} MB/s ({times[1][1] / restore:.2f} of one)")
+
+
+def test_upkeep_keeps_pace_with_many_vaults(tmp_path):
+    """Each is verified within the period, though the scheduler looks only four times in it."""
+    period, count = 20, 24
+    users = [("member", "secret", f"p{number}", "member") for number in range(count)]
+    with Bed(tmp_path, users=users) as bed:
+        process = bed.start()
+        for *_, project, _ in users:
+            client = Client(bed, process, project=project)
+            volume = client.create_volume()
+            bed.write(volume, 0, noise(1, 4096))
+            client.wait("backups", client.back_up(volume), "available")
+        process.stop()
+        bed.settings["maintenance"] = {"collect_every": "0s", "verify_every": f"{period}s"}
+        bed.write_config()
+        bed.start()
+        verified = "SELECT count(*) FROM vaults WHERE verified_at IS NOT NULL"
+        until("all are verified", lambda: bed.query(verified) == [(count,)], period)

@@ -1,11 +1,13 @@
 """What the service might take for lost and is still there: it is neither removed nor locked away unasked."""
 
+import concurrent.futures
 import shutil
+import sqlite3
 
 import pytest
 
-from bed import MIB, Bed, Client, noise, until
-from test_recovery import full_and_child, put_back, settle, spoil
+from bed import MIB, Bed, Client, held, noise, until
+from test_recovery import full_and_child, put_back, settled, spoil
 
 
 def backed_up(bed, demo, seed=1):
@@ -253,8 +255,7 @@ def test_a_copy_of_the_database_from_before_a_rotation_goes_on_with_the_new_key(
         _, digests = full_and_child(bed, Client(bed, process))
         process.stop()
         database = tmp_path / "embervault.db"
-        settle(database)
-        old = database.read_bytes()
+        old = settled(database)
         record, = bed.objects("vault.json")
         spoil(record, "garbage")
         bed.run("key", "rotate")
@@ -352,8 +353,7 @@ def test_a_database_from_before_a_backup_that_is_gone_again_takes_new_ones(tmp_p
         volume, digests = full_and_child(bed, Client(bed, process))
         process.stop()
         database = tmp_path / "embervault.db"
-        settle(database)
-        old = database.read_bytes()
+        old = settled(database)
         process = bed.start()
         demo = Client(bed, process)
         bed.write(volume, 0, noise(7, 3 * MIB))
@@ -369,3 +369,48 @@ def test_a_database_from_before_a_backup_that_is_gone_again_takes_new_ones(tmp_p
         digests[again] = bed.digest(volume)
         for backup, digest in digests.items():
             demo.check(backup, digest)
+
+
+def test_two_rebuilds_at_once_add_a_backup_once(park, tmp_path):
+    url, server = park.database(), park.server("postgres")
+    database = url.rsplit("/")[-1]
+
+    def waiting():
+        where = f"datname = '{database}' AND wait_event_type = 'Lock'"
+        return int(server.query(f"SELECT count(*) FROM pg_stat_activity WHERE {where}"))
+
+    with Bed(tmp_path, database=url) as bed, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        process = bed.start()
+        backup, _ = backed_up(bed, Client(bed, process))
+        process.stop()
+        server.query("DELETE FROM backups", database)
+        rebuild = ("vault", "rebuild", "--storage", "main")
+        # Both have seen that there is no such backup when the first one may add it.
+        with held(url, "LOCK TABLE backups IN EXCLUSIVE MODE"):
+            both = [pool.submit(bed.run, *rebuild) for _ in range(2)]
+            until("they wait", lambda: waiting() == 2, 20)
+        for one in both:
+            one.result()
+        assert server.query("SELECT id FROM backups", database) == backup
+
+
+def test_a_root_that_was_stored_too_late_is_no_backup(tmp_path):
+    """Its backup was deleted while a run that had been overtaken still worked on it."""
+    with Bed(tmp_path) as bed:
+        process = bed.start()
+        backup, digest = backed_up(bed, Client(bed, process))
+        process.stop()
+
+        def rebuilt(was_available):
+            with sqlite3.connect(bed.dir / "embervault.db") as connection:
+                connection.execute("DELETE FROM backups")
+                connection.execute("DELETE FROM removed_roots")
+                vault = connection.execute("SELECT number FROM vaults").fetchone()[0]
+                connection.execute("INSERT INTO removed_roots VALUES (?, ?, ?)", (vault, backup, was_available))
+            bed.run("vault", "rebuild", "--storage", "main")
+            return bed.query("SELECT id FROM backups")
+
+        assert rebuilt(was_available=False) == []
+        # Of a backup that was complete, the root was put back.
+        assert rebuilt(was_available=True) == [(backup,)]
+        Client(bed, bed.start()).check(backup, digest)

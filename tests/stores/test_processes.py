@@ -21,7 +21,7 @@ def slow(storage, mebibytes):
 
 
 def test_workers_share_the_work_and_are_seen(park, tmp_path):
-    with Bed(tmp_path, slow(park.storage("ceph-s3"), 4), park.database(), jobs={"backups": 1}) as bed:
+    with Bed(tmp_path, slow(park.storage("ceph-s3"), 4), park.database(), jobs={"backups": 1, "reserve": False}) as bed:
         apis = [bed.start("api") for _ in range(2)]
         workers = [bed.start("worker") for _ in range(3)]
         clients = [Client(bed, api) for api in apis]

@@ -1,14 +1,16 @@
 """The bad day: damage, a lost or old database, a lost key, and rows that somebody has removed."""
 
+import json
 import random
 import shutil
 import sqlite3
 import subprocess
 import time
+import uuid
 
 import pytest
 
-from bed import LEASE, MIB, PROGRAM, Bed, Client, noise, until
+from bed import LEASE, MIB, PROGRAM, Bed, Client, held, noise, until
 
 
 def full_and_child(bed, demo):
@@ -24,11 +26,12 @@ def full_and_child(bed, demo):
     return volume, {full: first, child: bed.digest(volume)}
 
 
-def settle(database):
-    """Brings what SQLite still keeps in its log into the file, so that the file alone can be copied."""
+def settled(database):
+    """The content of the file once all that SQLite still keeps in its log is in it."""
     connection = sqlite3.connect(database, timeout=60)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
+    return database.read_bytes()
 
 
 def put_back(database, content):
@@ -125,8 +128,7 @@ def test_an_old_database_reclaims_nothing_until_it_is_reconciled(tmp_path):
         demo = Client(bed, process)
         volume, digests = full_and_child(bed, demo)
         process.stop()
-        settle(tmp_path / "embervault.db")
-        old = (tmp_path / "embervault.db").read_bytes()
+        old = settled(tmp_path / "embervault.db")
         process = bed.start()
         demo = Client(bed, process)
         bed.write(volume, 0, noise(5, 2 * MIB))
@@ -181,20 +183,31 @@ def test_the_master_key_changes_and_everything_comes_back(tmp_path):
         assert done.returncode == 1 and "it is not the one that storage" in done.stderr
 
 
+def who_holds(bed, text):
+    """The files of the service and its storage in which a piece of this stands."""
+    pieces = [text[at:at + 16].encode() for at in range(len(text) - 15)]
+    files = [*bed.dir.glob("embervault.db*"), *bed.data.rglob("*"), *bed.store_dir.rglob("*")]
+    # Volumes are the tenants' own, and long.
+    contents = ((file, file.read_bytes()) for file in files if file.is_file() and file.suffix != ".raw")
+    return [file for file, content in contents if any(piece in content for piece in pieces)]
+
+
 @pytest.mark.parametrize("step", range(4))
 def test_a_rotation_that_was_cut_off_goes_on(tmp_path, step):
     """Cut off after the new key was made, between two vaults, before and after the storages are told."""
-    with Bed(tmp_path) as bed:
+    users = [("member", "secret", "alpha", "member"), ("admin", "secret", "beta", "admin")]
+    with Bed(tmp_path, users=users) as bed:
         process = bed.start()
         demo = Client(bed, process)
-        _, digests = full_and_child(bed, demo)
+        volume, digests = full_and_child(bed, demo)
         process.stop()
         database, store = tmp_path / "embervault.db", bed.objects("vault.json")[0]
-        settle(database)
+        old_database = settled(database)
         key, next_key = bed.data / "keys" / "master.key", bed.data / "keys" / "master.next"
-        old_database, old_record, old_key = database.read_bytes(), store.read_text(), key.read_text()
+        old_record, old_key = store.read_text(), key.read_text()
         bed.run("key", "rotate")
-        settle(database)
+        assert who_holds(bed, json.loads(old_record)["wrapped_key"]) == []
+        settled(database)
         # As it was at some moment on the way.
         next_key.write_text(key.read_text())
         next_key.chmod(0o600)
@@ -209,23 +222,119 @@ def test_a_rotation_that_was_cut_off_goes_on(tmp_path, step):
                     connection.execute("UPDATE storages SET master_key_check = (SELECT master_key_check FROM storages)")
         if step < 1:
             store.write_text(old_record)
+        # The service works with both keys, and says how the change is brought to its end.
+        process = bed.start()
+        demo = Client(bed, process)
+        child = list(digests)[1]
+        demo.check(child, digests[child])
+        more = demo.back_up(volume, incremental=True)
+        demo.wait("backups", more, "available")
+        digests[more] = digests.pop(child)
+        # A vault that gets its key meanwhile.
+        admin = Client(bed, process, "admin", project="beta")
+        young = admin.back_up(admin.create_volume())
+        admin.wait("backups", young, "available")
+        process.stop()
+        assert "stop all processes and run `embervault key rotate`" in process.log.read_text()
         bed.run("key", "rotate")
+        assert not next_key.exists()
+        process = bed.start()
+        demo = Client(bed, process)
+        for backup, digest in digests.items():
+            demo.check(backup, digest)
+        admin = Client(bed, process, "admin", project="beta")
+        admin.wait("volumes", admin.restore(young), "available")
+        assert "key rotate" not in process.log.read_text()
+
+
+def test_a_start_tells_of_keys_that_are_missing_or_left_over(tmp_path):
+    with Bed(tmp_path) as bed:
+        process = bed.start()
+        _, digests = full_and_child(bed, Client(bed, process))
+        process.stop()
+        keys, partial = bed.data / "keys", bed.data / "keys" / "master.partial"
+        old_key = (keys / "master.key").read_text()
+        [(old_check,)] = bed.query("SELECT master_key_check FROM storages")
+        # Killed while it made a key.
+        partial.write_text("0" * 64)
+        partial.chmod(0o600)
+        process = bed.start()
+        process.stop()
+        assert f"{partial}" in process.log.read_text() and "killed while it created this key" in process.log.read_text()
+        bed.run("key", "rotate")
+        assert not partial.exists()
+        # A host that has none of the new keys while the change goes on elsewhere, which was cut off there.
+        new_key = (keys / "master.key").read_text()
+        (keys / "master.key").write_text(old_key)
+        (keys / "master.previous-1").unlink()
+        with sqlite3.connect(tmp_path / "embervault.db") as connection:
+            connection.execute("UPDATE storages SET master_key_check = ?", [old_check])
+        process = bed.start()
+        process.stop()
+        log = process.log.read_text()
+        assert "no master key on this host opens this vault" in log and "`embervault key rotate` there" in log
+        # With the keys of that host, all is as it was.
+        next_key = keys / "master.next"
+        next_key.write_text(new_key)
+        next_key.chmod(0o600)
+        process = bed.start()
+        demo = Client(bed, process)
+        for backup, digest in digests.items():
+            demo.check(backup, digest)
+        process.stop()
+        assert "no master key on this host opens" not in process.log.read_text()
+
+
+def test_a_rotation_that_the_database_holds_up_ends_and_says_what_is_done(park, tmp_path):
+    storage, database = {"url": f"fs:{tmp_path / 'store'}"}, park.database()
+    with Bed(tmp_path, storage, database) as bed:
+        process = bed.start()
+        _, digests = full_and_child(bed, Client(bed, process))
+        process.stop()
+        key, next_key = bed.data / "keys" / "master.key", bed.data / "keys" / "master.next"
+        before = key.read_text()
+        started = time.monotonic()
+        # Nothing can be written.
+        with held(database, "LOCK TABLE vaults IN EXCLUSIVE MODE"):
+            told = bed.run("key", "rotate", status=1).stderr
+        assert "the change of the master key is not finished" in told and "lock timeout" in told, told
+        assert next_key.exists() and key.read_text() == before
+        # Somebody reads for long: all is changed, but what was there before cannot be erased.
+        with held(database, "SELECT count(*) FROM vaults"):
+            told = bed.run("key", "rotate").stdout
+        assert "wrapped with the new master key" in told and "All else is done" in told, told
+        assert "VACUUM FULL vaults" in told and "lock timeout" in told
+        assert not next_key.exists() and key.read_text() != before
+        assert time.monotonic() - started < 60
         demo = Client(bed, bed.start())
         for backup, digest in digests.items():
             demo.check(backup, digest)
 
 
 def test_a_shredded_project_can_be_read_by_nobody(tmp_path):
-    with Bed(tmp_path) as bed:
+    # Another vault, so that the database goes on changing the same pages.
+    users = [("member", "secret", "alpha", "member"), ("admin", "secret", "beta", "admin")]
+    with Bed(tmp_path, users=users) as bed:
         process = bed.start()
         demo = Client(bed, process)
         _, digests = full_and_child(bed, demo)
+        admin = Client(bed, process, "admin", project="beta")
+        other = admin.back_up(admin.create_volume())
+        admin.wait("backups", other, "available")
         copy = tmp_path / "copy"
         shutil.copytree(bed.store_dir, copy)
+        (vault,), = bed.query(f"SELECT id FROM vaults WHERE project_id = '{demo.project}'")
+        record, = (record for record in bed.objects("vault.json") if vault in str(record))
+        wrapped = json.loads(record.read_text())["wrapped_key"]
+        assert who_holds(bed, wrapped)
         refused = bed.run("vault", "shred", demo.project, status=1)
         assert "--yes" in refused.stderr and len(bed.objects("/p/")) > 0
         bed.run("vault", "shred", demo.project, "--yes")
-        assert bed.objects("v/") == []
+        process.stop()
+        assert who_holds(bed, wrapped) == []
+        process = bed.start()
+        demo = Client(bed, process)
+        assert [object for object in bed.objects("v/") if vault in str(object)] == []
         assert demo.ask("GET", "/backups")["backups"] == []
         # A copy of the packs, put back, with the right master key: nothing leads into it.
         for record in copy.rglob("vault.json"):
@@ -249,8 +358,7 @@ def test_a_database_from_before_a_deletion_relies_on_nothing_that_is_gone(tmp_pa
         process = bed.start()
         volume, digests = full_and_child(bed, Client(bed, process))
         process.stop()
-        settle(tmp_path / "embervault.db")
-        old = (tmp_path / "embervault.db").read_bytes()
+        old = settled(tmp_path / "embervault.db")
         process = bed.start()
         for backup in digests:
             Client(bed, process).delete("backups", backup)
@@ -293,10 +401,10 @@ def test_a_root_that_cannot_be_read_does_not_stand_in_the_way_for_ever(tmp_path,
         again = demo.back_up(volume)
         demo.wait("backups", again, "available")
         # It may need anything that is there.
-        assert "so nothing is reclaimed" in bed.run("vault", "gc", status=1).stderr
+        assert "Nothing is reclaimed" in bed.run("vault", "gc", status=1).stderr
         if is_mended:
             root.write_bytes(content)
-            assert "so nothing is reclaimed" in bed.run("vault", "gc", status=1).stderr
+            assert "Nothing is reclaimed" in bed.run("vault", "gc", status=1).stderr
             bed.run("vault", "rebuild", "--storage", "main")
             demo.check(damaged, digests[damaged])
         else:
@@ -362,6 +470,94 @@ def test_the_master_key_is_not_changed_beside_a_worker_elsewhere(park, tmp_path)
         demo = Client(bed, bed.start())
         for backup, digest in digests.items():
             demo.check(backup, digest)
+
+
+def test_a_project_is_shredded_wherever_that_can_be_done_and_the_rest_is_told(tmp_path):
+    with Bed(tmp_path) as bed:
+        second = tmp_path / "store" / "second"
+        one = bed.config.read_text()
+        line = next(line for line in one.splitlines() if line.startswith("storage.main"))
+        other = f'storage.second = {{ url = "fs:{second}", default = true }}'
+        for lines in (line, f"{line}\n{other}"):
+            bed.config.write_text(one.replace(line, lines))
+            process = bed.start()
+            demo = Client(bed, process)
+            demo.wait("backups", demo.back_up(demo.create_volume()), "available")
+            process.stop()
+        records = bed.objects("vault.json")
+        keys = {"second" if second in record.parents else "main": json.loads(record.read_text())["wrapped_key"]
+                for record in records}
+        assert len(keys) == 2
+        # The first one is not configured any more.
+        bed.config.write_text(one.replace(line, other))
+        first, = (record for record in records if second not in record.parents)
+        for _ in range(2):
+            done = bed.run("vault", "shred", demo.project, "--yes", status=1)
+            assert 'storage "main" is not configured' in done.stdout and f"v/{first.parent.name}" in done.stdout
+            assert "run the same command again" in done.stderr
+            # The database and the other storage have nothing more of it.
+            assert who_holds(bed, keys["second"]) == [] and who_holds(bed, keys["main"]) == [first]
+            assert [file for file in second.rglob("*") if file.is_file()] == [second / "format.json"]
+        # With the storage, the rest goes.
+        bed.config.write_text(one.replace(line, f"{line}\n{other}"))
+        bed.run("vault", "shred", demo.project, "--yes")
+        assert who_holds(bed, keys["main"]) == [] and bed.query("SELECT * FROM vaults") == []
+        done = bed.run("vault", "shred", demo.project, "--yes", status=1)
+        assert "has no vault" in done.stderr
+
+
+def test_a_shredding_that_was_cut_off_in_the_database_is_brought_to_its_end(park, tmp_path):
+    database, server = park.database(), park.server("postgres")
+    with Bed(tmp_path, database=database) as bed:
+        process = bed.start()
+        demo = Client(bed, process)
+        demo.wait("backups", demo.back_up(demo.create_volume()), "available")
+        process.stop()
+        # A reader is open, so that what was there cannot be erased yet; then it is killed.
+        with held(database, "SELECT count(*) FROM vaults"):
+            command = [PROGRAM, "vault", "shred", demo.project, "--yes", "--config", bed.config]
+            child = subprocess.Popen(command, env=bed.environment(), stdout=subprocess.DEVNULL)
+            until("the objects are gone", lambda: not bed.objects("v/"))
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'VACUUM FULL%' AND wait_event_type = 'Lock'"
+            until("it waits", lambda: server.query(waiting) != "0")
+            child.kill()
+            child.wait()
+        told = bed.run("vault", "shred", demo.project, "--yes").stdout
+        assert "its key is destroyed" in told and "write-ahead log" in told
+        assert server.query("SELECT count(*) FROM vaults", database.rsplit("/")[-1]) == "0"
+
+
+def test_no_wrapped_key_is_left_under_a_temporary_name(tmp_path):
+    users = [("member", "secret", "alpha", "member"), ("admin", "secret", "beta", "admin")]
+    with Bed(tmp_path, users=users) as bed:
+        process = bed.start()
+        clients = [Client(bed, process), Client(bed, process, "admin", project="beta")]
+        for client in clients:
+            client.wait("backups", client.back_up(client.create_volume()), "available")
+        temporary = bed.store_dir / "tmp"
+
+        def leave(content):
+            """What a process leaves that is killed before it gives an object its name."""
+            path = temporary / str(uuid.uuid4())
+            path.write_bytes(content)
+            return path
+
+        def record(client):
+            (vault,), = bed.query(f"SELECT id FROM vaults WHERE project_id = '{client.project}'")
+            path, = (path for path in bed.objects("vault.json") if vault in str(path))
+            return path.read_bytes()
+
+        alpha, beta = map(record, clients)
+        cut = alpha[:alpha.index(b'"mac"')]
+        gone, stays = [leave(alpha), leave(cut)], [leave(beta), leave(noise(1, MIB)), leave(b"half a pa")]
+        # Beside the service, which may be writing for others.
+        bed.run("vault", "shred", clients[0].project, "--yes")
+        process.stop()
+        assert who_holds(bed, json.loads(alpha)["wrapped_key"]) == []
+        assert not any(path.exists() for path in gone) and all(path.exists() for path in stays)
+        bed.run("key", "rotate")
+        assert who_holds(bed, json.loads(beta)["wrapped_key"]) == []
+        assert [path.exists() for path in stays] == [False, True, True]
 
 
 def test_a_project_that_is_shredded_while_it_is_backed_up_leaves_nothing(tmp_path):
@@ -485,7 +681,7 @@ def test_a_full_disk_is_told_and_everything_goes_on_when_there_is_room(tmp_path,
 
 def test_a_thousand_small_backups_are_rebuilt(park, tmp_path):
     count = 1000
-    with Bed(tmp_path, park.storage("ceph-s3"), jobs={"backups": 4}) as bed:
+    with Bed(tmp_path, park.storage("ceph-s3"), jobs={"backups": 4, "reserve": False}) as bed:
         demo = Client(bed, bed.start())
         volumes = [demo.create_volume() for _ in range(4)]
         chance = random.Random(4)

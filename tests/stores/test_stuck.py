@@ -4,20 +4,19 @@ an odd record does not stop a vault, and after a crash the work goes on at once.
 import base64
 import collections
 import contextlib
+import datetime
 import json
 import re
 import sqlite3
-import subprocess
 import time
 import uuid
 
 import pytest
 
-from bed import MIB, Bed, Client, noise, until
+from bed import MIB, Bed, Client, held, noise, until
 from servers.faulty import Fault, FaultyProxy
-from servers.postgres import tool
 from test_processes import measured, slow
-from test_recovery import full_and_child, put_back, settle
+from test_recovery import full_and_child, put_back, settled
 
 #: Tries of a job that fail for a passing reason, until it is given up.
 TRIES = 6
@@ -53,8 +52,42 @@ def assert_waits(now):
 
 
 def put_off_lines(process, subject):
-    lines = process.log.read_text().splitlines()
-    return [line for line in lines if "WARN" in line and "job put off" in line and subject in line]
+    """The log says that it will be tried again. A line reaches the file some time after the row does."""
+
+    def look():
+        lines = process.log.read_text().splitlines()
+        return [line for line in lines if "WARN" in line and "job will be tried again" in line and subject in line]
+
+    return until("it is logged", look)
+
+
+def test_a_forced_deletion_that_can_never_succeed_fails_as_others_do(tmp_path):
+    """The backup's storage is no longer configured when its job is cancelled."""
+    storage = slow({"url": f"fs:{tmp_path / 'store'}"}, 1)
+    with Bed(tmp_path, storage) as bed:
+        process = bed.start()
+        demo = Client(bed, process)
+        volume = demo.create_volume()
+        bed.write(volume, 0, noise(1, 8 * MIB))
+        backup = demo.back_up(volume)
+        until("it writes", lambda: bed.objects("/p/"))
+        process.kill()
+        # What the process does first is cancel the job.
+        with sqlite3.connect(bed.dir / "embervault.db") as connection:
+            connection.execute("UPDATE jobs SET cancel_requested = 1")
+            connection.execute("UPDATE backups SET status = 'deleting'")
+        configured = bed.config.read_text()
+        bed.config.write_text(re.sub(r"(?m)^storage.main.*$", f'storage.other = {{ url = "fs:{tmp_path / "other"}" }}', configured))
+        process = bed.start()
+        demo = Client(bed, process)
+        until("it has failed", lambda: demo.show("backups", backup)["status"] == "error", 20)
+        assert "storage is no longer configured" in demo.show("backups", backup)["fail_reason"]
+        assert job(bed.query, backup).state == "cancelled"
+        assert demo.show("volumes", volume)["status"] == "available"
+        process.stop()
+        bed.config.write_text(configured)
+        demo = Client(bed, bed.start())
+        demo.delete("backups", backup)
 
 
 def test_a_backup_that_cannot_be_written_is_tried_ever_more_seldom_and_then_fails(park, tmp_path):
@@ -125,18 +158,6 @@ def test_a_restore_that_cannot_read_a_pack_is_put_off_and_goes_on_once_it_can(pa
             assert job(bed.query, backup).attempt <= 4
 
 
-@contextlib.contextmanager
-def locked(url, table):
-    """A lock on a table of a PostgreSQL database, for which all other reads and writes of it wait."""
-    command = [tool("psql"), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", url]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as psql:
-        psql.stdin.write(f"BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; SELECT 'locked';\n")
-        psql.stdin.flush()
-        assert psql.stdout.readline().strip() == "locked"
-        # At the end its input ends, and with it the transaction.
-        yield
-
-
 def test_a_backup_that_waits_for_a_database_lock_in_vain_is_put_off_and_goes_on(park, tmp_path):
     url, server = park.database(), park.server("postgres")
 
@@ -151,7 +172,7 @@ def test_a_backup_that_waits_for_a_database_lock_in_vain_is_put_off_and_goes_on(
         bed.write(volume, 0, noise(3, 16 * MIB))
         backup = demo.back_up(volume)
         until("it writes", lambda: bed.objects("/p/"))
-        with locked(url, "packs"):
+        with held(url, "LOCK TABLE packs IN ACCESS EXCLUSIVE MODE"):
             assert_waits(put_off(query, backup, 45))
             assert put_off_lines(process, backup)
             until("it is tried again", lambda: job(query, backup).attempt == 2, 20)
@@ -161,6 +182,37 @@ def test_a_backup_that_waits_for_a_database_lock_in_vain_is_put_off_and_goes_on(
 
 
 # Records and roots.
+
+
+def test_a_backup_is_of_the_moment_at_which_its_source_was_fixed(tmp_path):
+    """Accepted and not begun when the service is killed: what is in use is written to until it is copied."""
+    storage = {"url": f"fs:{tmp_path / 'store'}", "upload_limit": "1 MiB"}
+    with Bed(tmp_path, storage, jobs={"backups": 1}) as bed:
+        process = bed.start()
+        demo = Client(bed, process)
+        first, idle, used = (demo.create_volume() for _ in range(3))
+        bed.write(first, 0, noise(1, 12 * MIB))
+        bed.write(idle, 0, noise(2, MIB))
+        instance = {"volume_uuid": used, "instance_uuid": str(uuid.uuid4()), "connector": {"host": "here"}}
+        attachment = demo.ask("POST", "/attachments", {"attachment": instance})["attachment"]["id"]
+        demo.ask("POST", f"/attachments/{attachment}/action", {"os-complete": {}})
+        # It has the only place.
+        demo.back_up(first)
+        until("it writes", lambda: bed.objects("/p/"))
+        of_idle, of_used = demo.back_up(idle), demo.back_up(used, force=True)
+        process.kill()
+        bed.write(used, 0, noise(3, MIB))
+        written = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+        digest = bed.digest(used)
+        del bed.storage["upload_limit"]
+        bed.write_config()
+        demo = Client(bed, bed.start())
+        row = demo.wait("backups", of_used, "available")
+        assert datetime.datetime.fromisoformat(row["data_timestamp"]) >= written, row
+        demo.check(of_used, digest)
+        # What was held since it was accepted is of that moment.
+        row = demo.wait("backups", of_idle, "available")
+        assert row["data_timestamp"] == row["created_at"]
 
 
 def record_of(admin, backup):
@@ -294,8 +346,7 @@ def test_an_old_database_takes_backups_and_replaces_nothing(tmp_path, since):
         demo = Client(bed, process)
         volume, digests = full_and_child(bed, demo)
         process.stop()
-        settle(tmp_path / "embervault.db")
-        old = (tmp_path / "embervault.db").read_bytes()
+        old = settled(tmp_path / "embervault.db")
         process = bed.start()
         demo = Client(bed, process)
         bed.write(volume, 0, noise(40, 3 * MIB))

@@ -1,9 +1,14 @@
 //! What must hold on either database, under threads.
 
 use crate::support::{BOTH, Database, Postgres};
+use diesel::connection::SimpleConnection;
+use embervault::db::jobs::Claimer;
+use embervault::db::workers::WorkerRow;
 use embervault::db::{self, Db, DbError};
 use embervault::model::id::{JobId, ProjectId, StorageId, VolumeId};
 use embervault::model::job::{Job, JobArgs, JobState, Lane, Lease};
+use embervault::model::message::{self, Action, Detail, Message};
+use embervault::model::page::{Filter, Order, Page, column};
 use embervault::model::time::Timestamp;
 use embervault::model::vault::StorageRow;
 use std::collections::HashSet;
@@ -33,36 +38,63 @@ fn bed(database: Database) -> Bed {
 
 fn job() -> Job {
     let volume_id = VolumeId::random();
-    Job::new(JobArgs::CreateVolume { volume_id }, Timestamp(100))
+    let args = JobArgs::CreateVolume {
+        volume_id,
+        is_copy: false,
+    };
+    Job::new(args, Timestamp(100))
+}
+
+fn job_of(project: &str, run_at: i64) -> Job {
+    Job {
+        project_id: Some(ProjectId::new(project)),
+        run_at: Timestamp(run_at),
+        ..job()
+    }
+}
+
+fn insert(db: &Db, job: &Job) {
+    db.write(|c| db::jobs::insert(c, job)).unwrap();
+}
+
+/// A worker with so many places, the last of which it gives to nobody who has the others, or to anybody.
+fn claimer(places: i64, reserves: bool) -> Claimer {
+    Claimer {
+        worker: "w".to_owned(),
+        place: "p".to_owned(),
+        places,
+        reserves,
+        others: Vec::new(),
+    }
 }
 
 #[test]
 fn each_job_is_claimed_exactly_once() {
     for database in BOTH {
         let bed = bed(database);
-        for _ in 0..120 {
-            bed.db
-                .write(|c| db::jobs::insert(c, &job()).map_err(DbError::from))
-                .unwrap();
+        for number in 0..120 {
+            insert(&bed.db, &job_of(&format!("p{number}"), 100));
         }
         let claimed = Mutex::new(HashSet::new());
         std::thread::scope(|scope| {
             for worker in 0..8 {
                 let (db, claimed) = (&bed.db, &claimed);
                 scope.spawn(move || {
-                    let name = format!("w{worker}");
+                    let us = Claimer {
+                        worker: format!("w{worker}"),
+                        ..claimer(4, true)
+                    };
                     let mut misses = 0;
                     while misses < 20 {
                         let claim = |c: &mut db::DbConnection| {
                             db::jobs::claim(
                                 c,
                                 Lane::Quick,
-                                (&name, "place"),
+                                &us,
                                 Timestamp(200),
                                 Timestamp(1000),
                                 &[],
                             )
-                            .map_err(DbError::from)
                         };
                         match db.write(claim).unwrap() {
                             Some(job) => {
@@ -83,9 +115,7 @@ fn a_lease_that_ran_out_is_claimed_again_and_the_old_owner_changes_nothing() {
     for database in BOTH {
         let bed = bed(database);
         let wanted = job();
-        bed.db
-            .write(|c| db::jobs::insert(c, &wanted).map_err(DbError::from))
-            .unwrap();
+        bed.db.write(|c| db::jobs::insert(c, &wanted)).unwrap();
         let claim = |now, abandoned: &[(JobId, i64)]| claim(&bed.db, Timestamp(now), abandoned);
         assert!(claim(99, &[]).is_none(), "it is not due yet");
         let first = claim(100, &[]).unwrap();
@@ -99,10 +129,7 @@ fn a_lease_that_ran_out_is_claimed_again_and_the_old_owner_changes_nothing() {
             let job_id = wanted.id.clone();
             let lease = Lease { job_id, attempt };
             bed.db
-                .write(|c| {
-                    db::jobs::settle(c, &lease, JobState::Completed, None, Timestamp(1500))
-                        .map_err(DbError::from)
-                })
+                .write(|c| db::jobs::settle(c, &lease, JobState::Completed, None, Timestamp(1500)))
                 .unwrap()
         };
         assert!(!settle(1), "a stale owner settled the job");
@@ -112,28 +139,32 @@ fn a_lease_that_ran_out_is_claimed_again_and_the_old_owner_changes_nothing() {
     }
 }
 
-fn claim(db: &db::Db, now: Timestamp, abandoned: &[(JobId, i64)]) -> Option<Job> {
+fn claim(db: &Db, now: Timestamp, abandoned: &[(JobId, i64)]) -> Option<Job> {
+    claim_by(db, &claimer(4, false), now, abandoned)
+}
+
+fn claim_by(db: &Db, us: &Claimer, now: Timestamp, abandoned: &[(JobId, i64)]) -> Option<Job> {
     let until = Timestamp(now.0 + 1000);
-    db.write(|c| {
-        db::jobs::claim(c, Lane::Quick, ("w", "p"), now, until, abandoned).map_err(DbError::from)
-    })
-    .unwrap()
+    db.write(|c| db::jobs::claim(c, Lane::Quick, us, now, until, abandoned))
+        .unwrap()
+}
+
+fn settle(db: &Db, job: &Job) {
+    let lease = Lease {
+        job_id: job.id.clone(),
+        attempt: job.attempt,
+    };
+    let settle = |c: &mut db::DbConnection| {
+        db::jobs::settle(c, &lease, JobState::Completed, None, Timestamp(0))
+    };
+    assert!(db.write(settle).unwrap());
 }
 
 #[test]
 fn projects_take_turns_and_a_clock_that_was_set_back_holds_nothing_up() {
     for database in BOTH {
         let bed = bed(database);
-        let add = |project: &str, run_at| {
-            let job = Job {
-                project_id: Some(ProjectId::new(project)),
-                run_at: Timestamp(run_at),
-                ..job()
-            };
-            bed.db
-                .write(|c| db::jobs::insert(c, &job).map_err(DbError::from))
-                .unwrap();
-        };
+        let add = |project: &str, run_at| insert(&bed.db, &job_of(project, run_at));
         for turn in 0..3 {
             add("greedy", turn);
         }
@@ -150,6 +181,159 @@ fn projects_take_turns_and_a_clock_that_was_set_back_holds_nothing_up() {
 }
 
 #[test]
+fn no_project_has_the_last_place_of_all_workers() {
+    for database in BOTH {
+        let bed = bed(database);
+        let add = |project: &str| insert(&bed.db, &job_of(project, 0));
+        let now = Timestamp(100);
+        let beside = |others: &[&str]| Claimer {
+            others: others.iter().map(|name| (*name).to_owned()).collect(),
+            ..claimer(3, true)
+        };
+        let ours = |places| claim_by(&bed.db, &claimer(places, true), now, &[]);
+        let project = |job: Option<Job>| job.map(|job| job.project_id.unwrap().to_string());
+        for _ in 0..8 {
+            add("greedy");
+        }
+        let first = ours(3).unwrap();
+        let second = ours(3).unwrap();
+        assert!(ours(3).is_none(), "one project has all places");
+        add("modest");
+        assert_eq!(project(ours(3)).as_deref(), Some("modest"));
+        settle(&bed.db, &first);
+        assert_eq!(project(ours(3)).as_deref(), Some("greedy"));
+        assert!(ours(3).is_none());
+
+        // Places elsewhere count as long as their worker is heard, whatever its clock says.
+        let elsewhere = |seen_at, quick| {
+            let row = WorkerRow {
+                name: "elsewhere".to_owned(),
+                started_at: Timestamp(0),
+                seen_at: Timestamp(seen_at),
+                backups: 99,
+                copies: 99,
+                quick,
+            };
+            bed.db.write(|c| db::workers::put(c, &row)).unwrap();
+        };
+        let both = || claim_by(&bed.db, &beside(&["elsewhere"]), now, &[]);
+        elsewhere(1_000_000_000_000, 1);
+        assert!(ours(3).is_none(), "its worker is down");
+        elsewhere(0, 0);
+        assert!(both().is_none(), "its worker has stopped");
+        elsewhere(-1_000_000_000_000, 1);
+        let third = both().unwrap();
+        assert!(both().is_none());
+
+        // What a worker has left is taken up where there is room without its places.
+        settle(&bed.db, &third);
+        let theirs = Claimer {
+            worker: "elsewhere".to_owned(),
+            ..claimer(4, false)
+        };
+        let left = claim_by(&bed.db, &theirs, now, &[]).unwrap();
+        let abandoned = [(left.id.clone(), left.beats)];
+        let by_us = |abandoned: &[_]| claim_by(&bed.db, &beside(&["elsewhere"]), now, abandoned);
+        assert!(by_us(&abandoned).is_none());
+        settle(&bed.db, &second);
+        assert_eq!(by_us(&abandoned).map(|job| job.id), Some(left.id));
+
+        // Who has one place only gives it to whoever comes.
+        let alone = claimer(1, true);
+        elsewhere(0, 0);
+        add("other");
+        let taken = claim_by(&bed.db, &alone, now, &[]);
+        assert_eq!(project(taken).as_deref(), Some("other"));
+    }
+}
+
+#[test]
+fn upkeep_has_one_place_on_each_worker_and_not_the_last_one() {
+    for database in BOTH {
+        let bed = bed(database);
+        let ours = |places| claim_by(&bed.db, &claimer(places, true), Timestamp(100), &[]);
+        let is_upkeep = |job: &Job| job.project_id.is_none();
+        for _ in 0..2 {
+            insert(&bed.db, &job());
+        }
+        for _ in 0..4 {
+            insert(&bed.db, &job_of("greedy", 0));
+        }
+        let upkeep = ours(4).unwrap();
+        assert!(is_upkeep(&upkeep));
+        let first = ours(4).unwrap();
+        assert!(!is_upkeep(&first), "two at once on one worker");
+        let second = ours(4).unwrap();
+        assert!(ours(4).is_none(), "upkeep and one project have all places");
+        settle(&bed.db, &upkeep);
+        assert!(ours(3).is_none(), "upkeep took the last place");
+        let upkeep = ours(4).unwrap();
+        assert!(is_upkeep(&upkeep));
+
+        // Who has one place only gives it to upkeep too.
+        for job in [upkeep, first, second] {
+            settle(&bed.db, &job);
+        }
+        insert(&bed.db, &job());
+        assert!(is_upkeep(&ours(1).unwrap()));
+    }
+}
+
+#[test]
+fn several_jobs_that_a_worker_left_do_not_wait_for_one_another() {
+    for database in BOTH {
+        let bed = bed(database);
+        insert(&bed.db, &job_of("p", 0));
+        insert(&bed.db, &job_of("p", 0));
+        let lost = Claimer {
+            worker: "lost".to_owned(),
+            ..claimer(2, false)
+        };
+        let claim_lost = || claim_by(&bed.db, &lost, Timestamp(100), &[]).unwrap();
+        let left = [claim_lost(), claim_lost()].map(|job| (job.id, job.beats));
+        let us = claimer(2, true);
+        let taken = claim_by(&bed.db, &us, Timestamp(100), &left).unwrap();
+        assert!(claim_by(&bed.db, &us, Timestamp(100), &left).is_none());
+        settle(&bed.db, &taken);
+        assert!(claim_by(&bed.db, &us, Timestamp(100), &left).is_some());
+    }
+}
+
+/// So many jobs at once, from one to the next.
+fn many(count: u32, id: &str, state: &str, project: &str) -> String {
+    format!(
+        "INSERT INTO jobs (id, lane, kind, subject, args, state, attempt, run_at, progress_done, \
+         progress_total, failures, orphaned, project_id, created_at, updated_at) \
+         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) \
+         SELECT '{id}' || i, 'quick', 'delete_volume', '{id}' || i, \
+         '{{\"kind\":\"delete_volume\",\"volume_id\":\"v\"}}', '{state}', 0, i, 0, 0, 0, 0, {project}, 0, 0 FROM n"
+    )
+}
+
+#[test]
+fn a_claim_does_not_look_at_all_jobs() {
+    for database in BOTH {
+        let bed = bed(database);
+        bed.db
+            .write(|c| -> Result<(), DbError> {
+                c.batch_execute(&many(20_000, "ended", "completed", "'greedy'"))?;
+                c.batch_execute(&many(20_000, "waiting", "available", "'greedy'"))?;
+                c.batch_execute(&many(200, "other", "available", "'p' || i"))?;
+                Ok(())
+            })
+            .unwrap();
+        let us = claimer(4, true);
+        let now = Timestamp(1_000_000);
+        let started = Instant::now();
+        for _ in 0..20 {
+            assert!(claim_by(&bed.db, &us, now, &[]).is_some());
+        }
+        let took = started.elapsed();
+        assert!(took < Duration::from_secs(2), "{database:?}: {took:?}");
+    }
+}
+
+#[test]
 fn a_session_is_the_latest_run_s_and_ends_for_good() {
     for database in BOTH {
         let bed = bed(database);
@@ -160,32 +344,55 @@ fn a_session_is_the_latest_run_s_and_ends_for_good() {
         };
         let begin = |attempt| {
             let begin = |c: &mut db::DbConnection| db::sessions::begin(c, &lease(attempt));
-            bed.db.write(|c| begin(c).map_err(DbError::from)).unwrap()
+            bed.db.write(begin).unwrap()
         };
         let hold = |attempt| {
             let hold = |c: &mut db::DbConnection| db::sessions::hold(c, &lease(attempt));
-            bed.db.write(|c| hold(c).map_err(DbError::from)).unwrap()
+            bed.db.write(hold).unwrap()
         };
         assert!(begin(1) && hold(1));
         assert!(begin(3) && !hold(1) && hold(3));
         assert!(!begin(2), "a run that was overtaken begins");
         bed.db
-            .write(|c| db::packs::end_session(c, &job_id).map_err(DbError::from))
+            .write(|c| db::packs::end_session(c, &job_id))
             .unwrap();
         assert!(!hold(3) && !begin(4));
         // A job that ended before its session began.
         let other = Lease::unclaimed(&JobId::random());
         bed.db
-            .write(|c| db::packs::end_session(c, &other.job_id).map_err(DbError::from))
+            .write(|c| db::packs::end_session(c, &other.job_id))
             .unwrap();
-        let late = bed
-            .db
-            .write(|c| db::sessions::begin(c, &other).map_err(DbError::from));
+        let late = bed.db.write(|c| db::sessions::begin(c, &other));
         assert!(!late.unwrap());
-        let pruned = bed
-            .db
-            .write(|c| db::sessions::prune(c).map_err(DbError::from));
+        let pruned = bed.db.write(db::sessions::prune);
         assert_eq!(pruned.unwrap(), 2);
+    }
+}
+
+#[test]
+fn old_jobs_go_a_thousand_at_a_time_and_the_live_ones_stay() {
+    for database in BOTH {
+        let bed = bed(database);
+        let ended = |at| Job {
+            state: JobState::Completed,
+            updated_at: Timestamp(at),
+            ..job()
+        };
+        let jobs: Vec<Job> = (0..1010).map(ended).chain([job()]).collect();
+        let insert = |c: &mut db::DbConnection| -> Result<(), DbError> {
+            jobs.iter().try_for_each(|job| db::jobs::insert(c, job))
+        };
+        bed.db.write(insert).unwrap();
+        let recent = bed.db.read(|c| db::jobs::recent(c, 3));
+        let recent: Vec<i64> = recent.unwrap().iter().map(|job| job.updated_at.0).collect();
+        assert_eq!(recent, [100, 1009, 1008], "the live one is first");
+        let prune = || {
+            let prune = |c: &mut db::DbConnection| db::jobs::prune(c, Timestamp(1009));
+            bed.db.write(prune).unwrap()
+        };
+        assert_eq!([prune(), prune(), prune()], [1000, 9, 0], "{database:?}");
+        let left = bed.db.read(|c| db::jobs::recent(c, 9));
+        assert_eq!(left.unwrap().len(), 2);
     }
 }
 
@@ -198,15 +405,62 @@ fn a_subject_has_one_live_job() {
             id: JobId::random(),
             ..one.clone()
         };
-        let insert = |job: &Job| {
-            bed.db
-                .write(|c| db::jobs::insert(c, job).map_err(DbError::from))
-        };
+        let insert = |job: &Job| bed.db.write(|c| db::jobs::insert(c, job));
         insert(&one).unwrap();
         match insert(&two) {
-            Err(DbError::Query(error)) => assert!(db::is_duplicate(&error), "{error}"),
+            Err(error) => assert!(db::is_duplicate(&error), "{error}"),
             other => panic!("{other:?}"),
         }
+    }
+}
+
+#[test]
+fn of_a_projects_messages_the_newest_are_kept() {
+    for database in BOTH {
+        let bed = bed(database);
+        let add = |c: &mut db::DbConnection, project: &str, moment: i64| {
+            let what = (Action::CreateVolume, Detail::NoHost);
+            let about = ("VOLUME", "v");
+            let message = Message::new(
+                ProjectId::new(project),
+                None,
+                what,
+                about,
+                Timestamp(moment),
+            );
+            db::messages::insert(c, &message)
+        };
+        bed.db
+            .write(|c| -> Result<(), DbError> {
+                add(c, "other", 0)?;
+                for moment in 0..1010 {
+                    add(c, "project", moment)?;
+                }
+                Ok(())
+            })
+            .unwrap();
+        let listed = |project: &str| {
+            let filter = Filter {
+                project: Some(ProjectId::new(project)),
+                ..Filter::default()
+            };
+            let page = Page {
+                limit: 5000,
+                offset: 0,
+                marker: None,
+                sort: vec![Order {
+                    column: column(message::COLUMNS, "id").unwrap(),
+                    descending: false,
+                }],
+                bytes_max: 0,
+            };
+            let found = bed.db.read(|c| db::messages::list(c, &filter, &page));
+            found.unwrap().rows
+        };
+        assert_eq!(listed("other").len(), 1);
+        let kept = listed("project");
+        let oldest = kept.iter().map(|message| message.created_at.0).min();
+        assert_eq!((kept.len(), oldest), (1000, Some(10)), "{database:?}");
     }
 }
 
@@ -221,14 +475,9 @@ fn a_failed_transaction_leaves_nothing_and_the_connection_works_on() {
             Ok(())
         });
         assert!(failed.is_err());
-        let found = bed
-            .db
-            .read(|c| db::jobs::find(c, &wanted.id).map_err(DbError::from))
-            .unwrap();
+        let found = bed.db.read(|c| db::jobs::find(c, &wanted.id)).unwrap();
         assert!(found.is_none(), "{database:?}");
-        bed.db
-            .write(|c| db::jobs::insert(c, &wanted).map_err(DbError::from))
-            .unwrap();
+        bed.db.write(|c| db::jobs::insert(c, &wanted)).unwrap();
     }
 }
 
@@ -244,15 +493,12 @@ fn threads_that_ask_for_a_vault_get_the_same_and_pack_numbers_never_repeat() {
             created_at: Timestamp(0),
         };
         bed.db
-            .write(|c| db::vaults::insert_storage(c, &row).map_err(DbError::from))
+            .write(|c| db::vaults::insert_storage(c, &row))
             .unwrap();
         let project = ProjectId::new("p");
         let vault = bed
             .db
-            .write(|c| {
-                db::vaults::find_or_insert(c, &project, &storage, Timestamp(0))
-                    .map_err(DbError::from)
-            })
+            .write(|c| db::vaults::find_or_insert(c, &project, &storage, Timestamp(0)))
             .unwrap();
         let numbers = Mutex::new(HashSet::new());
         std::thread::scope(|scope| {
@@ -265,7 +511,6 @@ fn threads_that_ask_for_a_vault_get_the_same_and_pack_numbers_never_repeat() {
                             .write(|c| {
                                 let kind = embervault::model::pack::PackKind::Data;
                                 db::packs::open(c, vault.number, kind, &session)
-                                    .map_err(DbError::from)
                             })
                             .unwrap();
                         assert!(
@@ -277,6 +522,20 @@ fn threads_that_ask_for_a_vault_get_the_same_and_pack_numbers_never_repeat() {
             }
         });
         assert_eq!(numbers.lock().unwrap().len(), 120);
+        // Behind the last number there is none, and least of all another pack's.
+        let open = |c: &mut db::DbConnection| {
+            let kind = embervault::model::pack::PackKind::Data;
+            db::packs::open(c, vault.number, kind, &JobId::random())
+        };
+        bed.db
+            .write(|c| db::vaults::raise_next_pack(c, vault.number, u32::MAX.into()))
+            .unwrap();
+        assert_eq!(bed.db.write(open).unwrap().number.get(), u32::MAX);
+        let refused = bed.db.write(open).unwrap_err();
+        let text = "4294967296 cannot be the number of a pack";
+        let reason = embervault::model::error::chain(&refused);
+        assert!(reason.contains(text), "{reason}");
+        assert!(refused.is_lasting());
     }
 }
 
@@ -297,7 +556,7 @@ fn a_transaction_that_a_deadlock_threw_out_is_run_again() {
                         if database == Database::Postgres && std::mem::take(&mut is_first) {
                             meeting.wait();
                         }
-                        Ok(db::lock(c, names[1])?)
+                        db::lock(c, names[1])
                     })
                     .unwrap();
                 });
@@ -328,7 +587,7 @@ fn a_sign_of_life_waits_for_no_other_work() {
         }
         entered.wait();
         let asked = Instant::now();
-        let renewed = bed.db.renew(|c| db::jobs::tally(c).map_err(DbError::from));
+        let renewed = bed.db.renew(db::jobs::tally);
         let waited = asked.elapsed();
         leave.wait();
         assert!(

@@ -87,11 +87,14 @@ fn a_damaged_or_missing_pack_fails_the_restore_and_spares_the_backup() {
         assert_eq!(demo.delete(&path).status, 204);
         assert_eq!(demo.get(&path).status, 404);
         let name = pack.file_name().unwrap().to_string_lossy().into_owned();
-        let log = bed.log();
-        let line = log
-            .lines()
-            .find(|line| line.contains("job failed"))
-            .unwrap_or_else(|| panic!("{log}"));
+        // A line reaches the log some time after the row is written.
+        let line = until("the failure to be logged", || {
+            let log = bed.log();
+            let mut lines = log.lines();
+            lines
+                .find(|line| line.contains("job failed"))
+                .map(str::to_owned)
+        });
         assert!(line.contains(&name), "{damage}: {line}");
         // Mended, it restores.
         std::fs::write(&pack, &good).unwrap();

@@ -41,6 +41,7 @@ fn the_first_start_makes_everything_private_and_the_second_finds_it() {
     let service = bed.start();
     let demo = bed.client(&service, "demo");
     assert_eq!(demo.get(&format!("/volumes/{volume}")).status, 200);
+    assert!(service.terminate());
     let log = bed.log();
     for secret in std::fs::read_to_string(bed.data().join("keys/users.toml"))
         .unwrap()
@@ -134,6 +135,44 @@ fn the_readme_shows_the_default_settings() {
         String::from_utf8(output.stdout).unwrap()
     };
     assert_eq!(print(&["--config", file.to_str().unwrap()]), print(&[]));
+    // The lines with `#` stand in the section that knows them, and each of them is in force once its `#` is gone.
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "x").unwrap();
+    let all = settings
+        .replace("\n# ", "\n")
+        .replace("/etc/embervault/s3-secret", secret.to_str().unwrap());
+    std::fs::write(&file, &all).unwrap();
+    let printed = print(&["--config", file.to_str().unwrap()]);
+    let wanted: toml::Table = all.parse().unwrap();
+    let effective: toml::Table = printed.parse().unwrap();
+    let keys = keys_in_force(&wanted, &effective, "");
+    for key in [
+        "api.proxy_headers",
+        "api.cors",
+        "database.url",
+        "jobs.worker",
+    ] {
+        assert!(keys.iter().any(|known| known.starts_with(key)), "{keys:?}");
+    }
+    assert!(printed.contains("proxy_headers = true"), "{printed}");
+}
+
+/// The paths of all settings of a file; fails at one that is not among the effective ones.
+fn keys_in_force(wanted: &toml::Table, effective: &toml::Table, above: &str) -> Vec<String> {
+    let mut keys = Vec::new();
+    for (key, value) in wanted {
+        let path = format!("{above}{key}");
+        let found = effective
+            .get(key)
+            .unwrap_or_else(|| panic!("{path} is not in force"));
+        match (value, found) {
+            (toml::Value::Table(wanted), toml::Value::Table(found)) => {
+                keys.extend(keys_in_force(wanted, found, &format!("{path}.")));
+            }
+            _ => keys.push(path),
+        }
+    }
+    keys
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Every column as a filter and as an order, on both databases.
 
 use crate::support::{BOTH, Bed, Client};
+use embervault::model::backup;
 use embervault::model::page::{Column, Kind};
-use embervault::model::{backup, snapshot, volume};
+use embervault::model::standalone::{snapshot, volume};
 use serde_json::{Value, json};
 
 /// Values a filter may be given, sound and odd.

@@ -6,13 +6,17 @@
 mod api_ref;
 mod backups;
 mod bad_input;
+mod bench;
 mod collection;
 mod crash;
 mod db_both;
 mod faults;
+mod filled;
 mod isolation;
 mod lifecycle;
 mod lists;
+mod metadata;
+mod plans;
 mod policy;
 mod quotas;
 mod support;

@@ -122,6 +122,7 @@ fn body(route: &Route, callers: &Callers) -> Option<Value> {
         (_, "/attachments/{id}/action") => json!({ "os-complete": null }),
         (_, "/os-quota-sets/{project}") => json!({ "quota_set": { "backups": -1 } }),
         (_, "/os-quota-class-sets/{class}") => json!({ "quota_class_set": { "groups": 10 } }),
+        (_, "/os-services/set-log") => json!({ "level": "info" }),
         (_, "/os-services/{action}") => json!({ "host": "nowhere", "binary": "cinder-backup" }),
         (_, path) if path.ends_with("/metadata") => json!({ "metadata": { "k": "v" } }),
         (_, path) if path.ends_with("/metadata/{key}") => json!({ "meta": { "k": "v" } }),

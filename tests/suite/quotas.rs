@@ -89,19 +89,23 @@ fn limits_of_a_project_and_of_the_default_class_are_set_and_forgotten() {
     let answer = demo.post("/backups", json!({ "backup": { "volume_id": volume } }));
     assert!(answer.fault(413).starts_with("BackupLimitExceeded:"));
     let answer = admin.put(&path, json!({ "quota_set": { "volumes": 0 } }));
-    assert!(answer.fault(400).contains("existing resources"));
+    assert_eq!(
+        answer.fault(400),
+        "Quota volumes limit must be equal or greater than existing resources. Current usage is 1 and the \
+         requested limit is 0."
+    );
     assert_eq!(admin.delete(&path).status, 200);
     assert_eq!(backups(), 7);
 }
 
-fn export(admin: &Client, backup: &str) -> Value {
+pub(crate) fn export(admin: &Client, backup: &str) -> Value {
     let answer = admin.get(&format!("/backups/{backup}/export_record"));
     assert_eq!(answer.status, 200, "{}", answer.body);
     answer.body["backup-record"].clone()
 }
 
 /// The record with one field changed.
-fn edited(record: &Value, key: &str, value: Value) -> Value {
+pub(crate) fn edited(record: &Value, key: &str, value: Value) -> Value {
     use base64::Engine;
     use base64::prelude::BASE64_STANDARD;
     let json = BASE64_STANDARD

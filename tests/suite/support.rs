@@ -32,6 +32,11 @@ pub(crate) struct Postgres {
 
 impl Postgres {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// A server with settings of its own.
+    pub(crate) fn start_with(settings: &[&str]) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("embervault-pg-")
             .tempdir()
@@ -67,11 +72,14 @@ impl Postgres {
             .status()
             .unwrap();
         assert!(initialized.success(), "initdb failed");
+        let log = std::fs::File::create(dir.path().join("log")).unwrap();
         let server = run("postgres")
+            .stderr(log)
             .arg("-D")
             .arg(&data)
             .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c"])
             .arg(format!("unix_socket_directories={}", dir.path().display()))
+            .args(settings.iter().flat_map(|setting| ["-c", *setting]))
             .spawn()
             .unwrap();
         let postgres = Self { dir, server };
@@ -83,6 +91,11 @@ impl Postgres {
             asked.unwrap().success().then_some(())
         });
         postgres
+    }
+
+    /// Where the server writes its log.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.dir.path().join("log")
     }
 
     pub(crate) fn url(&self) -> String {

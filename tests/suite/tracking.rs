@@ -2,7 +2,7 @@
 //! changed volume is what changed.
 
 use crate::support::{Bed, Client, Database, GIBIBYTE, MEBIBYTE, noise};
-use embervault::db::{self, Db, DbError};
+use embervault::db::{self, Db};
 use embervault::model::backup::Backup;
 use embervault::model::id::BackupId;
 use serde_json::json;
@@ -45,7 +45,7 @@ fn finished(bed: &Bed, client: &Client, id: &str) -> Backup {
     client.wait("backups", id, "available");
     let url = format!("sqlite:{}", bed.data().join("embervault.db").display());
     let db = Db::open(&url).unwrap();
-    db.read(|c| db::backups::find(c, &BackupId::new(id)).map_err(DbError::from))
+    db.read(|c| db::backups::find(c, &BackupId::new(id)))
         .unwrap()
         .unwrap()
 }

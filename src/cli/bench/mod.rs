@@ -1,6 +1,8 @@
 //! `embervault bench`: how fast the engine is on this machine, and what it stores. Each case runs
 //! in a process of its own, so that its CPU seconds and its memory are its own.
 
+mod measure;
+mod service;
 mod step;
 
 use crate::cli::table;
@@ -12,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-pub(super) use step::{StepArguments, run as step};
+pub(super) use measure::StepArguments;
+pub(super) use step::run as step;
 
 /// What is measured.
 #[derive(Debug, Args)]
@@ -23,22 +26,22 @@ pub(super) struct BenchArguments {
     /// Data in the generated volume [default: two thirds of its size]
     #[arg(long, value_name = "SIZE")]
     data: Option<ByteSize>,
-    /// A raw image or block device to use instead; it is only read.
+    /// Raw image or block device to use instead of generated data; it is only read.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["size", "data"])]
     input: Option<PathBuf>,
-    /// Where the storage and the restored volume are made, and removed again [default: the
+    /// Directory for the storage and the restored volume, which are removed afterwards [default: the
     /// directory for temporary files]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// How often everything is run; medians are told.
+    /// How often to run everything; the table shows medians.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
     runs: u32,
-    /// Only these cases; all but `second` need `full`, and `restore-compared` needs `scattered` and
-    /// `restore`.
+    /// Run only these cases. All but `second` and `service` need `full`; `restore-compared` needs
+    /// `scattered` and `restore`.
     #[arg(long, value_name = "CASE", value_delimiter = ',', value_enum)]
     only: Vec<Case>,
-    /// After these cases, so many incrementals, each against the one before and after 1 % of the
-    /// blocks changed at random places, and a restore of the last.
+    /// Afterwards make this many incrementals, each against the one before, with 1 % of the blocks changed
+    /// at random places, and restore the last one.
     #[arg(long, value_name = "N", default_value_t = 0)]
     generations: u64,
     /// Print JSON instead of a table.
@@ -51,9 +54,9 @@ pub(super) struct BenchArguments {
 enum Case {
     /// Everything is new.
     Full,
-    /// Nothing changed, and the source cannot tell.
+    /// Nothing changed, and the source does not report changes.
     Unchanged,
-    /// Nothing changed, and the source tells so.
+    /// Nothing changed, and the source reports that.
     UnchangedTracked,
     /// 1 % of the blocks changed at random places.
     Scattered,
@@ -61,7 +64,7 @@ enum Case {
     /// 1 % of the blocks changed in 16 runs.
     Sequential,
     SequentialTracked,
-    /// 4 % of the volume lies elsewhere, half of it moved by a few bytes.
+    /// 4 % of the volume was moved, half of it by a number of bytes that is not a whole block.
     Shifted,
     /// Another volume with nine tenths of the same content in another order, as a full backup.
     Second,
@@ -69,6 +72,9 @@ enum Case {
     Restore,
     /// The scattered incremental, over the volume just restored, writing only what differs.
     RestoreCompared,
+    /// The whole service: of two volumes at once, each of half the size, a full backup, a scattered
+    /// incremental and its restore to a new volume; and all of it again.
+    Service,
 }
 
 impl Case {
@@ -96,14 +102,15 @@ impl Case {
     }
 
     fn has_parent(self) -> bool {
-        !matches!(self, Self::Full | Self::Second)
+        !matches!(self, Self::Full | Self::Second | Self::Service)
     }
 
-    /// What the step is told.
+    /// Arguments of the step.
     fn arguments(self) -> Vec<String> {
         let variant = format!("{:?}", self.variant());
         let name = self.name();
         let words: &[&str] = match self {
+            Self::Service => &["--service"],
             Self::Restore => &["--restore", "full"],
             Self::RestoreCompared => &["--restore", "scattered", "--compare"],
             Self::Full | Self::Second => &["--backup", &name],
@@ -135,6 +142,8 @@ struct Measured {
     stored_bytes: u64,
     objects: u64,
     peak_memory_bytes: u64,
+    /// What was still resident in the end.
+    left_memory_bytes: u64,
 }
 
 impl Measured {
@@ -146,14 +155,16 @@ impl Measured {
         self.stored_bytes += other.stored_bytes;
         self.objects += other.objects;
         self.peak_memory_bytes = self.peak_memory_bytes.max(other.peak_memory_bytes);
+        self.left_memory_bytes = self.left_memory_bytes.max(other.left_memory_bytes);
     }
 }
 
 /// Runs the cases and prints what they took.
 pub(super) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
-    let cases: Vec<Case> = match arguments.only.is_empty() {
-        true => Case::value_variants().to_vec(),
-        false => arguments.only.clone(),
+    let cases: Vec<Case> = if arguments.only.is_empty() {
+        Case::value_variants().to_vec()
+    } else {
+        arguments.only.clone()
     };
     let needs_full = arguments.generations > 0 || cases.iter().any(|case| case.has_parent());
     if needs_full && !cases.contains(&Case::Full) {
@@ -170,9 +181,10 @@ pub(super) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
     let rows: Vec<Measured> = (0..runs[0].len())
         .map(|case| median(runs.iter().map(|rows| &rows[case])))
         .collect();
-    match arguments.json {
-        true => println!("{}", serde_json::to_string_pretty(&rows)?),
-        false => print(&rows),
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&rows)?)
+    } else {
+        print(&rows)
     }
     Ok(())
 }
@@ -274,11 +286,13 @@ fn median<'m>(runs: impl Iterator<Item = &'m Measured>) -> Measured {
         stored_bytes: middle(&|run| run.stored_bytes as f64) as u64,
         objects: middle(&|run| run.objects as f64) as u64,
         peak_memory_bytes: middle(&|run| run.peak_memory_bytes as f64) as u64,
+        left_memory_bytes: middle(&|run| run.left_memory_bytes as f64) as u64,
     }
 }
 
 fn print(rows: &[Measured]) {
     let megabytes = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
+    let mebibytes = |bytes: u64| format!("{:.0}", bytes as f64 / f64::from(1 << 20));
     let cells: Vec<Vec<String>> = rows
         .iter()
         .map(|row| {
@@ -290,7 +304,8 @@ fn print(rows: &[Measured]) {
                 megabytes(row.read_bytes),
                 megabytes(row.stored_bytes),
                 row.objects.to_string(),
-                format!("{:.0}", row.peak_memory_bytes as f64 / f64::from(1 << 20)),
+                mebibytes(row.peak_memory_bytes),
+                mebibytes(row.left_memory_bytes),
             ]
         })
         .collect();
@@ -303,6 +318,7 @@ fn print(rows: &[Measured]) {
         "MB stored",
         "objects",
         "peak MiB",
+        "left MiB",
     ];
     table::print(&header, &cells);
 }

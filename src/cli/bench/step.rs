@@ -1,78 +1,34 @@
 //! One step of a benchmark, alone in its process: a backup into, or a restore out of, a storage
 //! that earlier steps made in the same directory.
 
-use super::Measured;
+use super::{Measured, service};
+use crate::cli::bench::measure::{StepArguments, Usage, source};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::{self, Db, DbError};
-use crate::engine::keys::{Keyring, MasterKey};
-use crate::engine::manifest::{Description, Root};
-use crate::engine::vault::{Options, Parameters, Vault};
-use crate::engine::{backup, restore, storage};
+use crate::engine::format::keys::{Keyring, MasterKey};
+use crate::engine::format::manifest::Root;
+use crate::engine::read::restore;
+use crate::engine::vault::options::{Options, Parameters};
+use crate::engine::vault::{Vault, storage};
+use crate::engine::write::backup;
+use crate::model::backup::{Backup, BackupStatus};
+use crate::model::description::Description;
 use crate::model::id::{BackupId, JobId, ProjectId, StorageId, UserId, VolumeId};
 use crate::model::job::Lease;
 use crate::model::progress::Progress;
 use crate::model::vault::StorageRow;
 use crate::store::Store;
-use crate::volume::file::{self, VolumeWriter};
-use crate::volume::generated::{Generated, Variant};
-use crate::volume::{Changes, Source, VolumeReader};
+use crate::volume::file;
+use crate::volume::generated::Generated;
+use crate::volume::{Changes, Source, VolumeReader, VolumeWriter};
 use anyhow::{Context, bail};
-use clap::Args;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
+const STORAGE: &str = "bench";
 /// Bytes compared at once after a restore.
 const COMPARED_BYTES: usize = 4 << 20;
-/// Clock ticks a second in `/proc`; fixed on Linux.
-const TICKS: f64 = 100.0;
-
-#[derive(Debug, Args)]
-pub(in crate::cli) struct StepArguments {
-    /// Where database, key and storage are.
-    #[arg(long)]
-    dir: PathBuf,
-    /// A raw image; generated data of --size without it.
-    #[arg(long)]
-    input: Option<PathBuf>,
-    #[arg(long, default_value_t = 0)]
-    size: u64,
-    #[arg(long, default_value_t = 0)]
-    data: u64,
-    #[arg(long, default_value = "Base", value_parser = parse_variant)]
-    variant: Variant,
-    /// Tells variants of one kind apart; of an aged volume its generation.
-    #[arg(long, default_value_t = 0)]
-    turn: u64,
-    /// Make a backup of this name.
-    #[arg(long)]
-    backup: Option<String>,
-    /// Against the backup of this name.
-    #[arg(long)]
-    parent: Option<String>,
-    /// Tell the engine what changed.
-    #[arg(long)]
-    tracked: bool,
-    /// Restore the backup of this name to a file, and compare it with the source.
-    #[arg(long)]
-    restore: Option<String>,
-    /// The file to restore to; `restored` in the directory without it.
-    #[arg(long)]
-    to: Option<PathBuf>,
-    /// Restore over what is there and write only what differs.
-    #[arg(long)]
-    compare: bool,
-    /// Do not compare what was restored.
-    #[arg(long)]
-    unverified: bool,
-}
-
-fn parse_variant(text: &str) -> Result<Variant, String> {
-    Variant::ALL
-        .into_iter()
-        .find(|variant| format!("{variant:?}") == text)
-        .ok_or_else(|| format!("{text:?} is no variant"))
-}
 
 /// Does the step and prints what it took.
 pub(in crate::cli) fn run(arguments: &StepArguments) -> anyhow::Result<()> {
@@ -84,6 +40,7 @@ pub(in crate::cli) fn run(arguments: &StepArguments) -> anyhow::Result<()> {
     config.jobs.backups = 1;
     config.engine.restore_compares |= arguments.compare;
     let measured = match (&arguments.backup, &arguments.restore) {
+        _ if arguments.service => service::run(arguments)?,
         (Some(name), _) => {
             let (db, vault) = open(&config, &arguments.dir, runtime.handle())?;
             back_up(arguments, &db, &vault, name)?
@@ -114,18 +71,18 @@ fn open(
     let store = Store::open(&crate::config::Storage::at(url), handle.clone())?;
     let now = Clock::System.now();
     let row = db.write(|c| -> Result<_, DbError> {
-        if db::vaults::find_storage(c, "bench")?.is_none() {
+        if db::vaults::find_storage(c, STORAGE)?.is_none() {
             let row = StorageRow {
                 id: StorageId::random(),
-                name: "bench".to_owned(),
+                name: STORAGE.to_owned(),
                 master_key_check: master.check(),
                 created_at: now,
             };
             db::vaults::insert_storage(c, &row)?;
         }
-        let storage = db::vaults::find_storage(c, "bench")?.expect("it was just inserted");
+        let storage = db::vaults::find_storage(c, STORAGE)?.expect("it was just inserted");
         let project = ProjectId::new("bench");
-        Ok(db::vaults::find_or_insert(c, &project, &storage.id, now)?)
+        db::vaults::find_or_insert(c, &project, &storage.id, now)
     })?;
     storage::create(&store, &row.storage_id, now)?;
     let parameters = Parameters::from_settings(&config.engine);
@@ -141,17 +98,9 @@ fn open(
     Ok((db, vault))
 }
 
-fn source(arguments: &StepArguments) -> anyhow::Result<(VolumeReader, Generated)> {
-    let base = match &arguments.input {
-        None => Generated::new(arguments.size, arguments.data),
-        Some(path) => Generated::over(path)?,
-    };
-    let generated = base.variant(arguments.variant, arguments.turn);
-    let reader = match (&arguments.input, arguments.variant) {
-        (Some(path), Variant::Base) => VolumeReader::open(path)?,
-        _ => VolumeReader::Generated(generated.clone()),
-    };
-    Ok((reader, generated))
+fn source_of(arguments: &StepArguments) -> anyhow::Result<(VolumeReader, Generated)> {
+    let (input, size) = (arguments.input.as_deref(), (arguments.size, arguments.data));
+    source(input, size, arguments.variant, arguments.turn)
 }
 
 fn root_of(arguments: &StepArguments, vault: &Vault, name: &str) -> anyhow::Result<Root> {
@@ -166,7 +115,7 @@ fn back_up(
     vault: &Vault,
     name: &str,
 ) -> anyhow::Result<Measured> {
-    let (reader, generated) = source(arguments)?;
+    let (reader, generated) = source_of(arguments)?;
     let started = Instant::now();
     let parent = match &arguments.parent {
         Some(parent) => Some(root_of(arguments, vault, parent)?),
@@ -193,19 +142,23 @@ fn back_up(
         &source,
         &progress,
     )?;
-    db.write(|c| db::packs::end_session(c, &session).map_err(DbError::from))?;
+    db.write(|c| {
+        // Without a row it would be no parent of the next.
+        let storage = db::vaults::find_storage(c, STORAGE)?.expect("it was inserted");
+        db::backups::insert(c, &row(vault, storage.id, &root))?;
+        db::packs::end_session(c, &session)
+    })?;
     let wall_s = started.elapsed().as_secs_f64();
     std::fs::write(arguments.dir.join(format!("{name}.id")), id.as_str())?;
     Ok(Measured {
         case: name.to_owned(),
         wall_s,
-        cpu_s: cpu_seconds()?,
         data_bytes: root.logical_bytes,
         read_bytes: root.read_bytes,
         // The root is an object like the others.
         stored_bytes: root.stored_bytes,
         objects: root.object_count + 1,
-        peak_memory_bytes: peak_memory_bytes()?,
+        ..Usage::of(std::process::id())?.measured()
     })
 }
 
@@ -226,15 +179,12 @@ fn bring_back(arguments: &StepArguments, vault: &Vault, name: &str) -> anyhow::R
     let measured = Measured {
         case: name.to_owned(),
         wall_s,
-        cpu_s: cpu_seconds()?,
         data_bytes: root.logical_bytes,
         read_bytes: Progress::value(&progress.read),
-        stored_bytes: 0,
-        objects: 0,
-        peak_memory_bytes: peak_memory_bytes()?,
+        ..Usage::of(std::process::id())?.measured()
     };
     if !arguments.unverified {
-        verify(&source(arguments)?.0, &VolumeReader::open(&target)?)?;
+        verify(&source_of(arguments)?.0, &VolumeReader::open(&target)?)?;
     }
     Ok(measured)
 }
@@ -261,6 +211,15 @@ fn verify(wanted: &VolumeReader, found: &VolumeReader) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The row of a backup that is finished.
+fn row(vault: &Vault, storage: StorageId, root: &Root) -> Backup {
+    let mut backup = Backup::new(root.backup.clone(), storage);
+    backup.vault_id = Some(vault.id.clone());
+    backup.status = BackupStatus::Available;
+    backup.pack_set = Some(root.pack_set.clone());
+    backup
+}
+
 fn describe(id: &BackupId) -> Description {
     Description {
         id: id.clone(),
@@ -279,23 +238,4 @@ fn describe(id: &BackupId) -> Description {
         data_timestamp: None,
         volume: Default::default(),
     }
-}
-
-/// User and system seconds of this process.
-fn cpu_seconds() -> anyhow::Result<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    // The second field is the name in parentheses; user and system ticks are the 14th and 15th.
-    let (_, after) = stat.rsplit_once(')').context("/proc/self/stat")?;
-    let mut fields = after.split_whitespace().skip(11);
-    let mut ticks =
-        || -> anyhow::Result<f64> { Ok(fields.next().context("/proc/self/stat")?.parse()?) };
-    Ok((ticks()? + ticks()?) / TICKS)
-}
-
-/// The most that was resident of this process.
-fn peak_memory_bytes() -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kibibytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    Ok(kibibytes.context("/proc/self/status")? << 10)
 }

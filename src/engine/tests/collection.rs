@@ -1,6 +1,7 @@
 //! Garbage collection beside backups, cut off, and beside an old database.
 
 use super::*;
+use crate::model::number::{PackNumber, Rewrite};
 
 #[test]
 fn a_collector_spares_what_a_running_backup_has_come_to_rely_upon() {
@@ -13,9 +14,9 @@ fn a_collector_spares_what_a_running_backup_has_come_to_rely_upon() {
         .remove_root(&old.backup.id, &Progress::default())
         .unwrap();
     bed.forget(&old.backup.id);
-    let plan = collect::plan(&vault).unwrap();
+    let plan = care::collect::plan(&vault).unwrap();
     assert!(!plan.condemned.is_empty() && plan.deleted.is_empty());
-    let first = collect::run(&vault).unwrap();
+    let first = care::collect::run(&vault).unwrap();
     assert_eq!(first.condemned, plan.condemned);
     // Everything is condemned; the same content is backed up again and finds it.
     let (session, id) = (JobId::random(), BackupId::random());
@@ -24,18 +25,18 @@ fn a_collector_spares_what_a_running_backup_has_come_to_rely_upon() {
     let (root, _) = bed.backup_on(&vault, &session, &id, None).unwrap();
     assert_eq!(bed.objects("/p/").len(), packs);
     // The session alone holds the packs now, and its backup after it.
-    assert!(collect::run(&vault).unwrap().deleted.is_empty());
+    assert!(care::collect::run(&vault).unwrap().deleted.is_empty());
     bed.record(&root);
     bed.end(&session);
     for _ in 0..3 {
-        assert!(collect::run(&vault).unwrap().deleted.is_empty());
+        assert!(care::collect::run(&vault).unwrap().deleted.is_empty());
     }
     assert!(bed.restore(&id).unwrap() == content);
-    // Nobody needs them any more: condemned once, gone at the next run, and stored anew after.
+    // They are not needed any more: one run condemns them, the next removes them, and a later backup stores them anew.
     vault.remove_root(&id, &Progress::default()).unwrap();
     bed.forget(&id);
-    assert!(collect::run(&vault).unwrap().deleted.is_empty());
-    assert!(!collect::run(&vault).unwrap().deleted.is_empty());
+    assert!(care::collect::run(&vault).unwrap().deleted.is_empty());
+    assert!(!care::collect::run(&vault).unwrap().deleted.is_empty());
     assert!(bed.objects("/p/").is_empty() && bed.objects("/m/").is_empty());
     let (again, _) = bed.backup(None);
     assert!(bed.restore(&again.backup.id).unwrap() == content);
@@ -54,7 +55,7 @@ fn a_collection_cut_off_anywhere_is_finished_by_the_next() {
             .remove_root(&old.backup.id, &Progress::default())
             .unwrap();
         bed.forget(&old.backup.id);
-        collect::run(&bed.vault()).unwrap();
+        care::collect::run(&bed.vault()).unwrap();
         let calls = AtomicUsize::new(0);
         let hook: Hook = Arc::new(move |verb, _| {
             let fails = verb == Verb::Delete && calls.fetch_add(1, Ordering::SeqCst) >= limit;
@@ -65,9 +66,9 @@ fn a_collection_cut_off_anywhere_is_finished_by_the_next() {
             }
         });
         let vault = bed.vault_on(bed.store().with_hook(hook)).unwrap();
-        let cut = collect::run(&vault);
-        collect::run(&bed.vault()).unwrap();
-        let needed = backup::decode_pack_set(&kept.pack_set).unwrap();
+        let cut = care::collect::run(&vault);
+        care::collect::run(&bed.vault()).unwrap();
+        let needed = format::manifest::decode_pack_set(&kept.pack_set).unwrap();
         let packs = bed.objects("/p/").len() + bed.objects("/m/").len();
         assert_eq!(packs as u64, needed.len(), "cut at {limit}");
         assert!(bed.restore(&kept.backup.id).unwrap() == bed.content());
@@ -86,7 +87,7 @@ fn nothing_is_reclaimed_while_the_store_holds_backups_the_database_does_not_know
     let (root, _) = bed.backup(None);
     bed.forget(&root.backup.id);
     for _ in 0..3 {
-        let refused = collect::run(&bed.vault()).unwrap_err().to_string();
+        let refused = care::collect::run(&bed.vault()).unwrap_err().to_string();
         assert!(refused.contains("holds 1 backups"), "{refused}");
     }
     assert!(bed.restore(&root.backup.id).unwrap() == bed.content());
@@ -118,9 +119,9 @@ fn a_pack_of_which_much_is_dead_is_written_again_without_it() {
     let bed = Bed::new();
     let child = half_dead(&bed);
     let before = stored(&bed);
-    let planned = collect::plan(&bed.vault()).unwrap();
-    let ran = collect::run(&bed.vault()).unwrap();
-    let numbers = |plan: &collect::Plan| -> Vec<(i64, u64)> {
+    let planned = care::collect::plan(&bed.vault()).unwrap();
+    let ran = care::collect::run(&bed.vault()).unwrap();
+    let numbers = |plan: &care::collect::Plan| -> Vec<(PackNumber, u64)> {
         let sparse = plan.compacted.iter();
         sparse
             .map(|sparse| (sparse.pack.number, sparse.dead_bytes))
@@ -131,7 +132,7 @@ fn a_pack_of_which_much_is_dead_is_written_again_without_it() {
     assert!(stored(&bed) < before - dead + 4096 * ran.compacted.len() as u64);
     assert!(bed.restore(&child.backup.id).unwrap() == bed.content());
     // Nothing is left to do, and what was dropped is stored again when it comes again.
-    let again = collect::run(&bed.vault()).unwrap();
+    let again = care::collect::run(&bed.vault()).unwrap();
     assert!(again.compacted.is_empty() && again.strays.is_empty() && again.unknown.is_empty());
     bed.write(&noise(1, 400_000), 0);
     let (last, _) = bed.backup(Some(&child));
@@ -144,7 +145,7 @@ fn a_compaction_cut_off_anywhere_harms_nothing_and_leaves_nothing() {
         let bed = Bed::new();
         let child = half_dead(&bed);
         let (hook, calls) = super::faults::crash_at(limit);
-        let cut = collect::run(
+        let cut = care::collect::run(
             &bed.vault_on(bed.store().with_hook(hook))
                 .unwrap_or_else(|_| bed.vault()),
         );
@@ -152,8 +153,8 @@ fn a_compaction_cut_off_anywhere_harms_nothing_and_leaves_nothing() {
             bed.restore(&child.backup.id).unwrap() == bed.content(),
             "crash {limit}"
         );
-        collect::run(&bed.vault()).unwrap();
-        let last = collect::run(&bed.vault()).unwrap();
+        care::collect::run(&bed.vault()).unwrap();
+        let last = care::collect::run(&bed.vault()).unwrap();
         assert!(
             last.strays.is_empty() && last.unknown.is_empty(),
             "crash {limit}: {last:?}"
@@ -177,16 +178,14 @@ fn nothing_that_somebody_may_rely_upon_is_compacted_away() {
     half_dead(&bed);
     let vault = bed.vault();
     let session = JobId::random();
-    let all: Vec<i64> = (1..40).collect();
+    let all: Vec<PackNumber> = (1..40).map(PackNumber::from).collect();
     bed.db
-        .write(|c| db::packs::reference(c, vault.number, &session, &all).map_err(DbError::from))
+        .write(|c| db::packs::reference(c, vault.number, &session, &all))
         .unwrap();
-    assert!(collect::run(&vault).unwrap().compacted.is_empty());
+    assert!(care::collect::run(&vault).unwrap().compacted.is_empty());
     bed.end(&session);
-    let overtaken = compact::Census::take(&vault).unwrap();
-    let settled = bed
-        .db
-        .read(|c| db::collection::settled(c, vault.number).map_err(DbError::from));
+    let overtaken = care::census::Census::take(&vault).unwrap();
+    let settled = bed.db.read(|c| db::collection::settled(c, vault.number));
     let sparse = overtaken.sparse(&vault, &settled.unwrap(), 0.25).unwrap();
     assert!(!sparse.is_empty());
     let before = stored(&bed);
@@ -205,12 +204,12 @@ fn a_backup_reads_on_while_its_packs_are_compacted_under_it() {
     let child = half_dead(&bed);
     let vault = bed.vault();
     let root = vault.root(&child.backup.id).unwrap();
-    let reader = crate::engine::reader::FrameReader::new(&vault);
-    let mut live = crate::engine::live::Live::default();
+    let reader = crate::engine::read::reader::FrameReader::new(&vault);
+    let mut live = crate::engine::care::live::Live::default();
     // Fills the reader with the trailers of all meta packs as they are now.
     live.add(&reader, &root).unwrap();
-    assert!(!collect::run(&vault).unwrap().compacted.is_empty());
-    let mut again = crate::engine::live::Live::default();
+    assert!(!care::collect::run(&vault).unwrap().compacted.is_empty());
+    let mut again = crate::engine::care::live::Live::default();
     again.add(&reader, &root).unwrap();
     let numbers = 1..40;
     assert!(
@@ -226,26 +225,31 @@ fn an_old_database_does_not_take_a_compacted_pack_for_a_leftover() {
     let child = half_dead(&bed);
     let before: Vec<_> = bed
         .db
-        .read(|c| db::collection::settled(c, bed.row.number).map_err(DbError::from))
+        .read(|c| db::collection::settled(c, bed.row.number))
         .unwrap();
-    assert!(!collect::run(&bed.vault()).unwrap().compacted.is_empty());
+    assert!(
+        !care::collect::run(&bed.vault())
+            .unwrap()
+            .compacted
+            .is_empty()
+    );
     // The rows as they were.
     for pack in &before {
         bed.db
-            .write(|c| db::packs::adopt(c, pack, pack.rewrite).map_err(DbError::from))
+            .write(|c| db::packs::adopt(c, pack, pack.rewrite))
             .unwrap();
     }
     for _ in 0..3 {
-        let plan = collect::run(&bed.vault()).unwrap();
+        let plan = care::collect::run(&bed.vault()).unwrap();
         assert!(
             plan.strays.is_empty() && !plan.unknown.is_empty(),
             "{plan:?}"
         );
     }
-    let found = rebuild::vault(&bed.store(), &bed.vault().id)
+    let found = care::rebuild::vault(&bed.store(), &bed.vault().id)
         .unwrap()
         .unwrap();
-    rebuild::packs(&bed.vault(), &found, None).unwrap();
+    care::rebuild::packs(&bed.vault(), &found, None).unwrap();
     assert!(bed.restore(&child.backup.id).unwrap() == bed.content());
 }
 
@@ -260,8 +264,8 @@ fn a_parent_that_is_gone_is_not_relied_upon() {
         .unwrap();
     let (orphan, _) = bed.backup(Some(&full));
     // Nothing was inherited: what is dead in the packs may go, and the backup still comes back.
-    collect::run(&bed.vault()).unwrap();
-    collect::run(&bed.vault()).unwrap();
+    care::collect::run(&bed.vault()).unwrap();
+    care::collect::run(&bed.vault()).unwrap();
     assert!(bed.restore(&orphan.backup.id).unwrap() == bed.content());
 }
 
@@ -272,8 +276,9 @@ fn a_chunk_that_went_between_look_up_and_hold_is_not_found() {
     let bed = Bed::new();
     half_dead(&bed);
     let vault = bed.vault();
-    let (session, packs): (JobId, Vec<i64>) = (JobId::random(), (1..40).collect());
-    let known: Vec<manifest::ChunkId> = bed
+    let session = JobId::random();
+    let packs: Vec<PackNumber> = (1..40).map(PackNumber::from).collect();
+    let known: Vec<format::manifest::ChunkId> = bed
         .db
         .read(|c| {
             let mut ids = Vec::new();
@@ -284,16 +289,14 @@ fn a_chunk_that_went_between_look_up_and_hold_is_not_found() {
         })
         .unwrap()
         .into_iter()
-        .map(|id| manifest::ChunkId(id.as_slice().try_into().unwrap()))
+        .map(|id| format::manifest::ChunkId(id.as_slice().try_into().unwrap()))
         .collect();
     let compacted = AtomicUsize::new(0);
     let lease = Lease::unclaimed(&session);
-    bed.db
-        .write(|c| db::sessions::begin(c, &lease).map_err(DbError::from))
-        .unwrap();
-    let index = crate::engine::index::Index::new(&bed.db, vault.number, &lease);
-    let meanwhile = |index: &crate::engine::index::Index<'_>| {
-        let plan = collect::run(&bed.vault()).unwrap();
+    bed.db.write(|c| db::sessions::begin(c, &lease)).unwrap();
+    let index = crate::engine::write::index::Index::new(&bed.db, vault.number, &lease);
+    let meanwhile = |index: &crate::engine::write::index::Index<'_>| {
+        let plan = care::collect::run(&bed.vault()).unwrap();
         compacted.store(plan.compacted.len(), Ordering::SeqCst);
         index.hold(&(1..40).collect()).unwrap();
     };
@@ -301,7 +304,7 @@ fn a_chunk_that_went_between_look_up_and_hold_is_not_found() {
     let found = index.known(&known).unwrap();
     assert!(compacted.load(Ordering::SeqCst) > 0 && !found.is_empty());
     assert!(found.len() < known.len(), "what was dropped is found");
-    let reader = crate::engine::reader::FrameReader::new(&vault);
+    let reader = crate::engine::read::reader::FrameReader::new(&vault);
     for place in found.values() {
         assert!(reader.frame(&place.frame).is_ok(), "{place:?} is not there");
     }
@@ -311,35 +314,32 @@ fn a_chunk_that_went_between_look_up_and_hold_is_not_found() {
 fn a_reference_on_a_pack_that_was_written_again_is_told() {
     let bed = Bed::new();
     let child = half_dead(&bed);
-    let packs: Vec<i64> = backup::decode_pack_set(&child.pack_set)
+    let packs: Vec<PackNumber> = format::manifest::decode_pack_set(&child.pack_set)
         .unwrap()
         .iter()
-        .map(i64::from)
+        .map(PackNumber::from)
         .collect();
     let session = JobId::random();
     let rewritten = |c: &mut db::DbConnection| db::packs::is_rewritten(c, &session);
-    let is_rewritten = || {
-        bed.db
-            .read(|c| rewritten(c).map_err(DbError::from))
-            .unwrap()
-    };
+    let is_rewritten = || bed.db.read(rewritten).unwrap();
     bed.db
-        .write(|c| db::packs::reference(c, bed.row.number, &session, &packs).map_err(DbError::from))
+        .write(|c| db::packs::reference(c, bed.row.number, &session, &packs))
         .unwrap();
     assert!(!is_rewritten());
     // Against the rules, as a defect would do it.
     let row = bed
         .db
-        .read(|c| db::packs::find(c, bed.row.number, packs[0]).map_err(DbError::from))
+        .read(|c| db::packs::find(c, bed.row.number, packs[0]))
         .unwrap()
         .unwrap();
-    let other = crate::model::pack::Pack { rewrite: 9, ..row };
+    let rewrite = Rewrite::try_from(9_u32).unwrap();
+    let other = crate::model::pack::Pack { rewrite, ..row };
     bed.db
-        .write(|c| db::packs::adopt(c, &other, 9).map_err(DbError::from))
+        .write(|c| db::packs::adopt(c, &other, rewrite))
         .unwrap();
     assert!(is_rewritten());
     bed.db
-        .write(|c| db::packs::drop_references(c, &session).map_err(DbError::from))
+        .write(|c| db::packs::drop_references(c, &session))
         .unwrap();
     assert!(!is_rewritten());
 }
@@ -363,8 +363,8 @@ fn a_parent_whose_deletion_failed_halfway_is_not_relied_upon() {
     let (child, progress) = bed.backup(Some(&full));
     assert!(Progress::value(&progress.read) >= 400_000, "it inherited");
     bed.forget(id);
-    collect::run(&bed.vault()).unwrap();
-    collect::run(&bed.vault()).unwrap();
+    care::collect::run(&bed.vault()).unwrap();
+    care::collect::run(&bed.vault()).unwrap();
     assert!(bed.restore(&child.backup.id).unwrap() == bed.content());
 }
 
@@ -372,10 +372,7 @@ fn a_parent_whose_deletion_failed_halfway_is_not_relied_upon() {
 fn a_root_that_was_removed_and_is_there_again_is_never_removed_at_first_sight() {
     let note = |bed: &Bed, root: &BackupId, was_available: bool| {
         bed.db
-            .write(|c| {
-                db::collection::note_removed_root(c, bed.row.number, root, was_available)
-                    .map_err(DbError::from)
-            })
+            .write(|c| db::collection::note_removed_root(c, bed.row.number, root, was_available))
             .unwrap();
     };
     // A copy that was put back stays, with its packs.
@@ -386,7 +383,7 @@ fn a_root_that_was_removed_and_is_there_again_is_never_removed_at_first_sight() 
     bed.forget(id);
     note(&bed, id, true);
     for _ in 0..3 {
-        let plan = collect::run(&bed.vault()).unwrap();
+        let plan = care::collect::run(&bed.vault()).unwrap();
         assert!(
             plan.deleted.is_empty() && plan.strays.is_empty(),
             "{plan:?}"
@@ -405,7 +402,7 @@ fn a_root_that_was_removed_and_is_there_again_is_never_removed_at_first_sight() 
     let id = &root.backup.id;
     bed.forget(id);
     note(&bed, id, false);
-    let first = collect::run(&bed.vault()).unwrap();
+    let first = care::collect::run(&bed.vault()).unwrap();
     assert!(
         first
             .unknown
@@ -413,7 +410,7 @@ fn a_root_that_was_removed_and_is_there_again_is_never_removed_at_first_sight() 
             .any(|object| object.contains(id.as_str()))
     );
     assert_eq!(bed.objects("/b/").len(), 1);
-    collect::run(&bed.vault()).unwrap();
+    care::collect::run(&bed.vault()).unwrap();
     assert_eq!(bed.objects("/b/").len(), 0);
 }
 
@@ -425,14 +422,11 @@ fn a_backup_that_is_going_and_cannot_be_read_takes_nothing_from_those_that_stay(
     let (going, _) = bed.backup(Some(&child));
     let id = &going.backup.id;
     bed.db
-        .write(|c| {
-            db::backups::transition(c, id, BackupEvent::DeleteRequested, Timestamp(0))
-                .map_err(DbError::from)
-        })
+        .write(|c| db::backups::transition(c, id, BackupEvent::DeleteRequested, Timestamp(0)))
         .unwrap();
     // What only the one that goes needs of manifests is lost.
-    let kept = backup::decode_pack_set(&child.pack_set).unwrap();
-    let lost = backup::decode_pack_set(&going.pack_set).unwrap() - kept;
+    let kept = format::manifest::decode_pack_set(&child.pack_set).unwrap();
+    let lost = format::manifest::decode_pack_set(&going.pack_set).unwrap() - kept;
     let mut removed = 0;
     for path in bed.objects("/m/") {
         let name = path.file_name().unwrap().to_str().unwrap();
@@ -443,7 +437,7 @@ fn a_backup_that_is_going_and_cannot_be_read_takes_nothing_from_those_that_stay(
     }
     assert!(removed > 0);
     for _ in 0..3 {
-        collect::run(&bed.vault()).unwrap();
+        care::collect::run(&bed.vault()).unwrap();
     }
     bed.write(&noise(2, 4096), 0);
     assert!(bed.restore(&child.backup.id).unwrap() == bed.content());

@@ -2,19 +2,19 @@
 
 use super::*;
 use crate::db::condition;
-use crate::engine::verify::{Depth, Report};
+use crate::engine::care::census::Census;
+use crate::engine::care::verify::{Depth, Report};
+use crate::model::number::Ordinal;
 use crate::model::pack::{Pack, PackKind};
 
 fn verify_all(bed: &Bed) -> Report {
     let since = Timestamp(1);
     let progress = Progress::default();
-    verify::run(&bed.vault(), Depth::Full { since }, since, &progress).unwrap()
+    care::verify::run(&bed.vault(), Depth::Full { since }, since, &progress).unwrap()
 }
 
 fn condition_packs(bed: &Bed) -> Vec<Pack> {
-    let packs = bed
-        .db
-        .read(|c| condition::packs(c, bed.row.number).map_err(DbError::from));
+    let packs = bed.db.read(|c| condition::packs(c, bed.row.number));
     packs.unwrap().into_iter().map(|(pack, _)| pack).collect()
 }
 
@@ -32,7 +32,7 @@ fn truncate(path: &PathBuf) {
 
 /// Repairs without a volume to look into; gives how many frames came back and how many are lost.
 fn repair(bed: &Bed) -> (usize, usize) {
-    let repaired = crate::engine::repair::run(&bed.vault(), &|_| None).unwrap();
+    let repaired = crate::engine::care::repair::run(&bed.vault(), &|_| None).unwrap();
     let restored = repaired.iter().map(|pack| pack.restored).sum();
     (restored, repaired.iter().map(|pack| pack.lost).sum())
 }
@@ -47,7 +47,7 @@ fn a_frame_of_which_nobody_knows_what_it_held_is_lost_however_often_one_repairs(
     // The chunks of a frame lead to another pack, as if two backups had stored them at once.
     let row = data_pack(&bed);
     bed.db
-        .write(|c| db::collection::forget_frames(c, &row, &[0]).map_err(DbError::from))
+        .write(|c| db::collection::forget_frames(c, &row, &[Ordinal::default()]))
         .unwrap();
     truncate(&pack);
     assert_eq!(
@@ -56,7 +56,7 @@ fn a_frame_of_which_nobody_knows_what_it_held_is_lost_however_often_one_repairs(
     );
     let volume = bed.volume();
     let open = |_: &VolumeId| VolumeReader::open(&volume).ok();
-    let repaired = crate::engine::repair::run(&bed.vault(), &open).unwrap();
+    let repaired = crate::engine::care::repair::run(&bed.vault(), &open).unwrap();
     let (restored, lost) = (repaired[0].restored, repaired[0].lost);
     assert!(restored > 0 && lost > 0, "{repaired:?}");
     for _ in 0..2 {
@@ -84,21 +84,22 @@ fn a_read_that_fails_once_costs_no_frame() {
     bed.write(&noise(2, 200_000), 0);
     let (root, _) = bed.backup(None);
     let pack = data_pack(&bed);
-    // It is sound, but somebody has taken it for damaged; and now a read fails on its way.
+    // The pack is sound, but marked damaged; and now a read fails on its way.
     bed.db
-        .write(|c| condition::set(c, &pack, Some("a fault"), None).map_err(DbError::from))
+        .write(|c| condition::set(c, &pack, Some("a fault"), None))
         .unwrap();
     let reads = Arc::new(AtomicUsize::new(0));
     let seen = reads.clone();
     let hook: Hook = Arc::new(move |verb, path| {
         let is_frame = verb == Verb::GetRange && path.contains("/p/");
-        match is_frame && seen.fetch_add(1, Ordering::SeqCst) == 3 {
-            true => Err(crate::store::StoreErrorKind::Truncated),
-            false => Ok(()),
+        if is_frame && seen.fetch_add(1, Ordering::SeqCst) == 3 {
+            Err(crate::store::StoreErrorKind::Truncated)
+        } else {
+            Ok(())
         }
     });
     let vault = bed.vault_on(bed.store().with_hook(hook)).unwrap();
-    let repaired = crate::engine::repair::run(&vault, &|_| None).unwrap();
+    let repaired = crate::engine::care::repair::run(&vault, &|_| None).unwrap();
     assert!(reads.load(Ordering::SeqCst) > 4, "no read failed");
     assert!(
         repaired[0].sound > 2 && repaired[0].lost == 0,
@@ -114,7 +115,7 @@ fn a_root_that_is_not_the_committed_one_is_told_of() {
     let (root, _) = bed.backup(None);
     // A run that was overtaken stored its own root over it, on a storage that lets it.
     let late = Root {
-        pack_set: backup::encode_pack_set(&roaring::RoaringBitmap::from([77])),
+        pack_set: format::manifest::encode_pack_set(&roaring::RoaringBitmap::from([77])),
         ..root.clone()
     };
     std::fs::remove_file(bed.objects("/b/").pop().unwrap()).unwrap();
@@ -158,8 +159,9 @@ fn only_backups_that_need_a_damaged_frame_are_called_damaged() {
     // A frame that only the full backup needs, in a pack that both need.
     let vault = bed.vault();
     let live = |root: &Root| {
-        let mut live = crate::engine::live::Live::default();
-        live.add(&reader::FrameReader::new(&vault), root).unwrap();
+        let mut live = crate::engine::care::live::Live::default();
+        live.add(&read::reader::FrameReader::new(&vault), root)
+            .unwrap();
         live
     };
     let (of_full, of_child) = (live(&full), live(&child));
@@ -168,14 +170,14 @@ fn only_backups_that_need_a_damaged_frame_are_called_damaged() {
         .iter()
         .filter(|row| row.kind == PackKind::Data)
         .find_map(|row| {
-            let number = u32::try_from(row.number).unwrap();
+            let number = row.number.get();
             let (full, child) = (of_full.of(number)?, of_child.of(number)?);
             Some((row, (full - child).min()?))
         })
         .unwrap();
-    let name = packer::pack_name(&vault, row).unwrap();
-    let length = u64::try_from(row.stored_bytes).unwrap();
-    let opened = pack::PackReader::open(&vault.store, name, length, &vault.keys).unwrap();
+    let name = vault::pack_name(&vault, row);
+    let length = row.stored_bytes.get();
+    let opened = format::pack::PackReader::open(&vault.store, name, length, &vault.keys).unwrap();
     let path = bed.dir.path().join("store").join(name.key().to_string());
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[opened.rows[ordinal as usize].offset as usize + 5] ^= 1;
@@ -201,13 +203,18 @@ fn every_verification_looks_from_the_manifests_to_the_frames() {
         .vault()
         .remove_root(&full.backup.id, &Progress::default());
     removed.unwrap();
-    assert!(!collect::run(&bed.vault()).unwrap().compacted.is_empty());
+    assert!(
+        !care::collect::run(&bed.vault())
+            .unwrap()
+            .compacted
+            .is_empty()
+    );
     bed.vault()
         .put_root(full.clone(), &Progress::default())
         .unwrap();
     bed.announce(&full.backup.id);
     bed.record(&full);
-    let report = verify::run(
+    let report = care::verify::run(
         &bed.vault(),
         Depth::Quick,
         Timestamp(1),
@@ -231,23 +238,60 @@ fn damage_of_a_leaf_is_told_of_every_backup_that_shares_it() {
         let number = u32::from_str_radix(&path.file_name().unwrap().to_str().unwrap()[..8], 16);
         let row = bed
             .db
-            .read(|c| {
-                db::packs::find(c, vault.number, number.unwrap().into()).map_err(DbError::from)
-            })
+            .read(|c| db::packs::find(c, vault.number, number.unwrap().into()))
             .unwrap()
             .unwrap();
-        let name = packer::pack_name(&vault, &row).unwrap();
+        let name = vault::pack_name(&vault, &row);
         let opened =
-            pack::PackReader::open(&vault.store, name, bytes.len() as u64, &vault.keys).unwrap();
+            format::pack::PackReader::open(&vault.store, name, bytes.len() as u64, &vault.keys)
+                .unwrap();
         for frame in &opened.rows {
             bytes[frame.offset as usize] ^= 1;
         }
         std::fs::write(&path, bytes).unwrap();
     }
-    let report = verify::run(&vault, Depth::Quick, Timestamp(1), &Progress::default()).unwrap();
+    let report =
+        care::verify::run(&vault, Depth::Quick, Timestamp(1), &Progress::default()).unwrap();
     let mut all = [first, second, third].map(|root| root.backup.id);
     let mut found = report.backups;
     all.sort();
     found.sort();
     assert_eq!(found, all);
+}
+
+#[test]
+fn what_a_collection_removes_is_not_called_missing() {
+    let bed = Bed::new();
+    bed.write(&noise(3, 40_000), 0);
+    bed.backup(None);
+    let pack = data_pack(&bed);
+    let numbers = [pack.number];
+    let (was_noted, is_damaged) = bed
+        .db
+        .write(|c| -> std::result::Result<_, DbError> {
+            db::collection::condemn(c, pack.vault, &numbers, 1)?;
+            db::collection::give_up(c, pack.vault, &numbers)?;
+            let was_noted = condition::set(c, &pack, Some("it is missing"), None)?;
+            Ok((was_noted, condition::is_damaged(c, &pack)?))
+        })
+        .unwrap();
+    assert!(!was_noted && !is_damaged);
+}
+
+#[test]
+fn a_backup_that_is_deleted_during_a_census_does_not_stop_it() {
+    let bed = Bed::new();
+    bed.write(&noise(4, 40_000), 0);
+    let (root, _) = bed.backup(None);
+    let (db, id) = (bed.db.clone(), root.backup.id.clone());
+    let hook: Hook = Arc::new(move |_, path| {
+        if path.contains("/b/") {
+            db.write(|c| db::backups::remove(c, &id)).unwrap();
+            Err(crate::store::StoreErrorKind::Missing)
+        } else {
+            Ok(())
+        }
+    });
+    let vault = bed.vault_on(bed.store().with_hook(hook)).unwrap();
+    assert!(Census::take(&vault).is_ok());
 }

@@ -6,12 +6,13 @@ use super::*;
 pub(super) fn crash_at(limit: usize) -> (Hook, Arc<AtomicUsize>) {
     let calls = Arc::new(AtomicUsize::new(0));
     let seen = calls.clone();
-    let hook: Hook = Arc::new(
-        move |_, _| match seen.fetch_add(1, Ordering::SeqCst) < limit {
-            true => Ok(()),
-            false => Err(crate::store::StoreErrorKind::Other),
-        },
-    );
+    let hook: Hook = Arc::new(move |_, _| {
+        if seen.fetch_add(1, Ordering::SeqCst) < limit {
+            Ok(())
+        } else {
+            Err(crate::store::StoreErrorKind::Other)
+        }
+    });
     (hook, calls)
 }
 
@@ -123,7 +124,7 @@ fn a_stop_at_any_store_operation_leaves_no_root_without_its_packs() {
         });
         let vault = bed.vault_on(bed.store().with_hook(hook)).unwrap();
         let source = bed.source();
-        let result = backup::run(
+        let result = write::backup::run(
             &vault,
             &Lease::unclaimed(&session),
             describe(&id),
@@ -257,12 +258,13 @@ fn a_flip_of_any_byte_of_a_data_pack_that_is_read_is_noticed() {
 fn a_full_storage_is_told_apart_and_a_lost_acknowledgement_is_survived() {
     let bed = Bed::new();
     fill(&bed);
-    let hook: Hook = Arc::new(
-        |verb, path| match verb == Verb::Put && path.contains("/p/") {
-            true => Err(crate::store::StoreErrorKind::Full),
-            false => Ok(()),
-        },
-    );
+    let hook: Hook = Arc::new(|verb, path| {
+        if verb == Verb::Put && path.contains("/p/") {
+            Err(crate::store::StoreErrorKind::Full)
+        } else {
+            Ok(())
+        }
+    });
     let vault = bed.vault_on(bed.store().with_hook(hook)).unwrap();
     let failed = bed.backup_on(&vault, &JobId::random(), &BackupId::random(), None);
     let error = failed.map(|_| ()).unwrap_err();
@@ -304,13 +306,13 @@ fn a_thread_that_fails_does_not_look_as_if_the_job_was_asked_to_stop() {
         let progress = Progress::default();
         let lease = Lease::unclaimed(&JobId::random());
         let (id, source) = (BackupId::random(), bed.source());
-        let made = backup::run(&vault, &lease, describe(&id), None, &source, &progress);
+        let made = write::backup::run(&vault, &lease, describe(&id), None, &source, &progress);
         assert!(matches!(made, Err(Error::Store(_))), "{part}");
         assert!(!progress.is_asked_to_stop());
         let target = bed.dir.path().join("target");
         file::create(&target, root.volume_bytes).unwrap();
         let writer = VolumeWriter::open(&target).unwrap();
-        let restored = restore::run(&vault, &root, &writer, &progress);
+        let restored = read::restore::run(&vault, &root, &writer, &progress);
         assert!(matches!(restored, Err(Error::Store(_))), "{part}");
         assert!(!progress.is_asked_to_stop());
     }

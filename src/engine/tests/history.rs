@@ -34,21 +34,25 @@ fn a_hundred_generations_of_scattered_writes_stay_near_a_fresh_full() {
         "{stored} of {written}"
     );
     let vault = bed.vault();
-    let (reader, fetched) = (reader::FrameReader::new(&vault), std::cell::Cell::new(0));
-    let tree = tree::TreeReader::open(&reader, &last).unwrap();
+    let (reader, fetched) = (
+        read::reader::FrameReader::new(&vault),
+        std::cell::Cell::new(0),
+    );
+    let tree = read::tree::TreeReader::open(&reader, &last).unwrap();
     for number in 0..tree.len() {
         let Some(SpanEntry::Leaf { leaf, .. }) = tree.span(number).unwrap() else {
             panic!("every span has data");
         };
         let leaf = reader.frame(&leaf).unwrap();
-        let frames: std::collections::BTreeSet<_> = manifest::decode_leaf(&leaf, last.span_bytes)
-            .unwrap()
-            .into_iter()
-            .filter_map(|extent| match extent {
-                Extent::Slice { frame, .. } => Some(frame),
-                Extent::Hole { .. } => None,
-            })
-            .collect();
+        let frames: std::collections::BTreeSet<_> =
+            format::manifest::decode_leaf(&leaf, last.span_bytes)
+                .unwrap()
+                .into_iter()
+                .filter_map(|extent| match extent {
+                    Extent::Slice { frame, .. } => Some(frame),
+                    Extent::Hole { .. } => None,
+                })
+                .collect();
         fetched.set(fetched.get() + frames.iter().map(|frame| frame.length).sum::<u32>());
     }
     let limit = VOLUME_BYTES as u32 * 19 / 10;
@@ -156,7 +160,7 @@ proptest! {
                     bed.vault().remove_root(&root.backup.id, &Progress::default()).unwrap();
                     bed.forget(&root.backup.id);
                 }
-                Operation::Collect => drop(collect::run(&bed.vault()).unwrap()),
+                Operation::Collect => drop(care::collect::run(&bed.vault()).unwrap()),
                 Operation::Restore { which } if !kept.is_empty() => {
                     let (root, content) = &kept[which % kept.len()];
                     prop_assert!(&bed.restore(&root.backup.id).unwrap() == content);
@@ -165,7 +169,7 @@ proptest! {
             }
         }
         for _ in 0..2 {
-            collect::run(&bed.vault()).unwrap();
+            care::collect::run(&bed.vault()).unwrap();
         }
         for (root, content) in &kept {
             prop_assert!(&bed.restore(&root.backup.id).unwrap() == content);
@@ -173,7 +177,7 @@ proptest! {
         // Nothing is left but what the backups need.
         let mut needed = roaring::RoaringBitmap::new();
         for (root, _) in &kept {
-            needed |= backup::decode_pack_set(&root.pack_set).unwrap();
+            needed |= format::manifest::decode_pack_set(&root.pack_set).unwrap();
         }
         let packs = bed.objects("/p/").len() + bed.objects("/m/").len();
         prop_assert_eq!(packs as u64, needed.len());

@@ -4,6 +4,7 @@ mod collection;
 mod damage;
 mod faults;
 mod history;
+mod memory;
 mod model;
 mod tracking;
 
@@ -11,18 +12,20 @@ use super::*;
 use crate::config::Compression;
 use crate::db::backups::Finished;
 use crate::db::{self, Db, DbError};
-use crate::engine::keys::{Keyring, MasterKey};
-use crate::engine::manifest::{Description, Extent, Root, SpanEntry};
-use crate::engine::vault::{Options, Parameters, Vault};
+use crate::engine::format::keys::{Keyring, MasterKey};
+use crate::engine::format::manifest::{Extent, Root, SpanEntry};
+use crate::engine::vault::Vault;
+use crate::engine::vault::options::{Options, Parameters};
 use crate::model::backup::{Backup, BackupEvent};
+use crate::model::description::Description;
 use crate::model::id::{BackupId, JobId, ProjectId, StorageId, UserId, VolumeId};
 use crate::model::job::Lease;
 use crate::model::progress::Progress;
 use crate::model::time::Timestamp;
 use crate::model::vault::StorageRow;
 use crate::store::{Hook, Store, Verb};
-use crate::volume::file::{self, VolumeWriter};
-use crate::volume::{Changes, Source, VolumeReader};
+use crate::volume::file;
+use crate::volume::{Changes, Source, VolumeReader, VolumeWriter};
 use proptest::prelude::*;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -60,7 +63,6 @@ impl Bed {
                     },
                 )?;
                 db::vaults::find_or_insert(c, &ProjectId::new("p"), &storage, Timestamp(0))
-                    .map_err(DbError::from)
             })
             .unwrap();
         file::create(&dir.path().join("volume"), VOLUME_BYTES).unwrap();
@@ -72,7 +74,9 @@ impl Bed {
             threads: 3,
             paranoid: true,
             restore_compares: false,
-            assemblies: 1,
+            frame_bytes: Parameters::for_tests().frame_bytes(),
+            restore_bytes: 3 << 20,
+            upkeep_bytes: 1 << 20,
             dead_share: 0.25,
         };
         Self {
@@ -88,7 +92,7 @@ impl Bed {
         let url = format!("fs:{}", self.dir.path().join("store").display());
         let settings = crate::config::Storage::at(url);
         let store = Store::open(&settings, self.runtime.handle().clone()).unwrap();
-        storage::create(&store, &self.row.storage_id, Timestamp(0)).unwrap();
+        vault::storage::create(&store, &self.row.storage_id, Timestamp(0)).unwrap();
         store
     }
 
@@ -143,7 +147,7 @@ impl Bed {
         if let Some(root) = vault.find_root(id)? {
             return Ok((root, progress));
         }
-        let root = backup::run(
+        let root = write::backup::run(
             vault,
             &Lease::unclaimed(session),
             describe(id),
@@ -180,7 +184,7 @@ impl Bed {
         let (session, progress) = (JobId::random(), Progress::default());
         let description = describe(&BackupId::random());
         let vault = self.vault();
-        let root = backup::run(
+        let root = write::backup::run(
             &vault,
             &Lease::unclaimed(&session),
             description,
@@ -197,18 +201,9 @@ impl Bed {
 
     /// The row that a backup has from the moment it is asked for.
     fn announce(&self, id: &BackupId) {
-        let described = describe(id);
-        let owner = (described.project_id, described.user_id);
-        let storage = self.row.storage_id.clone();
-        let backup = Backup {
-            vault_id: Some(self.row.id.clone()),
-            volume_id: described.volume_id,
-            size_gib: 1,
-            ..Backup::blank(id.clone(), owner, storage, Timestamp(0))
-        };
-        self.db
-            .write(|c| db::backups::insert(c, &backup).map_err(DbError::from))
-            .unwrap();
+        let mut backup = Backup::new(describe(id), self.row.storage_id.clone());
+        backup.vault_id = Some(self.row.id.clone());
+        self.db.write(|c| db::backups::insert(c, &backup)).unwrap();
     }
 
     /// What the last transaction of its job writes, for a collector to see.
@@ -226,20 +221,17 @@ impl Bed {
             .write(|c| {
                 db::backups::set_finished(c, id, &finished)?;
                 db::backups::transition(c, id, BackupEvent::Finished, Timestamp(0))
-                    .map_err(DbError::from)
             })
             .unwrap();
     }
 
     fn forget(&self, id: &BackupId) {
-        self.db
-            .write(|c| db::backups::remove(c, id).map_err(DbError::from))
-            .unwrap();
+        self.db.write(|c| db::backups::remove(c, id)).unwrap();
     }
 
     fn end(&self, session: &JobId) {
         self.db
-            .write(|c| db::packs::end_session(c, session).map_err(DbError::from))
+            .write(|c| db::packs::end_session(c, session))
             .unwrap();
     }
 
@@ -252,7 +244,7 @@ impl Bed {
         let writer = VolumeWriter::open(&target)?;
         // The target's old content must not shine through.
         writer.write_at(&vec![0xee; root.volume_bytes as usize], 0)?;
-        restore::run(&vault, &root, &writer, &Progress::default())?;
+        read::restore::run(&vault, &root, &writer, &Progress::default())?;
         Ok(std::fs::read(&target).unwrap())
     }
 
@@ -432,7 +424,7 @@ fn a_restore_that_compares_writes_only_what_differs() {
     bed.write(&noise(9, 5000), 350_000);
     let vault = bed.vault();
     let writer = VolumeWriter::open(&bed.volume()).unwrap();
-    restore::run(&vault, &root, &writer, &Progress::default()).unwrap();
+    read::restore::run(&vault, &root, &writer, &Progress::default()).unwrap();
     assert_eq!(bed.content(), wanted);
     assert!(bed.restore(&root.backup.id).unwrap() == wanted);
 }

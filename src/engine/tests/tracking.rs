@@ -72,7 +72,7 @@ fn what_the_source_tells_is_all_that_is_read() {
     let (session, id) = (JobId::random(), BackupId::random());
     let vault = bed.vault();
     let progress = Progress::default();
-    backup::run(
+    write::backup::run(
         &vault,
         &Lease::unclaimed(&session),
         describe(&id),

@@ -1,42 +1,298 @@
-//! Who owns volumes, what state they are in, and where their bytes are.
+//! The port to the cloud's volumes: whose they are, what state they are in, and where their bytes are.
 //!
-//! The backup service asks here and nowhere else. Today the only catalogue is our own; one that
-//! stands for a real Cinder behind us will have the same calls, and each can be repeated by the job that
-//! made it. Only the two calls that hold a source or a target can share the transaction of a request
-//! (`hold_source`, `hold_target`), as the catalogue is in the same database.
+//! Backups (their requests, their jobs and the engine) ask [`Catalog`] and nothing else. Each call stands there
+//! once; who answers is a variant. Today that is our stand-in for Cinder. It also makes and deletes volumes, for
+//! the requests and jobs in folders called `standalone`: these calls are its own and not in the port.
+//!
+//! # Holds
+//!
+//! A backup holds its source and a restore its target, from the request to the end of the job. A hold names the
+//! job and its run: a later run takes it over, and an earlier one can no longer end it. What is held for a job that
+//! is not there any more is found by `held` and ended by `give_back`.
+//!
+//! # Which calls share a transaction, and which are repeated
+//!
+//! | calls | transaction | repetition |
+//! |---|---|---|
+//! | `hold_source`, `hold_target` | may share the caller's, so that a request is accepted or refused as a whole | by each run of the job; nothing happens after the job has ended its hold |
+//! | `begin_restore`, `open_source`, `open_target`, `finish_target`, `has_copy` | never in one: they may take long | by each run of the job |
+//! | `end_backup`, `end_restore`, `give_target_back` | never in one | by each run of the job; what a later run holds or has made stays |
+//! | `give_back` | never in one | by any worker; nothing happens once the state has changed |
+//! | `resources`, `usage` | read in the caller's, beside the quota of backups | they change nothing |
+//! | `volume`, `snapshot`, `saved`, `held`, `open_volume`, `availability_zone` | none | they change nothing |
+//!
+//! A database may run a transaction twice, or throw it away after the hold. A catalogue that is not in our
+//! database cannot follow: it must take the same hold twice, and a hold whose job was never inserted is found
+//! and given back like that of a lost job.
 
-pub mod quota;
-mod standalone;
-mod transfer;
+mod error;
+#[cfg(test)]
+pub mod memory;
+pub mod standalone;
 
-pub use standalone::Catalog;
-pub use transfer::Transfer;
+pub use error::CatalogError;
 
-use crate::db::DbError;
-use crate::model::error::Error;
-use crate::model::volume::VolumeStatus;
-use crate::volume::VolumeError;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::db::{Db, DbConnection};
+use crate::model::id::{JobId, ProjectId, SnapshotId, VolumeId};
+use crate::model::job::{Lease, RestoreTarget};
+use crate::model::snapshot::SourceSnapshot;
+use crate::model::volume::{HeldVolume, RestoredFrom, SavedVolume, SourceVolume};
+use crate::volume::{Source, VolumeReader, VolumeWriter};
+use standalone::{Standalone, quota};
+use std::collections::BTreeMap;
 
-/// Why the catalogue did not do as asked.
-#[derive(Debug, thiserror::Error)]
-pub enum CatalogError {
-    #[error("the volume does not exist")]
-    NoVolume,
-    #[error("the snapshot does not exist")]
-    NoSnapshot,
-    /// The volume is in a state that does not allow it.
-    #[error("the volume is {0}")]
-    VolumeState(VolumeStatus),
-    #[error("a snapshot or copy of the volume is being taken")]
-    BeingCopied,
-    /// The snapshot is in a state that does not allow it.
-    #[error("the snapshot is {0}")]
-    SnapshotState(String),
-    #[error(transparent)]
-    Db(#[from] DbError),
-    #[error(transparent)]
-    Volume(#[from] VolumeError),
-    /// A quota stands against it, or something else a client must be told.
-    #[error(transparent)]
-    Refused(Error),
+/// Who keeps the volumes. Cheap to clone.
+#[derive(Clone)]
+pub enum Catalog {
+    Standalone(Standalone),
+    #[cfg(test)]
+    Memory(memory::Memory),
+}
+
+impl Catalog {
+    /// Opens the catalogue that the settings name.
+    pub fn open(db: Db, clock: Clock, config: &Config) -> Result<Self, CatalogError> {
+        Standalone::open(db, clock, config).map(Self::Standalone)
+    }
+
+    /// The stand-in, for its own requests and jobs; an error if volumes are kept elsewhere.
+    pub fn standalone(&self) -> Result<&Standalone, CatalogError> {
+        match self {
+            Self::Standalone(standalone) => Ok(standalone),
+            #[cfg(test)]
+            Self::Memory(_) => Err(CatalogError::NotOurs),
+        }
+    }
+
+    /// The zone that volumes and backups are in.
+    pub fn availability_zone(&self) -> &str {
+        match self {
+            Self::Standalone(standalone) => &standalone.availability_zone,
+            #[cfg(test)]
+            Self::Memory(_) => "nova",
+        }
+    }
+
+    /// Resources with quotas of their own, beside those that every cloud has.
+    pub fn resources(&self, c: &mut DbConnection) -> Result<Vec<String>, CatalogError> {
+        match self {
+            Self::Standalone(_) => Ok(quota::resources(c)?),
+            #[cfg(test)]
+            Self::Memory(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// What a project has of the cloud's resources; backups are counted elsewhere.
+    pub fn usage(
+        &self,
+        c: &mut DbConnection,
+        project: &ProjectId,
+    ) -> Result<BTreeMap<String, i64>, CatalogError> {
+        match self {
+            Self::Standalone(_) => Ok(quota::usage(c, project)?),
+            #[cfg(test)]
+            Self::Memory(_) => Ok(BTreeMap::new()),
+        }
+    }
+
+    /// The volume, whosever it is.
+    pub fn volume(&self, id: &VolumeId) -> Result<Option<SourceVolume>, CatalogError> {
+        match self {
+            Self::Standalone(standalone) => Ok(standalone.volume(id)?.map(SourceVolume::from)),
+            #[cfg(test)]
+            Self::Memory(memory) => Ok(memory.find(id).map(|kept| kept.volume)),
+        }
+    }
+
+    /// The snapshot, whosever it is.
+    pub fn snapshot(&self, id: &SnapshotId) -> Result<Option<SourceSnapshot>, CatalogError> {
+        match self {
+            Self::Standalone(standalone) => Ok(standalone.snapshot(id)?.map(SourceSnapshot::from)),
+            #[cfg(test)]
+            Self::Memory(_) => Ok(None),
+        }
+    }
+
+    /// What a restored volume will take over from this one.
+    pub fn saved(&self, volume: &VolumeId) -> Result<SavedVolume, CatalogError> {
+        match self {
+            Self::Standalone(standalone) => standalone.saved(volume),
+            #[cfg(test)]
+            Self::Memory(memory) => Ok(memory
+                .find(volume)
+                .map(|kept| kept.saved)
+                .unwrap_or_default()),
+        }
+    }
+
+    /// Holds the volume, or the snapshot if one is named, for a backup. Says whether the bytes could change until
+    /// now: of a volume that was not held, or that is in use, as its users go on writing.
+    pub fn hold_source(
+        &self,
+        c: &mut DbConnection,
+        lease: &Lease,
+        volume: &VolumeId,
+        snapshot: Option<&SnapshotId>,
+        force: bool,
+    ) -> Result<bool, CatalogError> {
+        match self {
+            Self::Standalone(standalone) => {
+                standalone.hold_source(c, lease, volume, snapshot, force)
+            }
+            #[cfg(test)]
+            Self::Memory(_) if snapshot.is_some() => Err(CatalogError::NoSnapshot),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.hold_source(lease, volume),
+        }
+    }
+
+    /// Whether an earlier run of the job has made a copy of the volume, which it is read from.
+    pub fn has_copy(&self, job: &JobId, volume: &VolumeId) -> Result<bool, CatalogError> {
+        match self {
+            Self::Standalone(standalone) => standalone.has_copy(job, volume),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.has_copy(job, volume),
+        }
+    }
+
+    /// Opens what a held volume or snapshot contains, up to its size, at one moment; with what changed since an
+    /// earlier backup, given by its change id, if that is known.
+    pub fn open_source(
+        &self,
+        job: &JobId,
+        volume: &VolumeId,
+        snapshot: Option<&SnapshotId>,
+        size_gib: i64,
+        since: Option<&str>,
+    ) -> Result<Source, CatalogError> {
+        match self {
+            Self::Standalone(standalone) => {
+                standalone.open_source(job, volume, snapshot, size_gib, since)
+            }
+            #[cfg(test)]
+            Self::Memory(memory) => memory.open_source(job, volume),
+        }
+    }
+
+    /// Ends a backup's hold: the volume goes back to its state.
+    pub fn end_backup(
+        &self,
+        lease: &Lease,
+        volume: &VolumeId,
+        snapshot: Option<&SnapshotId>,
+        succeeded: bool,
+    ) -> Result<(), CatalogError> {
+        match self {
+            Self::Standalone(standalone) => {
+                standalone.end_backup(lease, volume, snapshot, succeeded)
+            }
+            #[cfg(test)]
+            Self::Memory(memory) => memory.end_backup(lease, volume),
+        }
+    }
+
+    /// Holds the target of a restore, as a request does that is accepted: an existing volume, or one that is made
+    /// for it.
+    pub fn hold_target(
+        &self,
+        c: &mut DbConnection,
+        lease: &Lease,
+        target: &RestoreTarget,
+    ) -> Result<(), CatalogError> {
+        match self {
+            Self::Standalone(standalone) => standalone.hold_target(c, lease, target),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.hold_target(lease, target),
+        }
+    }
+
+    /// Holds the target of a restore, as its job does.
+    pub fn begin_restore(&self, lease: &Lease, target: &RestoreTarget) -> Result<(), CatalogError> {
+        match self {
+            Self::Standalone(standalone) => standalone.begin_restore(lease, target),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.hold_target(lease, target),
+        }
+    }
+
+    /// Opens a held target, and makes what the restore is to make: with the volume's size, or as many bytes as
+    /// the backup has if they are more. An error if there is no room for the data.
+    pub fn open_target(
+        &self,
+        lease: &Lease,
+        volume: &VolumeId,
+        bytes: u64,
+        data_bytes: u64,
+    ) -> Result<VolumeWriter, CatalogError> {
+        match self {
+            Self::Standalone(standalone) => {
+                standalone.open_target(lease, volume, bytes, data_bytes)
+            }
+            #[cfg(test)]
+            Self::Memory(memory) => memory.open_target(lease, volume, bytes),
+        }
+    }
+
+    /// Makes what this run has written the volume's content, unless another run was first.
+    pub fn finish_target(&self, lease: &Lease, volume: &VolumeId) -> Result<(), CatalogError> {
+        match self {
+            Self::Standalone(standalone) => standalone.finish_target(lease, volume),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.finish_target(lease, volume),
+        }
+    }
+
+    /// Gives back the room that this run has taken for a volume that it could not make.
+    pub fn give_target_back(&self, lease: &Lease, volume: &VolumeId) -> Result<(), CatalogError> {
+        match self {
+            Self::Standalone(standalone) => standalone.give_target_back(lease, volume),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.give_target_back(lease, volume),
+        }
+    }
+
+    /// Ends a restore's hold on its target: with the saved metadata, or in `error_restoring`.
+    pub fn end_restore(
+        &self,
+        lease: &Lease,
+        volume: &VolumeId,
+        result: Result<&RestoredFrom, ()>,
+    ) -> Result<(), CatalogError> {
+        match self {
+            Self::Standalone(standalone) => standalone.end_restore(lease, volume, result),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.end_restore(lease, volume, result),
+        }
+    }
+
+    /// The volumes that are in a state that only a job can end. Snapshots are not looked for.
+    pub fn held(&self) -> Result<Vec<HeldVolume>, CatalogError> {
+        match self {
+            Self::Standalone(standalone) => standalone.held(),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.held(),
+        }
+    }
+
+    /// Ends a state whose job is not there, as if that job had failed.
+    pub fn give_back(&self, held: &HeldVolume) -> Result<(), CatalogError> {
+        match self {
+            Self::Standalone(standalone) => standalone.give_back(held),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.give_back(held),
+        }
+    }
+
+    /// What a volume holds now, if it is there; held or not, so it may change under the reader.
+    pub fn open_volume(&self, volume: &VolumeId) -> Option<VolumeReader> {
+        match self {
+            Self::Standalone(standalone) => standalone.open_volume(volume),
+            #[cfg(test)]
+            Self::Memory(memory) => memory
+                .find(volume)
+                .map(|kept| VolumeReader::Memory(kept.content)),
+        }
+    }
 }

@@ -1,7 +1,7 @@
-//! The protocol between backups and collections, without bytes: every order in which transactions
-//! of sessions, collectors and a deleter can come is gone through, and after each step it is checked
-//! that nothing is missing that somebody may rely upon. A step is what one transaction, one statement
-//! of a longer transaction, or one call of the storage does, as on PostgreSQL with READ COMMITTED.
+//! The protocol between backups and collections, without bytes. The search goes through every order of transactions of
+//! sessions, collectors and a deleter. After each step it checks that nothing is missing that a session or backup relies
+//! on. A step is one transaction, one statement of a longer transaction, or one call of the storage, as on PostgreSQL
+//! with READ COMMITTED.
 //!
 //! A session has several threads. They share what the session holds, as the real ones do: a thread
 //! reads that set before it looks a chunk up, and another thread may add to it at any moment.
@@ -53,7 +53,6 @@ struct State {
     /// Frames that the available backups need: one backup each.
     backups: BTreeSet<(u8, Frame)>,
     generation: u8,
-    collecting: Option<u8>,
     actors: Vec<Actor>,
 }
 
@@ -86,6 +85,8 @@ enum Thread {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Collector {
     Waiting,
+    /// Has begun this generation.
+    Begun(u8),
     /// Generation, and the packs that sessions hold.
     SawSessions(u8, BTreeSet<u8>),
     /// Also those that backups need.
@@ -95,6 +96,7 @@ enum Collector {
         pardon: BTreeSet<u8>,
         condemn: BTreeSet<u8>,
         give_up: BTreeSet<u8>,
+        given_up: BTreeSet<u8>,
     },
     Deleting(u8, BTreeSet<u8>),
     Listing(u8),
@@ -125,7 +127,7 @@ enum Flaw {
     None,
     /// What another thread came to hold after the look-up counts.
     HeldAfterLook,
-    CollectorsAtOnce,
+    MarkWhenOvertaken,
     NoReferenceAtHit,
     NoSecondLook,
     SwitchDespiteReference,
@@ -166,7 +168,6 @@ impl State {
             references: vec![BTreeSet::new(); sessions],
             backups: [(0, (0, 0))].into(),
             generation: 1,
-            collecting: None,
             actors,
         }
     }
@@ -187,7 +188,7 @@ impl State {
         alive
     }
 
-    /// What somebody relies upon must be in the object that the pack's row leads to.
+    /// Every frame that a session or backup relies on must be in the current object of its pack.
     fn violation(&self) -> Option<String> {
         let held = self.actors.iter().filter_map(|actor| match actor {
             Actor::Thread(_, Thread::Holds(frame)) => Some(*frame),
@@ -264,9 +265,10 @@ impl State {
                 }
                 let alive = state.reference(session, frame.0);
                 let is_known = flaw == Flaw::NoSecondLook || state.index.contains(frame);
-                match alive && is_known {
-                    true => Thread::Holds(*frame),
-                    false => Thread::Missed,
+                if alive && is_known {
+                    Thread::Holds(*frame)
+                } else {
+                    Thread::Missed
                 }
             }),
             Thread::Missed => go(&|state| {
@@ -359,15 +361,12 @@ impl State {
             next.push(state);
         };
         match collector {
-            Collector::Waiting => {
-                let is_free = self.collecting.is_none() || flaw == Flaw::CollectorsAtOnce;
-                if is_free {
-                    go(&|state| {
-                        state.collecting = Some(at as u8);
-                        state.generation += 1;
-                        Collector::SawSessions(state.generation, state.held_by_sessions())
-                    });
-                }
+            Collector::Waiting => go(&|state| {
+                state.generation += 1;
+                Collector::Begun(state.generation)
+            }),
+            Collector::Begun(generation) => {
+                go(&|state| Collector::SawSessions(*generation, state.held_by_sessions()));
             }
             Collector::SawSessions(generation, seen) => go(&|state| {
                 let mut needed = seen.clone();
@@ -393,30 +392,37 @@ impl State {
                     pardon: &condemned & needed,
                     give_up: &(&condemned - needed) & &earlier,
                     condemn: &live - needed,
+                    given_up: of(&|pack| pack.state == PackState::Deleting),
                 }
             }),
+            // One pack at a time. When a later generation has begun, the rest is left to it.
             Collector::Planned {
                 generation,
                 pardon,
                 condemn,
                 give_up,
+                given_up,
             } => go(&|state| {
-                for pack in pardon {
-                    let row = &mut state.packs[*pack as usize];
+                let is_over = pardon.is_empty() && give_up.is_empty() && condemn.is_empty();
+                let is_latest = state.generation == *generation || flaw == Flaw::MarkWhenOvertaken;
+                if is_over || !is_latest {
+                    return Collector::Deleting(*generation, given_up.clone());
+                }
+                let (mut pardon, mut condemn) = (pardon.clone(), condemn.clone());
+                let (mut give_up, mut given_up) = (give_up.clone(), given_up.clone());
+                if let Some(pack) = pardon.pop_first() {
+                    let row = &mut state.packs[pack as usize];
                     if row.state == PackState::Condemned {
                         row.state = PackState::Live;
                     }
-                }
-                let mut given_up = BTreeSet::new();
-                for pack in give_up {
-                    let row = &mut state.packs[*pack as usize];
+                } else if let Some(pack) = give_up.pop_first() {
+                    let row = &mut state.packs[pack as usize];
                     if row.state == PackState::Condemned {
                         row.state = PackState::Deleting;
-                        given_up.insert(*pack);
+                        given_up.insert(pack);
                     }
-                }
-                for pack in condemn {
-                    let row = &mut state.packs[*pack as usize];
+                } else if let Some(pack) = condemn.pop_first() {
+                    let row = &mut state.packs[pack as usize];
                     if row.state == PackState::Live
                         || (row.state == PackState::Writing && row.writer.is_none())
                     {
@@ -424,10 +430,13 @@ impl State {
                         row.condemned_in = *generation;
                     }
                 }
-                if state.collecting == Some(at as u8) {
-                    state.collecting = None;
+                Collector::Planned {
+                    generation: *generation,
+                    pardon,
+                    condemn,
+                    give_up,
+                    given_up,
                 }
-                Collector::Deleting(*generation, given_up)
             }),
             Collector::Deleting(generation, packs) => go(&|state| {
                 for pack in packs {
@@ -447,12 +456,12 @@ impl State {
                 });
                 Collector::Strays(*generation, strays.copied().collect())
             }),
-            Collector::Strays(generation, strays) => go(&|state| match state.generation
-                == *generation
-                || flaw == Flaw::StraysWhenOvertaken
-            {
-                true => Collector::Removing(*generation, strays.clone()),
-                false => Collector::Census(*generation),
+            Collector::Strays(generation, strays) => go(&|state| {
+                if state.generation == *generation || flaw == Flaw::StraysWhenOvertaken {
+                    Collector::Removing(*generation, strays.clone())
+                } else {
+                    Collector::Census(*generation)
+                }
             }),
             // However late this comes after the look whether the collection is still the latest.
             Collector::Removing(generation, strays) => go(&|state| {

@@ -63,7 +63,6 @@ fn leaks(end: &State) -> Result<(), String> {
     let mut state = end.clone();
     for _ in 0..2 {
         state.actors = vec![Actor::Collector(Collector::Waiting)];
-        state.collecting = None;
         // The last of what can happen next: of a census, nothing is compacted.
         while let Some(next) = state.next(Flaw::None).pop() {
             state = next;
@@ -79,11 +78,12 @@ fn leaks(end: &State) -> Result<(), String> {
         .iter()
         .map(|(pack, rewrite, _)| (*pack, *rewrite))
         .collect();
-    match stored == needed {
-        true => Ok(()),
-        false => Err(format!(
+    if stored == needed {
+        Ok(())
+    } else {
+        Err(format!(
             "stored {stored:?}, needed {needed:?} after {end:?}"
-        )),
+        ))
     }
 }
 
@@ -104,7 +104,7 @@ fn no_order_of_transactions_loses_or_leaks_anything() {
 fn every_rule_of_the_protocol_is_needed() {
     for (flaw, size) in [
         (Flaw::HeldAfterLook, (1, 2, 1)),
-        (Flaw::CollectorsAtOnce, (1, 1, 2)),
+        (Flaw::MarkWhenOvertaken, (1, 1, 2)),
         (Flaw::NoReferenceAtHit, (1, 1, 1)),
         (Flaw::NoSecondLook, (1, 1, 1)),
         (Flaw::SwitchDespiteReference, (1, 1, 1)),

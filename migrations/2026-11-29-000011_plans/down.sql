@@ -1,0 +1,1 @@
+DROP INDEX session_packs_by_pack;

@@ -1,0 +1,9 @@
+ALTER TABLE tokens DROP COLUMN project_generation;
+ALTER TABLE projects DROP COLUMN generation;
+ALTER TABLE projects DROP COLUMN tags;
+ALTER TABLE projects DROP COLUMN description;
+ALTER TABLE projects DROP COLUMN is_enabled;
+ALTER TABLE users DROP COLUMN default_project_id;
+ALTER TABLE users DROP COLUMN email;
+ALTER TABLE users DROP COLUMN description;
+ALTER TABLE users DROP COLUMN is_enabled;

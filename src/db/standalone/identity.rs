@@ -1,0 +1,485 @@
+//! Rows of the embedded identity: users, projects, assignments, tokens, application credentials.
+
+use crate::db::{self, DbConnection, DbResult};
+use crate::model::column::Json;
+use crate::model::id::{ProjectId, UserId};
+use crate::model::schema::{application_credentials, assignments, projects, tokens, users};
+use crate::model::standalone::identity::{
+    ApplicationCredential, Assignment, FoundToken, NamedAssignment, Origin, Project, Role,
+    TokenRow, User,
+};
+use crate::model::time::Timestamp;
+use diesel::prelude::*;
+use diesel::sql_types::{Nullable, Text};
+
+/// A lock: transactions that add a token share it, transactions that end tokens hold it exclusively.
+const TOKENS: &str = "tokens";
+/// Tokens and all that were got with them, and with those.
+const REVOKE: &str = "WITH RECURSIVE gone (id) AS ( \
+     SELECT audit_id FROM tokens \
+     WHERE audit_id = $1 OR (project_id = $2 AND ($3 IS NULL OR user_id = $3)) \
+     UNION SELECT tokens.audit_id FROM tokens JOIN gone ON tokens.parent_audit_id = gone.id \
+     ) DELETE FROM tokens WHERE audit_id IN (SELECT id FROM gone)";
+
+/// The user of this name.
+pub fn user_by_name(connection: &mut DbConnection, name: &str) -> DbResult<Option<User>> {
+    Ok(users::table
+        .filter(users::name.eq(name))
+        .select(User::as_select())
+        .first(connection)
+        .optional()?)
+}
+
+/// The user.
+pub fn user(connection: &mut DbConnection, id: &UserId) -> DbResult<Option<User>> {
+    Ok(users::table
+        .find(id)
+        .select(User::as_select())
+        .first(connection)
+        .optional()?)
+}
+
+/// Adds a user.
+pub fn insert_user(connection: &mut DbConnection, row: &User) -> DbResult<()> {
+    diesel::insert_into(users::table)
+        .values(row)
+        .execute(connection)?;
+    Ok(())
+}
+
+/// Makes the user of that name what the configuration says: there, and with this password. Another password
+/// than before ends the user's tokens.
+pub fn put_configured_user(connection: &mut DbConnection, row: &User) -> DbResult<UserId> {
+    let Some(known) = user_by_name(connection, &row.name)? else {
+        insert_user(connection, row)?;
+        return Ok(row.id.clone());
+    };
+    // An administrator who changes the password now is done before or finds a configured user.
+    db::lock(connection, known.id.as_str())?;
+    let known = user(connection, &known.id)?.unwrap_or(known);
+    if known.password_hash != row.password_hash {
+        end_tokens(connection, &known.id)?;
+    }
+    diesel::update(users::table.find(&known.id))
+        .set((
+            users::password_hash.eq(&row.password_hash),
+            users::origin.eq(Origin::Configured),
+        ))
+        .execute(connection)?;
+    Ok(known.id)
+}
+
+/// Ends all tokens of a user.
+pub fn end_tokens(connection: &mut DbConnection, id: &UserId) -> DbResult<()> {
+    diesel::update(users::table.find(id))
+        .set(users::generation.eq(users::generation + 1))
+        .execute(connection)?;
+    Ok(())
+}
+
+/// What changes of a user; `None` leaves a field as it is. The generation is changed by itself.
+#[derive(Default, AsChangeset)]
+#[diesel(table_name = users)]
+pub struct UserChanges {
+    pub name: Option<String>,
+    pub password_hash: Option<String>,
+    pub is_enabled: Option<bool>,
+    pub description: Option<Option<String>>,
+    pub email: Option<Option<String>>,
+    pub default_project_id: Option<Option<ProjectId>>,
+}
+
+/// Changes a user. Fields that are not named are not written: a start may be writing them.
+pub fn update_user(
+    connection: &mut DbConnection,
+    id: &UserId,
+    changes: &UserChanges,
+) -> DbResult<()> {
+    diesel::update(users::table.find(id))
+        .set(changes)
+        .execute(connection)
+        .optional_empty_changeset()?;
+    Ok(())
+}
+
+/// Users that the configuration names, or did at the last start.
+pub fn configured_users(connection: &mut DbConnection) -> DbResult<Vec<User>> {
+    Ok(users::table
+        .filter(users::origin.eq(Origin::Configured))
+        .order(users::name)
+        .select(User::as_select())
+        .load(connection)?)
+}
+
+/// Notes that the configuration no longer names a user, and ends its tokens.
+pub fn drop_user(connection: &mut DbConnection, id: &UserId) -> DbResult<()> {
+    end_tokens(connection, id)?;
+    diesel::update(users::table.find(id))
+        .set(users::origin.eq(Origin::Dropped))
+        .execute(connection)?;
+    Ok(())
+}
+
+/// The project of this name.
+pub fn project_by_name(connection: &mut DbConnection, name: &str) -> DbResult<Option<Project>> {
+    Ok(projects::table
+        .filter(projects::name.eq(name))
+        .select(Project::as_select())
+        .first(connection)
+        .optional()?)
+}
+
+/// The project.
+pub fn project(connection: &mut DbConnection, id: &ProjectId) -> DbResult<Option<Project>> {
+    Ok(projects::table
+        .find(id)
+        .select(Project::as_select())
+        .first(connection)
+        .optional()?)
+}
+
+/// All projects, by name.
+pub fn list_projects(connection: &mut DbConnection) -> DbResult<Vec<Project>> {
+    Ok(projects::table
+        .order(projects::name)
+        .select(Project::as_select())
+        .load(connection)?)
+}
+
+/// The project of this name; added if there is none.
+pub fn put_project(connection: &mut DbConnection, row: &Project) -> DbResult<ProjectId> {
+    if let Some(known) = project_by_name(connection, &row.name)? {
+        return Ok(known.id);
+    }
+    insert_project(connection, row)?;
+    Ok(row.id.clone())
+}
+
+/// Adds a project.
+pub fn insert_project(connection: &mut DbConnection, row: &Project) -> DbResult<()> {
+    diesel::insert_into(projects::table)
+        .values(row)
+        .execute(connection)?;
+    Ok(())
+}
+
+/// What changes of a project, likewise.
+#[derive(Default, AsChangeset)]
+#[diesel(table_name = projects)]
+pub struct ProjectChanges {
+    pub name: Option<String>,
+    pub is_enabled: Option<bool>,
+    pub description: Option<String>,
+    pub tags: Option<Json<Vec<String>>>,
+}
+
+/// Changes a project.
+pub fn update_project(
+    connection: &mut DbConnection,
+    id: &ProjectId,
+    changes: &ProjectChanges,
+) -> DbResult<()> {
+    diesel::update(projects::table.find(id))
+        .set(changes)
+        .execute(connection)
+        .optional_empty_changeset()?;
+    Ok(())
+}
+
+/// Ends all tokens in a project, and all that were got with them, wherever those are good.
+pub fn end_project_tokens(connection: &mut DbConnection, id: &ProjectId) -> DbResult<()> {
+    db::lock(connection, TOKENS)?;
+    diesel::update(projects::table.find(id))
+        .set(projects::generation.eq(projects::generation + 1))
+        .execute(connection)?;
+    revoke(connection, None, Some(id), None)
+}
+
+/// The role that a user has in a project, and who gave it.
+pub fn assignment(
+    connection: &mut DbConnection,
+    user: &UserId,
+    project: &ProjectId,
+) -> DbResult<Option<Assignment>> {
+    Ok(assignments::table
+        .find((user, project))
+        .select(Assignment::as_select())
+        .first(connection)
+        .optional()?)
+}
+
+/// Roles that the configuration gives, or gave at the last start.
+pub fn configured_assignments(connection: &mut DbConnection) -> DbResult<Vec<Assignment>> {
+    Ok(assignments::table
+        .filter(assignments::is_configured.eq(true))
+        .select(Assignment::as_select())
+        .load(connection)?)
+}
+
+/// Roles that users have in projects, by the names of both; those of one user or in one project alone, if one is
+/// given.
+pub fn named_assignments(
+    connection: &mut DbConnection,
+    user: Option<&UserId>,
+    project: Option<&ProjectId>,
+) -> DbResult<Vec<NamedAssignment>> {
+    let mut query = assignments::table
+        .inner_join(users::table.on(users::id.eq(assignments::user_id)))
+        .inner_join(projects::table.on(projects::id.eq(assignments::project_id)))
+        .select((
+            assignments::user_id,
+            users::name,
+            assignments::project_id,
+            projects::name,
+            assignments::role,
+        ))
+        .into_boxed();
+    if let Some(user) = user {
+        query = query.filter(assignments::user_id.eq(user));
+    }
+    if let Some(project) = project {
+        query = query.filter(assignments::project_id.eq(project));
+    }
+    Ok(query
+        .order((users::name, projects::name))
+        .load(connection)?)
+}
+
+/// Takes a user's role in a project away. The user's tokens there end, and all that were got with them: they do not come
+/// back with the role.
+pub fn remove_assignment(
+    connection: &mut DbConnection,
+    user: &UserId,
+    project: &ProjectId,
+) -> DbResult<()> {
+    db::lock(connection, TOKENS)?;
+    diesel::delete(assignments::table.find((user, project))).execute(connection)?;
+    revoke(connection, None, Some(project), Some(user))
+}
+
+/// The role of a user in a project.
+pub fn role_of(
+    connection: &mut DbConnection,
+    user: &UserId,
+    project: &ProjectId,
+) -> DbResult<Option<Role>> {
+    Ok(assignments::table
+        .find((user, project))
+        .select(assignments::role)
+        .first(connection)
+        .optional()?)
+}
+
+/// Projects in which a user has a role, by name.
+pub fn projects_of(connection: &mut DbConnection, user: &UserId) -> DbResult<Vec<Project>> {
+    let ids = assignments::table
+        .filter(assignments::user_id.eq(user))
+        .select(assignments::project_id)
+        .load::<ProjectId>(connection)?;
+    Ok(projects::table
+        .filter(projects::id.eq_any(ids))
+        .order(projects::name)
+        .select(Project::as_select())
+        .load(connection)?)
+}
+
+/// Gives a user a role in a project, in place of any other.
+pub fn put_assignment(connection: &mut DbConnection, row: &Assignment) -> DbResult<()> {
+    diesel::delete(assignments::table.find((&row.user_id, &row.project_id))).execute(connection)?;
+    diesel::insert_into(assignments::table)
+        .values(row)
+        .execute(connection)?;
+    Ok(())
+}
+
+/// All users, by name.
+pub fn list_users(connection: &mut DbConnection) -> DbResult<Vec<User>> {
+    Ok(users::table
+        .order(users::name)
+        .select(User::as_select())
+        .load(connection)?)
+}
+
+/// Removes a user with all that is theirs here. `false`: there is none.
+pub fn remove_user(connection: &mut DbConnection, id: &UserId) -> DbResult<bool> {
+    db::lock(connection, id.as_str())?;
+    diesel::delete(tokens::table.filter(tokens::user_id.eq(id))).execute(connection)?;
+    let credentials = application_credentials::table;
+    diesel::delete(credentials.filter(application_credentials::user_id.eq(id)))
+        .execute(connection)?;
+    diesel::delete(assignments::table.filter(assignments::user_id.eq(id))).execute(connection)?;
+    let count = diesel::delete(users::table.find(id)).execute(connection)?;
+    Ok(count == 1)
+}
+
+/// Removes a project with the roles and tokens in it, and what was got with those tokens. `false`: there is none.
+pub fn remove_project(connection: &mut DbConnection, id: &ProjectId) -> DbResult<bool> {
+    db::lock(connection, id.as_str())?;
+    end_project_tokens(connection, id)?;
+    let credentials = application_credentials::table;
+    diesel::delete(credentials.filter(application_credentials::project_id.eq(id)))
+        .execute(connection)?;
+    diesel::delete(assignments::table.filter(assignments::project_id.eq(id)))
+        .execute(connection)?;
+    let count = diesel::delete(projects::table.find(id)).execute(connection)?;
+    Ok(count == 1)
+}
+
+/// Adds a token, and drops up to [`db::BATCH`] that have expired. `false`: the token that it was got with, all tokens in the
+/// project, or the user's role there have ended meanwhile.
+pub fn insert_token(
+    connection: &mut DbConnection,
+    row: &TokenRow,
+    now: Timestamp,
+) -> DbResult<bool> {
+    // A transaction that ends tokens waits from now on, and then finds this one too.
+    db::lock_shared(connection, TOKENS)?;
+    if let Some(parent) = &row.parent_audit_id {
+        let parents = tokens::table.filter(tokens::audit_id.eq(parent));
+        if parents.count().get_result::<i64>(connection)? == 0 {
+            return Ok(false);
+        }
+    }
+    if let Some(project) = &row.project_id {
+        let same = projects::generation.eq(row.project_generation);
+        let places = projects::table.find(project).filter(same);
+        let is_there = places.count().get_result::<i64>(connection)? > 0;
+        if !is_there || role_of(connection, &row.user_id, project)?.is_none() {
+            return Ok(false);
+        }
+    }
+    // More go than come, so all go in time, and no log-in waits for many.
+    let expired: Vec<Vec<u8>> = tokens::table
+        .filter(tokens::expires_at.le(now))
+        .order(tokens::expires_at)
+        .limit(db::BATCH)
+        .select(tokens::hash)
+        .load(connection)?;
+    diesel::delete(tokens::table.filter(tokens::hash.eq_any(expired))).execute(connection)?;
+    let _ = diesel::insert_into(tokens::table)
+        .values(row)
+        .execute(connection)?;
+    Ok(true)
+}
+
+/// The token with this hash, unless it has expired, and what it names, all as it is now: one query on keys, as
+/// every request asks it.
+pub fn find_token(
+    connection: &mut DbConnection,
+    hash: &[u8],
+    now: Timestamp,
+) -> DbResult<Option<FoundToken>> {
+    Ok(tokens::table
+        .inner_join(users::table.on(users::id.eq(tokens::user_id)))
+        .left_join(projects::table.on(projects::id.nullable().eq(tokens::project_id)))
+        .left_join(
+            assignments::table.on(assignments::user_id
+                .eq(tokens::user_id)
+                .and(assignments::project_id.nullable().eq(tokens::project_id))),
+        )
+        .left_join(
+            application_credentials::table.on(application_credentials::id
+                .nullable()
+                .eq(tokens::application_credential_id)),
+        )
+        .filter(tokens::hash.eq(hash).and(tokens::expires_at.gt(now)))
+        .select((
+            TokenRow::as_select(),
+            User::as_select(),
+            Option::<Project>::as_select(),
+            assignments::role.nullable(),
+            Option::<ApplicationCredential>::as_select(),
+        ))
+        .first::<FoundToken>(connection)
+        .optional()?)
+}
+
+/// Revokes a token, and all that were got with it.
+pub fn revoke_token(connection: &mut DbConnection, row: &TokenRow) -> DbResult<()> {
+    db::lock(connection, TOKENS)?;
+    revoke(connection, Some(&row.audit_id), None, None)
+}
+
+/// Revokes a token, or all in a project, or those of a user there; and all that were got with them.
+fn revoke(
+    connection: &mut DbConnection,
+    audit_id: Option<&str>,
+    project: Option<&ProjectId>,
+    user: Option<&UserId>,
+) -> DbResult<()> {
+    let query = diesel::sql_query(REVOKE)
+        .bind::<Nullable<Text>, _>(audit_id)
+        .bind::<Nullable<Text>, _>(project.map(ProjectId::as_str))
+        .bind::<Nullable<Text>, _>(user.map(UserId::as_str));
+    let removed = match connection {
+        DbConnection::Postgres(connection) => query.execute(connection),
+        DbConnection::Sqlite(connection) => query.execute(connection),
+    };
+    removed?;
+    Ok(())
+}
+
+/// Adds an application credential. Fails on the unique index if the user has one of that name.
+pub fn insert_credential(
+    connection: &mut DbConnection,
+    row: &ApplicationCredential,
+) -> DbResult<()> {
+    diesel::insert_into(application_credentials::table)
+        .values(row)
+        .execute(connection)?;
+    Ok(())
+}
+
+/// The application credential with this id.
+pub fn credential(
+    connection: &mut DbConnection,
+    id: &str,
+) -> DbResult<Option<ApplicationCredential>> {
+    Ok(application_credentials::table
+        .find(id)
+        .select(ApplicationCredential::as_select())
+        .first(connection)
+        .optional()?)
+}
+
+/// The application credential of a user that bears this name.
+pub fn credential_by_name(
+    connection: &mut DbConnection,
+    user: &UserId,
+    name: &str,
+) -> DbResult<Option<ApplicationCredential>> {
+    Ok(application_credentials::table
+        .filter(application_credentials::user_id.eq(user))
+        .filter(application_credentials::name.eq(name))
+        .select(ApplicationCredential::as_select())
+        .first(connection)
+        .optional()?)
+}
+
+/// Application credentials of a user, by name.
+pub fn credentials_of(
+    connection: &mut DbConnection,
+    user: &UserId,
+) -> DbResult<Vec<ApplicationCredential>> {
+    Ok(application_credentials::table
+        .filter(application_credentials::user_id.eq(user))
+        .order(application_credentials::name)
+        .select(ApplicationCredential::as_select())
+        .load(connection)?)
+}
+
+/// How many application credentials a user has.
+pub fn count_credentials(connection: &mut DbConnection, user: &UserId) -> DbResult<i64> {
+    Ok(application_credentials::table
+        .filter(application_credentials::user_id.eq(user))
+        .count()
+        .get_result(connection)?)
+}
+
+/// Removes an application credential and revokes its tokens.
+pub fn remove_credential(connection: &mut DbConnection, id: &str) -> DbResult<()> {
+    diesel::delete(tokens::table.filter(tokens::application_credential_id.eq(id)))
+        .execute(connection)?;
+    diesel::delete(application_credentials::table.find(id)).execute(connection)?;
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! Users and projects as an administrator makes and changes them.
+
+use crate::config::Secret;
+use crate::db::standalone::identity;
+use crate::db::standalone::identity::{ProjectChanges, UserChanges};
+use crate::db::{self, DbConnection, DbResult};
+use crate::identity::embedded::Embedded;
+use crate::identity::embedded::configured::CONFIGURED;
+use crate::model::column::Json;
+use crate::model::error::Error;
+use crate::model::id::{ProjectId, UserId, configured_project, keystone_id};
+use crate::model::standalone::identity::{Origin, Project, User};
+
+/// What a user is to be; `None` leaves it as it is, and an inner `None` takes it away.
+#[derive(Default)]
+pub struct UserFields {
+    pub name: Option<String>,
+    pub password: Option<Option<Secret>>,
+    pub is_enabled: Option<bool>,
+    pub description: Option<Option<String>>,
+    pub email: Option<Option<String>>,
+    pub default_project: Option<Option<ProjectId>>,
+}
+
+/// What a project is to be, likewise.
+#[derive(Default)]
+pub struct ProjectFields {
+    pub name: Option<String>,
+    pub is_enabled: Option<bool>,
+    pub description: Option<String>,
+    pub tags: Option<Vec<String>>,
+}
+
+impl Embedded {
+    /// Adds a user without a role. A user without a password cannot log in.
+    pub fn create_user(&self, name: &str, fields: UserFields) -> Result<User, Error> {
+        let changes = self.user_changes(fields)?;
+        let hash = changes.password_hash.clone();
+        let hash = hash.unwrap_or_else(|| self.passwords.of_nobody());
+        let row = User::new(UserId::new(keystone_id()), name, hash, Origin::Made);
+        self.db.write(|c| {
+            let inserted = identity::insert_user(c, &row);
+            unless_taken(inserted, || {
+                format!("user - Duplicate entry found with name {name} at domain ID default.")
+            })?;
+            identity::update_user(c, &row.id, &changes)?;
+            identity::user(c, &row.id)?.ok_or_else(gone)
+        })
+    }
+
+    /// Changes a user; `None` if there is none of this id. Another password ends the user's tokens, and so
+    /// does disabling.
+    pub fn update_user(&self, id: &UserId, fields: UserFields) -> Result<Option<User>, Error> {
+        let changes = self.user_changes(fields)?;
+        let ends_tokens = changes.password_hash.is_some() || changes.is_enabled == Some(false);
+        self.db.write(|c| {
+            db::lock(c, id.as_str())?;
+            let Some(known) = identity::user(c, id)? else {
+                return Ok(None);
+            };
+            check_configured(&known, &changes)?;
+            let updated = identity::update_user(c, id, &changes);
+            unless_taken(updated, || {
+                let name = changes.name.as_deref().unwrap_or(&known.name);
+                format!("user - Duplicate entry found with name {name}.")
+            })?;
+            if ends_tokens {
+                identity::end_tokens(c, id)?;
+            }
+            Ok(identity::user(c, id)?)
+        })
+    }
+
+    fn user_changes(&self, fields: UserFields) -> Result<UserChanges, Error> {
+        let password_hash = match fields.password {
+            Some(Some(password)) => Some(self.passwords.hash(&password)?),
+            Some(None) => Some(self.passwords.of_nobody()),
+            None => None,
+        };
+        Ok(UserChanges {
+            name: fields.name,
+            password_hash,
+            is_enabled: fields.is_enabled,
+            description: fields.description,
+            email: fields.email,
+            default_project_id: fields.default_project,
+        })
+    }
+
+    /// Adds a project.
+    pub fn create_project(&self, name: &str, fields: ProjectFields) -> Result<Project, Error> {
+        let changes = ProjectChanges::from(fields);
+        let row = Project::new(ProjectId::new(keystone_id()), name);
+        self.db.write(|c| {
+            let inserted = identity::insert_project(c, &row);
+            unless_taken(inserted, || taken_project(name, &row.id))?;
+            identity::update_project(c, &row.id, &changes)?;
+            identity::project(c, &row.id)?.ok_or_else(gone)
+        })
+    }
+
+    /// Changes a project; `None` if there is none of this id. Disabling it ends the tokens in it.
+    pub fn update_project(
+        &self,
+        id: &ProjectId,
+        fields: ProjectFields,
+    ) -> Result<Option<Project>, Error> {
+        let changes = ProjectChanges::from(fields);
+        self.db.write(|c| {
+            let Some(known) = identity::project(c, id)? else {
+                return Ok(None);
+            };
+            let renamed = changes.name.as_ref().filter(|to| **to != known.name);
+            // Its id is made of its name, and the next start looks for both.
+            let is_made_of_name = configured_project(&known.name) == known.id;
+            if renamed.is_some() && (is_made_of_name || is_configured(c, id)?) {
+                return Err(configured("project", "name", "change it"));
+            }
+            let updated = identity::update_project(c, id, &changes);
+            unless_taken(updated, || {
+                taken_project(renamed.map_or("", String::as_str), id)
+            })?;
+            if changes.is_enabled == Some(false) {
+                identity::end_project_tokens(c, id)?;
+            }
+            Ok(identity::project(c, id)?)
+        })
+    }
+
+    /// Removes a user with tokens and credentials; `false` if there is none of this id.
+    pub fn delete_user(&self, id: &UserId) -> Result<bool, Error> {
+        self.db.write(|c| {
+            db::lock(c, id.as_str())?;
+            let known = identity::user(c, id)?;
+            if known.is_some_and(|known| known.origin == Origin::Configured) {
+                Err(configured("user", "account", "remove the user"))
+            } else {
+                Ok(identity::remove_user(c, id)?)
+            }
+        })
+    }
+
+    /// Removes a project with its tokens and roles; what it has in block storage stays. `false` if
+    /// there is none of this id.
+    pub fn delete_project(&self, id: &ProjectId) -> Result<bool, Error> {
+        self.db.write(|c| {
+            // A start may be giving users roles in it.
+            db::lock(c, CONFIGURED)?;
+            if is_configured(c, id)? {
+                Err(configured("project", "users", "remove them"))
+            } else {
+                Ok(identity::remove_project(c, id)?)
+            }
+        })
+    }
+}
+
+/// Whether the configuration gives any user a role in a project: then the next start makes sure that it exists.
+fn is_configured(connection: &mut DbConnection, id: &ProjectId) -> DbResult<bool> {
+    let given = identity::configured_assignments(connection)?;
+    Ok(given.iter().any(|given| given.project_id == *id))
+}
+
+impl From<ProjectFields> for ProjectChanges {
+    fn from(fields: ProjectFields) -> Self {
+        Self {
+            name: fields.name,
+            is_enabled: fields.is_enabled,
+            description: fields.description,
+            tags: fields.tags.map(Json::new),
+        }
+    }
+}
+
+/// Refuses what the next start would undo, and what would not be so all the same.
+fn check_configured(known: &User, changes: &UserChanges) -> Result<(), Error> {
+    let renamed = changes.name.as_ref().is_some_and(|to| *to != known.name);
+    let changes_own = changes.password_hash.is_some() || renamed;
+    let is_dropped = known.origin == Origin::Dropped;
+    if is_dropped && (changes_own || changes.is_enabled == Some(true)) {
+        let message = "The configuration named this user and does so no longer, so it is disabled: name it there again, or delete it and make another.";
+        return Err(Error::Conflict(message.to_owned()));
+    }
+    if changes_own && known.origin == Origin::Configured {
+        Err(configured("user", "name and password", "change it"))
+    } else {
+        Ok(())
+    }
+}
+
+/// What came of writing a name that no two may have. The unique index decides, as others write beside.
+fn unless_taken<T>(result: DbResult<T>, what: impl FnOnce() -> String) -> Result<T, Error> {
+    result.map_err(|error| {
+        if db::is_duplicate(&error) {
+            Error::Conflict(format!("Conflict occurred attempting to store {}", what()))
+        } else {
+            error.into()
+        }
+    })
+}
+
+fn taken_project(name: &str, id: &ProjectId) -> String {
+    format!(
+        "project - it is not permitted to have two projects with either the same name or same id in the same domain: name is {name}, project id {id}."
+    )
+}
+
+fn gone() -> Error {
+    Error::internal("a row is gone that was just written")
+}
+
+/// Refuses what the next start would undo.
+pub(super) fn configured(kind: &str, what: &str, remedy: &str) -> Error {
+    Error::Conflict(format!(
+        "The configuration gives this {kind} its {what}: {remedy} there."
+    ))
+}

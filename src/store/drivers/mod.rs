@@ -1,0 +1,54 @@
+//! The kinds of storages: one file for each says how its options become a service of OpenDAL. The options
+//! themselves are a section of [`crate::config::Storage`] under the same name: the configuration is a floor below, and
+//! knows nothing of OpenDAL.
+
+pub(super) mod azblob;
+pub(super) mod fs;
+pub(super) mod gcs;
+pub(super) mod s3;
+pub(super) mod sftp;
+pub(super) mod swift;
+pub(super) mod webdav;
+
+use crate::config::Secret;
+use crate::store::swift::LogInError;
+use std::path::PathBuf;
+
+/// Why a storage could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "its URL must be fs:DIRECTORY, s3://BUCKET, swift://CONTAINER, sftp://HOST/DIRECTORY, \
+         webdav+https://HOST/FOLDER, gcs://BUCKET or azblob://CONTAINER"
+    )]
+    Url,
+    #[error("storage {url}: {option} is missing from its options")]
+    Option { url: String, option: &'static str },
+    #[error("storage directory {}", path.display())]
+    Directory {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("certificates {}: {message}", path.display())]
+    Certificates { path: PathBuf, message: String },
+    #[error("storage {url}")]
+    Backend { url: String, source: opendal::Error },
+    #[error("storage {url}")]
+    LogIn { url: String, source: LogInError },
+}
+
+/// Bucket, container or host, and the folder behind it, with its slash.
+pub(super) fn split(place: &str) -> (&str, &str) {
+    match place.find('/') {
+        Some(slash) => place.split_at(slash),
+        None => (place, "/"),
+    }
+}
+
+fn exposed(secret: &Option<Secret>) -> &str {
+    secret.as_ref().map_or("", Secret::expose)
+}
+
+fn text(option: &Option<String>) -> &str {
+    option.as_deref().unwrap_or_default()
+}

@@ -1,0 +1,4 @@
+//! Jobs of the stand-in for Cinder.
+
+pub(super) mod snapshots;
+pub(super) mod volumes;

@@ -1,0 +1,70 @@
+//! Writing a volume's bytes, wherever they go.
+
+use crate::volume::VolumeError;
+use crate::volume::file::FileWriter;
+#[cfg(test)]
+use crate::volume::memory::MemoryVolume;
+use std::ops::Range;
+use std::path::Path;
+
+/// A volume to be written. Shared by many threads, each writing its own ranges.
+#[derive(Debug)]
+pub enum VolumeWriter {
+    File(FileWriter),
+    #[cfg(test)]
+    Memory(MemoryVolume),
+}
+
+impl VolumeWriter {
+    /// Opens an existing file or block device.
+    pub fn open(path: &Path) -> Result<Self, VolumeError> {
+        FileWriter::open(path).map(Self::File)
+    }
+
+    /// Bytes.
+    pub fn length(&self) -> u64 {
+        match self {
+            Self::File(file) => file.length(),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.length(),
+        }
+    }
+
+    /// Writes a piece.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), VolumeError> {
+        match self {
+            Self::File(file) => file.write_at(bytes, offset),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.write_at(bytes, offset),
+        }
+    }
+
+    /// Writes the blocks of a piece that are not there already.
+    pub fn write_difference(&self, bytes: &[u8], offset: u64) -> Result<(), VolumeError> {
+        match self {
+            Self::File(file) => file.write_difference(bytes, offset),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.write_at(bytes, offset),
+        }
+    }
+
+    /// Makes a range read as zeros, by a hole where that is possible. What is a hole already is
+    /// left alone.
+    pub fn zero(&self, range: Range<u64>) -> Result<(), VolumeError> {
+        match self {
+            Self::File(file) => file.zero(range),
+            #[cfg(test)]
+            Self::Memory(memory) => memory.zero(range),
+        }
+    }
+
+    /// Makes everything written durable. An error if the volume has become shorter than it was when it was
+    /// opened.
+    pub fn sync(&self) -> Result<(), VolumeError> {
+        match self {
+            Self::File(file) => file.sync(),
+            #[cfg(test)]
+            Self::Memory(_) => Ok(()),
+        }
+    }
+}

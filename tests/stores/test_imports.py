@@ -1,0 +1,86 @@
+"""Records of backups: whose data they lead to, and what they count for."""
+
+import base64
+import json
+import uuid
+
+from bed import Bed, Client, until
+from test_lost import backed_up, lose_database
+from test_stuck import fields_of, record_of
+
+USERS = [("member", "secret", "alpha", "member"), ("other", "secret", "beta", "member"),
+         ("admin", "secret", "beta", "admin")]
+
+
+def take_in(client, record, **changed):
+    """Imports the record under a new id, with fields changed; the row in which that ends."""
+    fields = {**fields_of(record), "id": str(uuid.uuid4()), **changed}
+    copy = {**record, "backup_url": base64.b64encode(json.dumps(fields).encode()).decode()}
+    backup = client.ask("POST", "/backups/import_record", {"backup-record": copy})["backup"]["id"]
+
+    def ended():
+        row = client.show("backups", backup)
+        return row["status"] in ("available", "error") and row
+
+    return until("the import ends", ended)
+
+
+def test_a_member_who_may_import_opens_no_other_projects_backups(tmp_path):
+    with Bed(tmp_path, users=USERS) as bed:
+        bed.data.mkdir()
+        (bed.data / "policy.yaml").write_text('"backup:backup-import": "role:member"\n')
+        process = bed.start()
+        member, other = Client(bed, process), Client(bed, process, "other", "beta")
+        admin = Client(bed, process, "admin", "beta")
+        backup, digest = backed_up(bed, member)
+        record = record_of(admin, backup)
+        # Nothing tells what is another's from what is nowhere.
+        storage, vault, root = fields_of(record)["service_metadata"].split(":")[2:]
+        nowhere = take_in(other, record, service_metadata=f"embervault:1:{storage}:{uuid.uuid4()}:{root}")
+        missing = take_in(other, record, service_metadata=f"embervault:1:{storage}:{vault}:{uuid.uuid4()}")
+        foreign = take_in(other, record)
+        assert foreign["status"] == "error", "a member has another project's backup"
+        assert foreign["fail_reason"] == missing["fail_reason"] == nowhere["fail_reason"]
+        own = take_in(member, record)
+        assert own["status"] == "available"
+        member.check(own["id"], digest)
+        given = take_in(admin, record)
+        assert given["status"] == "available"
+        admin.check(given["id"], digest)
+        process.stop()
+
+        # The same where the database knows nothing; it takes no vault over for a stranger.
+        lose_database(bed)
+        process = bed.start()
+        member, other = Client(bed, process), Client(bed, process, "other", "beta")
+        assert take_in(other, record)["fail_reason"] == foreign["fail_reason"]
+        assert bed.query("SELECT id FROM vaults") == []
+        own = take_in(member, record)
+        assert own["status"] == "available"
+        member.check(own["id"], digest)
+
+
+def test_an_import_is_charged_what_it_was_allowed(tmp_path):
+    """The size in a record is its owner's word; the data have one of their own."""
+    with Bed(tmp_path, users=USERS) as bed:
+        process = bed.start()
+        member, admin = Client(bed, process), Client(bed, process, "admin", "beta")
+        backup, digest = backed_up(bed, member)
+        record = record_of(admin, backup)
+
+        def used():
+            return admin.ask("GET", f"/os-quota-sets/{admin.project}?usage=true")["quota_set"]["backup_gigabytes"]["in_use"]
+
+        admin.ask("PUT", f"/os-quota-sets/{admin.project}", {"quota_set": {"backup_gigabytes": 1}})
+        first = take_in(admin, record, size=0)
+        assert (first["status"], first["size"], used()) == ("available", 1, 1)
+        second = take_in(admin, record, size=0)
+        assert second["status"] == "error" and "quota" in second["fail_reason"], second
+        assert used() == 1
+        # The one that was refused leaves the data to the other.
+        admin.delete("backups", second["id"])
+        admin.delete("backups", first["id"])
+        assert used() == 0
+        third = take_in(admin, record, size=0)
+        assert third["status"] == "available"
+        member.check(backup, digest)

@@ -1,0 +1,55 @@
+//! Users, projects, roles and tokens.
+
+use super::*;
+
+pub(super) fn of_identity() -> Vec<Call> {
+    calls! { w;
+        identity::user_by_name("user 1000");
+        identity::user(&user(1000));
+        identity::insert_user(&User::new(UserId::random(), "new", String::new(), Origin::Made));
+        identity::put_configured_user(&with(&w.user, |row| row.password_hash = "another".to_owned()));
+        identity::end_tokens(&user(1000));
+        identity::update_user(&w.user.id, &UserChanges { name: Some("renamed".to_owned()), ..Default::default() });
+        identity::configured_users();
+        identity::drop_user(&user(1000));
+        identity::project_by_name("project 1000");
+        identity::project(&project(1000));
+        identity::list_projects();
+        identity::put_project(&Project::new(ProjectId::random(), "put"));
+        identity::insert_project(&Project::new(ProjectId::random(), "new"));
+        identity::update_project(&w.project.id, &ProjectChanges { name: Some("renamed".to_owned()), ..Default::default() });
+        identity::end_project_tokens(&project(1000));
+        identity::assignment(&user(1000), &project(1000));
+        identity::configured_assignments();
+        identity::named_assignments["of all"](None, None);
+        identity::named_assignments(Some(&user(1000)), None);
+        identity::named_assignments["in project"](None, Some(&project(1000)));
+        identity::remove_assignment(&user(1000), &project(1000));
+        identity::role_of(&user(1000), &project(1000));
+        identity::projects_of(&user(1000));
+        identity::put_assignment(&Assignment {
+            user_id: user(1000),
+            project_id: project(1000),
+            role: Role::Admin,
+            is_configured: false,
+        });
+        identity::list_users();
+        identity::remove_user(&user(1000));
+        identity::remove_project(&project(BIG));
+        identity::insert_token(&with(&w.child, |row| {
+            row.hash = b"new".to_vec();
+            row.audit_id = "new".to_owned();
+        }), NOW);
+        identity::find_token(id(OTHER).as_bytes(), NOW);
+        identity::revoke_token(&w.token);
+        identity::insert_credential(&with(&w.credential, |row| {
+            row.id = "new".to_owned();
+            row.name = "new".to_owned();
+        }));
+        identity::count_credentials(&user(1000));
+        identity::credential(&id(OTHER));
+        identity::credential_by_name(&w.credential.user_id, &w.credential.name);
+        identity::credentials_of(&w.credential.user_id);
+        identity::remove_credential(&id(OTHER));
+    }
+}
