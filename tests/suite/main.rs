@@ -21,3 +21,4 @@ mod policy;
 mod quotas;
 mod support;
 mod tracking;
+mod upgrade;
