@@ -3,13 +3,10 @@
 -- The generation of a user's tokens: another password makes another one, and tokens of the one before end.
 ALTER TABLE users ADD COLUMN generation BIGINT NOT NULL DEFAULT 0;
 -- Who has made the user: the configuration, or an administrator through the API. One that the configuration no
--- longer names is dropped.
+-- longer names is dropped. So far nobody noted which: the next start does so for those it names. All others keep
+-- what they have, as an administrator may have made them.
 ALTER TABLE users ADD COLUMN origin TEXT NOT NULL DEFAULT 'made' CHECK (origin IN ('configured', 'made', 'dropped'));
 ALTER TABLE assignments ADD COLUMN is_configured BOOLEAN NOT NULL DEFAULT FALSE;
--- So far nobody noted it. Ids of projects that the configuration names are made of the name (version 5 of UUIDs):
--- whoever has a role in such a project counts as configured, so that the next start drops those it no longer names.
-UPDATE assignments SET is_configured = TRUE WHERE substr(project_id, 13, 1) = '5';
-UPDATE users SET origin = 'configured' WHERE id IN (SELECT user_id FROM assignments WHERE is_configured = TRUE);
 
 -- The tokens of before hold copies of roles and renewed themselves without end: everybody logs in again.
 DROP TABLE tokens;

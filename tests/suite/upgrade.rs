@@ -1,6 +1,6 @@
 //! A database of the last form that was landed before this one, filled, and what the next start makes of it.
 
-use crate::support::{BOTH, Database, Postgres};
+use crate::support::{BOTH, Bed, Client, Database, Postgres};
 use argon2::Argon2;
 use argon2::password_hash::PasswordHasher;
 use diesel::backend::Backend;
@@ -15,6 +15,7 @@ use embervault::model::id::{BackupId, JobId, SnapshotId, VolumeId, configured_pr
 use embervault::model::job::{Checkpoint, JobState, Lane};
 use embervault::model::time::Timestamp;
 use embervault::model::vault::VaultRow;
+use serde_json::json;
 use std::collections::BTreeMap;
 
 /// Migrations that made the old form, and the last of them.
@@ -371,4 +372,81 @@ fn check_others(db: &Db) {
         assert_eq!(backup.unwrap().unwrap().status.as_str(), status);
     }
     assert!(db.read(db::workers::are_disabled).unwrap());
+}
+
+#[test]
+fn users_keep_their_roles_and_credentials() {
+    for database in BOTH {
+        let mut bed = Bed::new(database);
+        let keys = bed.data().join("keys");
+        std::fs::create_dir_all(&keys).unwrap();
+        let url = match &bed.postgres {
+            Some(postgres) => postgres.url(),
+            None => format!("sqlite:{}", bed.dir.path().join("old").display()),
+        };
+        bed.set("DATABASE__URL", &url);
+        fill_identity(&mut old(&url));
+        let configure = |names: &[&str]| {
+            let users = names.iter().map(|name| {
+                let role = if *name == "admin" { "admin" } else { "member" };
+                format!(
+                    "[[users]]\nname = '{name}'\npassword = '{name}'\nproject = '{name}'\nrole = '{role}'\n"
+                )
+            });
+            std::fs::write(keys.join("users.toml"), users.collect::<String>()).unwrap();
+        };
+        let log_in = |base: &str, user: &str, project: &str| {
+            let domain = json!({ "id": "default" });
+            let body = json!({ "auth": {
+                "identity": { "methods": ["password"], "password": { "user": {
+                    "name": user, "password": user, "domain": domain,
+                } } },
+                "scope": { "project": { "name": project, "domain": domain } },
+            } });
+            let text = body.to_string();
+            let client = Client::anonymous(base);
+            client
+                .send("POST", "/identity/v3/auth/tokens", Some(text))
+                .status
+        };
+        let with_credential = |base: &str| {
+            let body = json!({ "auth": { "identity": {
+                "methods": ["application_credential"],
+                "application_credential": { "id": "credential", "secret": "secret" },
+            } } });
+            let text = body.to_string();
+            let client = Client::anonymous(base);
+            client
+                .send("POST", "/identity/v3/auth/tokens", Some(text))
+                .status
+        };
+        configure(&["demo", "admin"]);
+        let service = bed.start();
+        for (user, project) in [
+            ("demo", "demo"),
+            ("admin", "admin"),
+            ("demo", "admin"),
+            ("bob", "demo"),
+            ("carol", "own"),
+        ] {
+            let status = log_in(&service.base, user, project);
+            assert_eq!(status, 201, "{database:?}: {user} in {project}");
+        }
+        assert_eq!(with_credential(&service.base), 201);
+        service.kill();
+        let log = bed.log();
+        let named = log.lines().filter(|line| line.contains("does not give"));
+        let named: Vec<&str> = named.collect();
+        assert!(
+            matches!(*named, [line] if line.contains("demo in admin, bob in demo") || line.contains("bob in demo, demo in admin")),
+            "{log}"
+        );
+
+        // From now on it is known whom the configuration names.
+        configure(&["admin"]);
+        let service = bed.start();
+        assert_eq!(log_in(&service.base, "demo", "demo"), 401);
+        assert_eq!(log_in(&service.base, "bob", "demo"), 201);
+        service.kill();
+    }
 }

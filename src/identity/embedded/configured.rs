@@ -24,9 +24,10 @@ impl Embedded {
                 hashes.insert(&user.name, self.hash_of(user)?);
             }
         }
-        let dropped = self.db.write(|c| {
+        let (dropped, unnamed) = self.db.write(|c| -> Result<_, DbError> {
             // Several processes may start at once.
             db::lock(c, CONFIGURED)?;
+            let is_first = identity::configured_users(c)?.is_empty();
             let mut given = BTreeSet::new();
             for user in users {
                 given.insert(put(c, user, &hashes[user.name.as_str()])?);
@@ -37,12 +38,27 @@ impl Embedded {
                     identity::remove_assignment(c, &place.0, &place.1)?;
                 }
             }
-            drop_others(c, &hashes)
+            let dropped = drop_others(c, &hashes)?;
+            let unnamed = if is_first {
+                others_in(c, &given)?
+            } else {
+                Vec::new()
+            };
+            Ok((dropped, unnamed))
         })?;
         for user in dropped {
             tracing::warn!(
                 user,
                 "the configuration no longer names this user; the user can no longer log in"
+            );
+        }
+        // An earlier version did not note whom the configuration names, so that those it had ceased to name are
+        // among these.
+        if !unnamed.is_empty() {
+            tracing::warn!(
+                roles = unnamed.join(", "),
+                "these users have roles in configured projects that the configuration does not give; take away those that \
+                 you do not know"
             );
         }
         Ok(())
@@ -73,6 +89,24 @@ fn put(
     };
     identity::put_assignment(connection, &assignment)?;
     Ok((assignment.user_id, assignment.project_id))
+}
+
+/// Roles in the projects of these that are not among these, as `user in project`.
+fn others_in(
+    connection: &mut DbConnection,
+    given: &BTreeSet<(UserId, ProjectId)>,
+) -> Result<Vec<String>, DbError> {
+    let projects: BTreeSet<&ProjectId> = given.iter().map(|(_, project)| project).collect();
+    let mut others = Vec::new();
+    for project in projects {
+        for row in identity::named_assignments(connection, None, Some(project))? {
+            let place = (row.user_id, row.project_id);
+            if !given.contains(&place) {
+                others.push(format!("{} in {}", row.user_name, row.project_name));
+            }
+        }
+    }
+    Ok(others)
 }
 
 /// Drops the users that are no longer named; gives their names.
