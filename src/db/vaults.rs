@@ -1,6 +1,6 @@
 //! Rows of `storages` and `vaults`.
 
-use crate::db::{DbConnection, DbResult};
+use crate::db::{self, DbConnection, DbResult};
 use crate::model::id::{ProjectId, StorageId, VaultId};
 use crate::model::job::Upkeep;
 use crate::model::number::PackNumber;
@@ -15,6 +15,9 @@ use diesel::prelude::*;
 /// Stands in the place of the record of a vault that is being shredded, so that no process that has read the record
 /// before stores it again.
 pub const SHREDDED: &str = "";
+
+/// A lock: a transaction that may add a vault holds it. The next number is that of the last one that was added.
+const ADDED: &str = "vaults";
 
 /// Packs removed in one transaction; each has some hundred to a few thousand chunks.
 const PACKS_REMOVED_AT_ONCE: i64 = 64;
@@ -63,9 +66,13 @@ pub fn find(
         .optional()?)
 }
 
-/// Takes over a vault that was found in a storage, under a number of its own. Where the project has
-/// a vault there already, new backups keep going to that one.
+/// Takes over a vault that was found in a storage, under a number of its own, unless it is known. Where the project
+/// has a vault there already, new backups keep going to that one.
 pub fn adopt(connection: &mut DbConnection, found: &VaultRow) -> DbResult<VaultRow> {
+    db::lock(connection, ADDED)?;
+    if let Some(known) = find_by_id(connection, &found.id)? {
+        return Ok(known);
+    }
     let mut row = found.clone();
     row.number = next_number(connection, &row.storage_id)?;
     if find(connection, &row.project_id, &row.storage_id)?.is_some() {
@@ -77,7 +84,7 @@ pub fn adopt(connection: &mut DbConnection, found: &VaultRow) -> DbResult<VaultR
     Ok(row)
 }
 
-/// A number that no vault has or had: work on one that was shredded may still be ending.
+/// A number that no vault has or had: work on one that was shredded may still be ending. Call under the lock.
 fn next_number(connection: &mut DbConnection, storage: &StorageId) -> DbResult<i64> {
     let last: Option<i64> = vaults::table
         .select(diesel::dsl::max(vaults::number))
@@ -92,14 +99,17 @@ fn next_number(connection: &mut DbConnection, storage: &StorageId) -> DbResult<i
     Ok(next)
 }
 
-/// The vault of a project in a storage; made if there is none. Call inside `Db::write`; a
-/// concurrent maker on PostgreSQL runs into a unique index, and the caller tries again.
+/// The vault of a project in a storage; made if there is none. Call inside `Db::write`.
 pub fn find_or_insert(
     connection: &mut DbConnection,
     project: &ProjectId,
     storage: &StorageId,
     now: Timestamp,
 ) -> DbResult<VaultRow> {
+    if let Some(row) = find(connection, project, storage)? {
+        return Ok(row);
+    }
+    db::lock(connection, ADDED)?;
     if let Some(row) = find(connection, project, storage)? {
         return Ok(row);
     }

@@ -136,13 +136,7 @@ impl Tasks {
 
     /// Takes a vault over from its storage.
     pub(super) fn adopt_vault(&self, row: &VaultRow, found: &Found) -> Result<Vault, TaskError> {
-        let row = self.db.write(|c| -> Result<_, DbError> {
-            db::lock(c, "vaults")?;
-            match db::vaults::find_by_id(c, &row.id)? {
-                Some(row) => Ok(row),
-                None => db::vaults::adopt(c, row),
-            }
-        })?;
+        let row = self.db.write(|c| db::vaults::adopt(c, row))?;
         let vault = self.open_vault(&row)?;
         rebuild::packs(&vault, found, None)?;
         Ok(vault)

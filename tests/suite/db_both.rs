@@ -5,12 +5,12 @@ use diesel::connection::SimpleConnection;
 use embervault::db::jobs::Claimer;
 use embervault::db::workers::WorkerRow;
 use embervault::db::{self, Db, DbError};
-use embervault::model::id::{JobId, ProjectId, StorageId, VolumeId};
+use embervault::model::id::{JobId, ProjectId, StorageId, VaultId, VolumeId};
 use embervault::model::job::{Job, JobArgs, JobState, Lane, Lease};
 use embervault::model::message::{self, Action, Detail, Message};
 use embervault::model::page::{Filter, Order, Page, column};
 use embervault::model::time::Timestamp;
-use embervault::model::vault::StorageRow;
+use embervault::model::vault::{StorageRow, VaultRow};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
@@ -481,20 +481,75 @@ fn a_failed_transaction_leaves_nothing_and_the_connection_works_on() {
     }
 }
 
+/// A storage of its own.
+fn storage(db: &Db) -> StorageId {
+    let id = StorageId::random();
+    let row = StorageRow {
+        id: id.clone(),
+        name: id.to_string(),
+        master_key_check: String::new(),
+        created_at: Timestamp(0),
+    };
+    db.write(|c| db::vaults::insert_storage(c, &row)).unwrap();
+    id
+}
+
 #[test]
-fn threads_that_ask_for_a_vault_get_the_same_and_pack_numbers_never_repeat() {
+fn vaults_that_are_made_at_once_have_numbers_of_their_own() {
     for database in BOTH {
         let bed = bed(database);
-        let storage = StorageId::random();
-        let row = StorageRow {
-            id: storage.clone(),
-            name: "s".to_owned(),
-            master_key_check: String::new(),
+        let storages = [storage(&bed.db), storage(&bed.db)];
+        let projects = (0..8).map(|number| format!("p{number}"));
+        let asked: Vec<String> = projects
+            .chain((0..4).map(|_| "shared".to_owned()))
+            .collect();
+        let start = Barrier::new(asked.len() + 1);
+        let found = VaultRow {
+            number: 0,
+            id: VaultId::random(),
+            project_id: ProjectId::new("found"),
+            storage_id: storages[0].clone(),
+            next_pack: 1,
             created_at: Timestamp(0),
         };
-        bed.db
-            .write(|c| db::vaults::insert_storage(c, &row))
-            .unwrap();
+        let mut vaults: Vec<VaultRow> = std::thread::scope(|scope| {
+            let adopter = scope.spawn(|| {
+                start.wait();
+                bed.db.write(|c| db::vaults::adopt(c, &found)).unwrap()
+            });
+            let askers: Vec<_> = (0..)
+                .zip(&asked)
+                .map(|(at, project): (usize, _)| {
+                    let (db, start) = (&bed.db, &start);
+                    let project = ProjectId::new(project.as_str());
+                    let storage = match project.as_str() {
+                        "shared" => &storages[0],
+                        _ => &storages[at % 2],
+                    };
+                    scope.spawn(move || {
+                        start.wait();
+                        let find = |c: &mut db::DbConnection| {
+                            db::vaults::find_or_insert(c, &project, storage, Timestamp(0))
+                        };
+                        db.write(find).unwrap()
+                    })
+                })
+                .collect();
+            let found = askers.into_iter().map(|asker| asker.join().unwrap());
+            found.chain([adopter.join().unwrap()]).collect()
+        });
+        vaults.sort_by_key(|vault| vault.number);
+        vaults.dedup_by(|one, other| one.id == other.id);
+        let numbers: Vec<i64> = vaults.iter().map(|vault| vault.number).collect();
+        assert_eq!(numbers, Vec::from_iter(1..=10), "{database:?}");
+    }
+}
+
+#[test]
+fn threads_that_open_packs_of_a_vault_never_get_the_same_number() {
+    for database in BOTH {
+        let bed = bed(database);
+        let storage = storage(&bed.db);
         let project = ProjectId::new("p");
         let vault = bed
             .db
