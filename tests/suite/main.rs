@@ -19,6 +19,7 @@ mod metadata;
 mod plans;
 mod policy;
 mod quotas;
+mod races;
 mod support;
 mod tracking;
 mod upgrade;

@@ -3,8 +3,8 @@
 //! The volume's file is locked meanwhile. A transfer that was killed leaves its attachment behind;
 //! the next one finds the file unlocked and takes that attachment over.
 
-use crate::db::DbError;
 use crate::db::standalone::volumes;
+use crate::db::{self, DbError};
 use crate::model::column::Json;
 use crate::model::id::{AttachmentId, VolumeId};
 use crate::model::standalone::attachment::Attachment;
@@ -38,6 +38,7 @@ impl Transfer {
     pub fn end(self) -> Result<(), CatalogError> {
         let now = self.catalog.clock.now();
         self.catalog.db.write(|c| -> Result<(), DbError> {
+            db::lock(c, self.volume.as_str())?;
             volumes::remove_attachment(c, &self.attachment)?;
             let from = [VolumeStatus::InUse];
             volumes::transition(c, &self.volume, &from, VolumeStatus::Available, None, now)?;
@@ -81,6 +82,8 @@ impl Standalone {
             created_at: now,
         };
         let attachment_id = self.db.write(|c| {
+            // A snapshot or copy that is asked for waits from now on, or is found below.
+            db::lock(c, id.as_str())?;
             let known = volumes::attachments_of(c, vec![id.clone()])?;
             let row = volumes::find(c, id)?;
             if let [left] = known.as_slice()

@@ -1,0 +1,98 @@
+//! Requests that come while another transaction, which the test holds open, is changing what they depend on. On
+//! PostgreSQL: SQLite has one writer.
+
+use crate::support::{Bed, Client, Database, Service};
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use diesel::sql_types::BigInt;
+use std::time::Duration;
+
+#[derive(QueryableByName)]
+struct Waiting {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+}
+
+const NOTHING: &str = "SELECT 1";
+
+/// Asks while a transaction has a lock and has done something. Once the asker waits, or has its answer already, the
+/// transaction does the rest and is committed.
+fn beside<T: Send>(
+    url: &str,
+    lock: &str,
+    [done, rest]: [&str; 2],
+    ask: impl FnOnce() -> T + Send,
+) -> T {
+    let mut other = PgConnection::establish(url).unwrap();
+    let mut watcher = PgConnection::establish(url).unwrap();
+    other.batch_execute("BEGIN").unwrap();
+    let lock = format!("SELECT pg_advisory_xact_lock(hashtext('{lock}'))");
+    other.batch_execute(&lock).unwrap();
+    other.batch_execute(done).unwrap();
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(ask);
+        let mut is_waiting = || {
+            let query = "SELECT COUNT(*) AS count FROM pg_locks WHERE NOT granted";
+            let waiting: Waiting = diesel::sql_query(query).get_result(&mut watcher).unwrap();
+            waiting.count > 0
+        };
+        while !asked.is_finished() && !is_waiting() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        other.batch_execute(rest).unwrap();
+        other.batch_execute("COMMIT").unwrap();
+        asked.join().unwrap()
+    })
+}
+
+/// A service on PostgreSQL, and its users.
+struct Scene {
+    bed: Bed,
+    _service: Service,
+    demo: Client,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let bed = Bed::new(Database::Postgres);
+        let service = bed.start();
+        Self {
+            demo: bed.client(&service, "demo"),
+            _service: service,
+            bed,
+        }
+    }
+
+    fn url(&self) -> String {
+        self.bed.postgres.as_ref().unwrap().url()
+    }
+
+    fn beside<T: Send>(&self, lock: &str, done: &str, ask: impl FnOnce() -> T + Send) -> T {
+        beside(&self.url(), lock, [done, NOTHING], ask)
+    }
+}
+
+/// A snapshot of a volume in some state.
+fn snapshotted(volume: &str, status: &str) -> String {
+    format!(
+        "INSERT INTO snapshots (id, volume_id, project_id, user_id, size_gib, status, metadata, created_at) \
+         SELECT gen_random_uuid()::text, id, project_id, user_id, size_gib, '{status}', '{{}}', created_at \
+         FROM volumes WHERE id = '{volume}'"
+    )
+}
+
+#[test]
+fn nothing_is_imported_into_a_volume_that_is_being_snapshotted() {
+    let scene = Scene::new();
+    let volume = scene.demo.create_volume(1);
+    let image = scene.bed.dir.path().join("image");
+    std::fs::write(&image, [7; 4096]).unwrap();
+    let mut import = scene
+        .bed
+        .command(&["volume", "import", "--volume", &volume]);
+    import.arg(&image);
+    let done = snapshotted(&volume, "creating");
+    let output = scene.beside(&volume, &done, || import.output().unwrap());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("copy"), "{said}");
+}
