@@ -1,10 +1,12 @@
 //! Requests that come while another transaction, which the test holds open, is changing what they depend on. On
 //! PostgreSQL: SQLite has one writer.
 
-use crate::support::{Bed, Client, Database, Service};
+use crate::support::{Answer, Bed, Client, Database, Service};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
+use embervault::model::id::JobId;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 #[derive(QueryableByName)]
@@ -50,6 +52,7 @@ struct Scene {
     bed: Bed,
     _service: Service,
     demo: Client,
+    admin: Client,
 }
 
 impl Scene {
@@ -58,6 +61,7 @@ impl Scene {
         let service = bed.start();
         Self {
             demo: bed.client(&service, "demo"),
+            admin: bed.client(&service, "admin"),
             _service: service,
             bed,
         }
@@ -70,6 +74,35 @@ impl Scene {
     fn beside<T: Send>(&self, lock: &str, done: &str, ask: impl FnOnce() -> T + Send) -> T {
         beside(&self.url(), lock, [done, NOTHING], ask)
     }
+
+    /// A group with one volume.
+    fn group(&self) -> (String, String) {
+        let body = json!({ "group_type": { "name": format!("g{}", JobId::random()) } });
+        let group_type = id_in(&self.admin.post("/group_types", body), "group_type");
+        let types = self.demo.get("/types").body;
+        let volume_type = types["volume_types"][0]["id"].clone();
+        let body = json!({ "group": { "group_type": group_type, "volume_types": [volume_type] } });
+        let group = id_in(&self.demo.post("/groups", body), "group");
+        let volume = self.demo.create_volume(1);
+        let body = json!({ "group": { "add_volumes": volume } });
+        let added = self.demo.put(&format!("/groups/{group}"), body);
+        assert_eq!(added.status, 202, "{}", added.body);
+        (group, volume)
+    }
+
+    fn act(&self, client: &Client, volume: &str, action: Value) -> Answer {
+        client.post(&format!("/volumes/{volume}/action"), action)
+    }
+
+    fn status_of(&self, volume: &str) -> String {
+        let shown = self.demo.get(&format!("/volumes/{volume}")).body;
+        shown["volume"]["status"].as_str().unwrap().to_owned()
+    }
+}
+
+fn id_in(answer: &Answer, key: &str) -> String {
+    let id = answer.body[key]["id"].as_str();
+    id.unwrap_or_else(|| panic!("{}", answer.body)).to_owned()
 }
 
 /// A snapshot of a volume in some state.
@@ -95,4 +128,26 @@ fn nothing_is_imported_into_a_volume_that_is_being_snapshotted() {
     let output = scene.beside(&volume, &done, || import.output().unwrap());
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("copy"), "{said}");
+}
+
+#[test]
+fn no_volume_is_deleted_whose_snapshot_has_just_been_made() {
+    let scene = Scene::new();
+    let (demo, admin) = (&scene.demo, &scene.admin);
+    for how in ["plainly", "with its snapshots", "by force"] {
+        let volume = demo.create_volume(1);
+        let ask = || match how {
+            "plainly" => demo.delete(&format!("/volumes/{volume}")),
+            "with its snapshots" => demo.delete(&format!("/volumes/{volume}?cascade=true")),
+            _ => scene.act(admin, &volume, json!({ "os-force_delete": {} })),
+        };
+        let answer = scene.beside(&volume, &snapshotted(&volume, "available"), ask);
+        assert_eq!(answer.status, 400, "{how}: {}", answer.body);
+        assert_eq!(scene.status_of(&volume), "available", "{how}");
+    }
+    let (group, volume) = scene.group();
+    let body = json!({ "delete": { "delete-volumes": true } });
+    let ask = || demo.post(&format!("/groups/{group}/action"), body);
+    let answer = scene.beside(&volume, &snapshotted(&volume, "available"), ask);
+    assert_eq!(answer.status, 400, "{}", answer.body);
 }

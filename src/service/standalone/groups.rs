@@ -290,7 +290,7 @@ impl Services {
         self.write_with_jobs(ctx, |c| {
             let group = locked_record::<Group>(c, id)?;
             check_deletable(c, &group)?;
-            let volumes = groups::volumes(c, id)?;
+            let volumes = locked_volumes(c, id)?;
             if !volumes.is_empty() && !with_volumes {
                 return Err(invalid_group(format!(
                     "Group {id} still contains volumes. The delete-volumes flag is required to delete it."
@@ -308,7 +308,7 @@ impl Services {
         })
     }
 
-    /// Takes a volume out of its group, and marks it as one to be deleted.
+    /// Takes a volume, which is locked, out of its group, and marks it as one to be deleted.
     fn give_up(&self, c: &mut DbConnection, volume: &Volume) -> Result<(), Error> {
         let (id, now) = (&volume.id, self.clock.now());
         if !volumes::attachments_of(c, vec![id.clone()])?.is_empty() {
@@ -374,7 +374,7 @@ pub(super) fn invalid_group(message: impl std::fmt::Display) -> Error {
     Error::invalid("group", message)
 }
 
-/// The volumes of a group; none of them is attached or restored to until the transaction ends.
+/// The volumes of a group; none of them is attached, restored to or copied until the transaction ends.
 pub(super) fn locked_volumes(c: &mut DbConnection, group: &RecordId) -> Result<Vec<Volume>, Error> {
     // In one order, so that two never wait for each other.
     let mut ids = groups::volume_ids(c, group)?;

@@ -241,6 +241,7 @@ impl Services {
             volume_id: id.clone(),
         };
         self.delete_by_force(ctx, args, |c| {
+            db::lock(c, id.as_str())?;
             if snapshots::any_of(c, id)? {
                 let message = format!("Volume {id} still has snapshots.");
                 return Err(Error::invalid("volume", message));

@@ -12,7 +12,9 @@ use crate::model::id::{BackupId, RecordId, SnapshotId, VolumeId};
 use crate::model::job::{JobArgs, RestoreTarget};
 use crate::model::message::{Action, Detail, Message};
 use crate::model::page::{Filter, Listed, Page};
+use crate::model::snapshot::SnapshotStatus;
 use crate::model::standalone::attachment::Attachment;
+use crate::model::standalone::snapshot::Snapshot;
 use crate::model::standalone::volume::Volume;
 use crate::model::standalone::volume_type::VolumeType;
 use crate::model::volume::VolumeStatus;
@@ -326,7 +328,7 @@ impl Services {
             }
             (Some(id), None) => {
                 let snapshot = self.visible_snapshot(ctx, id)?;
-                if snapshot.status != crate::model::snapshot::SnapshotStatus::Available {
+                if snapshot.status != SnapshotStatus::Available {
                     let message = "Originating snapshot status must be one of 'available' values";
                     return Err(Error::invalid("snapshot", message));
                 }
@@ -482,8 +484,10 @@ impl Services {
             volume_id: id.clone(),
         };
         self.write_with_job(ctx, args, |c| {
-            let has_snapshots = !cascade && snapshots::any_of(c, id)?;
             db::lock(c, id.as_str())?;
+            // With `cascade`, one that has come since must not outlive its volume either.
+            let stays = |row: &Snapshot| !cascade || row.status != SnapshotStatus::Deleting;
+            let has_snapshots = snapshots::of_volume(c, id)?.iter().any(stays);
             if volumes::is_being_copied(c, id)? {
                 let message = format!("A snapshot or copy of volume {id} is being taken.");
                 return Err(Error::invalid("volume", message));
