@@ -71,6 +71,11 @@ impl Scene {
         self.bed.postgres.as_ref().unwrap().url()
     }
 
+    fn execute(&self, text: &str) {
+        let mut connection = PgConnection::establish(&self.url()).unwrap();
+        connection.batch_execute(text).unwrap();
+    }
+
     fn beside<T: Send>(&self, lock: &str, done: &str, ask: impl FnOnce() -> T + Send) -> T {
         beside(&self.url(), lock, [done, NOTHING], ask)
     }
@@ -114,6 +119,16 @@ fn snapshotted(volume: &str, status: &str) -> String {
     )
 }
 
+/// A volume that is being made like another one, from it or from a snapshot.
+fn copied(volume: &str, column: &str, source: &str) -> String {
+    format!(
+        "INSERT INTO volumes (id, project_id, user_id, size_gib, status, volume_type_id, bootable, {column}, \
+         availability_zone, metadata, created_at) \
+         SELECT gen_random_uuid()::text, project_id, user_id, size_gib, 'creating', volume_type_id, FALSE, '{source}', \
+         availability_zone, '{{}}', created_at FROM volumes WHERE id = '{volume}'"
+    )
+}
+
 #[test]
 fn nothing_is_imported_into_a_volume_that_is_being_snapshotted() {
     let scene = Scene::new();
@@ -150,4 +165,20 @@ fn no_volume_is_deleted_whose_snapshot_has_just_been_made() {
     let ask = || demo.post(&format!("/groups/{group}/action"), body);
     let answer = scene.beside(&volume, &snapshotted(&volume, "available"), ask);
     assert_eq!(answer.status, 400, "{}", answer.body);
+}
+
+#[test]
+fn no_group_is_deleted_while_one_of_its_volumes_is_copied() {
+    let scene = Scene::new();
+    let demo = &scene.demo;
+    let (group, volume) = scene.group();
+    let done = copied(&volume, "source_volume_id", &volume);
+    let delete = || {
+        let body = json!({ "delete": { "delete-volumes": true } });
+        demo.post(&format!("/groups/{group}/action"), body)
+    };
+    let answer = scene.beside(&volume, &done, delete);
+    assert_eq!(answer.status, 400, "{}", answer.body);
+    scene.execute("DELETE FROM volumes WHERE source_volume_id IS NOT NULL");
+    assert_eq!(delete().status, 202);
 }

@@ -319,6 +319,10 @@ impl Services {
             let message = format!("Volume {id} in the group still has dependent snapshots.");
             return Err(invalid_group(message));
         }
+        if volumes::is_being_copied(c, id)? {
+            let message = format!("A copy of volume {id} in the group is being taken.");
+            return Err(invalid_group(message));
+        }
         let to = VolumeStatus::Deleting;
         if !volumes::transition(c, id, &DELETABLE, to, None, now)? {
             return Err(invalid_group(format!(
