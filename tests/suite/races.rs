@@ -5,7 +5,12 @@ use crate::support::{Answer, Bed, Client, Database, Service};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
-use embervault::model::id::JobId;
+use embervault::clock::Clock;
+use embervault::config::{Config, DataDir};
+use embervault::db::Db;
+use embervault::model::id::{JobId, VolumeId};
+use embervault::model::job::Lease;
+use embervault::volume::catalog::standalone::Standalone;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -181,4 +186,78 @@ fn no_group_is_deleted_while_one_of_its_volumes_is_copied() {
     assert_eq!(answer.status, 400, "{}", answer.body);
     scene.execute("DELETE FROM volumes WHERE source_volume_id IS NOT NULL");
     assert_eq!(delete().status, 202);
+}
+
+#[test]
+fn the_last_of_two_attachments_that_end_at_once_makes_the_volume_available() {
+    let scene = Scene::new();
+    let demo = &scene.demo;
+    for how in ["attachment", "action"] {
+        let volume = demo.create_volume(1);
+        let body = json!({ "attachment": { "volume_uuid": volume } });
+        let reserved = id_in(&demo.post("/attachments", body), "attachment");
+        let by_hand = json!({ "os-attach": { "mountpoint": "/dev/vdb", "host_name": "h" } });
+        assert_eq!(scene.act(demo, &volume, by_hand).status, 202);
+        let other =
+            format!("DELETE FROM attachments WHERE volume_id = '{volume}' AND id <> '{reserved}'");
+        let ask = || match how {
+            "attachment" => demo.delete(&format!("/attachments/{reserved}")),
+            _ => {
+                let body = json!({ "os-detach": { "attachment_id": reserved } });
+                scene.act(demo, &volume, body)
+            }
+        };
+        let answer = scene.beside(&volume, &other, ask);
+        assert!(answer.status < 300, "{how}: {}", answer.body);
+        assert_eq!(scene.status_of(&volume), "available", "{how}");
+    }
+}
+
+#[test]
+fn a_volume_is_not_detached_while_a_backup_takes_it() {
+    let scene = Scene::new();
+    let demo = &scene.demo;
+    for how in ["attachment", "action"] {
+        let volume = demo.create_volume(1);
+        let (attachment, _) = demo.attach(&volume);
+        let done = format!(
+            "UPDATE volumes SET status = 'backing-up', previous_status = 'in-use' WHERE id = '{volume}'"
+        );
+        let ask = || match how {
+            "attachment" => demo.delete(&format!("/attachments/{attachment}")),
+            _ => {
+                let body = json!({ "os-detach": { "attachment_id": attachment } });
+                scene.act(demo, &volume, body)
+            }
+        };
+        let answer = scene.beside(&volume, &done, ask);
+        let refused = answer.fault(400);
+        assert!(refused.contains("backed up"), "{how}: {refused}");
+    }
+}
+
+#[test]
+fn a_backup_that_ends_while_its_volume_is_detached_leaves_it_available() {
+    let scene = Scene::new();
+    let volume = scene.demo.create_volume(1);
+    let (attachment, _) = scene.demo.attach(&volume);
+    let job_id = JobId::random();
+    scene.execute(&format!(
+        "UPDATE volumes SET status = 'backing-up', previous_status = 'in-use', reserved_by = '{job_id}#1' \
+         WHERE id = '{volume}'"
+    ));
+    let config = Config {
+        data_dir: DataDir(scene.bed.data()),
+        ..Config::default()
+    };
+    let db = Db::open(&scene.url()).unwrap();
+    let catalog = Standalone::open(db, Clock::System, &config).unwrap();
+    let lease = Lease { job_id, attempt: 1 };
+    let done = format!("DELETE FROM attachments WHERE id = '{attachment}'");
+    let id = VolumeId::new(&volume);
+    let ended = scene.beside(&volume, &done, || {
+        catalog.end_backup(&lease, &id, None, true)
+    });
+    ended.unwrap();
+    assert_eq!(scene.status_of(&volume), "available");
 }

@@ -1,7 +1,7 @@
 //! Attachments: how a client on this machine gets at a volume's bytes (Cinder reference, 8.6).
 
-use crate::db;
 use crate::db::standalone::volumes;
+use crate::db::{self, DbConnection};
 use crate::identity::RequestContext;
 use crate::identity::policy::Rule;
 use crate::model::column::Json;
@@ -10,6 +10,7 @@ use crate::model::id::{AttachmentId, VolumeId};
 use crate::model::standalone::attachment::Attachment;
 use crate::model::volume::{AttachMode, AttachStatus, VolumeStatus};
 use crate::service::Services;
+use crate::service::standalone::volumes::refuse_backed_up;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -45,6 +46,21 @@ pub struct AttachmentDetail {
     pub device_path: Option<PathBuf>,
 }
 
+/// Refuses if the attachment has ended meanwhile. None of its volume ends before the transaction does.
+fn locked_attachment(c: &mut DbConnection, seen: &Attachment) -> Result<(), Error> {
+    db::lock(c, seen.volume_id.as_str())?;
+    match volumes::find_attachment(c, &seen.id)? {
+        Some(_) => Ok(()),
+        None => Err(no_attachment(&seen.id)),
+    }
+}
+
+fn no_attachment(id: &AttachmentId) -> Error {
+    Error::NotFound(format!(
+        "Volume attachment could not be found with filter: attachment_id = {id}."
+    ))
+}
+
 impl Services {
     fn with_device(&self, attachment: Attachment) -> Result<AttachmentDetail, Error> {
         let path = self
@@ -65,11 +81,7 @@ impl Services {
         self.db
             .read(|c| volumes::find_attachment(c, id))?
             .filter(|attachment| ctx.sees(&attachment.project_id))
-            .ok_or_else(|| {
-                Error::NotFound(format!(
-                    "Volume attachment could not be found with filter: attachment_id = {id}."
-                ))
-            })
+            .ok_or_else(|| no_attachment(id))
     }
 
     /// Reserves a volume, and with a connector opens it.
@@ -139,6 +151,7 @@ impl Services {
         let now = self.clock.now();
         let (_, connector) = kept(&connector)?;
         self.db.write(|c| {
+            locked_attachment(c, &attachment)?;
             let from = [
                 VolumeStatus::Reserved,
                 VolumeStatus::Attaching,
@@ -177,6 +190,7 @@ impl Services {
         ctx.authorize(Rule::AttachmentComplete, &attachment.project_id)?;
         let now = self.clock.now();
         self.db.write(|c| {
+            locked_attachment(c, &attachment)?;
             let from = [VolumeStatus::Attaching, VolumeStatus::InUse];
             if !volumes::transition(
                 c,
@@ -210,13 +224,10 @@ impl Services {
         let now = self.clock.now();
         let volume = &attachment.volume_id;
         let rest = self.db.write(|c| -> Result<_, Error> {
+            // Of two that end at once, the second finds that it is the last.
+            db::lock(c, volume.as_str())?;
             let row = volumes::find(c, volume)?;
-            let busy = row.is_some_and(|row| row.status == VolumeStatus::BackingUp);
-            if busy {
-                let message =
-                    format!("Volume {volume} is being backed up; detach it when that is done.");
-                return Err(Error::invalid("volume", message));
-            }
+            row.as_ref().map_or(Ok(()), refuse_backed_up)?;
             volumes::remove_attachment(c, id)?;
             let rest = volumes::attachments_of(c, vec![volume.clone()])?;
             if rest.is_empty() {

@@ -12,7 +12,7 @@ use crate::model::standalone::attachment::Attachment;
 use crate::model::standalone::volume::Volume;
 use crate::model::volume::{AttachMode, AttachStatus, VolumeStatus};
 use crate::service::standalone::types::is_served;
-use crate::service::standalone::volumes::locked_volume;
+use crate::service::standalone::volumes::{locked_volume, refuse_backed_up};
 use crate::service::{Metadata, Services};
 
 /// Most attachments of a volume. One is the rule; one that is made by hand may come beside it.
@@ -79,6 +79,7 @@ impl Services {
         self.volume_for(ctx, id, Rule::VolumeResetStatus)?;
         let now = self.clock.now();
         self.db.write(|c| {
+            db::lock(c, id.as_str())?;
             let attachments = volumes::attachments_of(c, vec![id.clone()])?;
             if wanted.status == Some(VolumeStatus::InUse) && attachments.is_empty() {
                 let message =
@@ -143,14 +144,10 @@ impl Services {
         rule: Rule,
         attachment: Option<&str>,
     ) -> Result<(), Error> {
-        let volume = self.volume_for(ctx, id, rule)?;
+        self.volume_for(ctx, id, rule)?;
         let now = self.clock.now();
         self.db.write(|c| {
-            if volume.status == VolumeStatus::BackingUp {
-                let message =
-                    format!("Volume {id} is being backed up; detach it when that is done.");
-                return Err(Error::invalid("volume", message));
-            }
+            refuse_backed_up(&locked_volume(c, id)?)?;
             for row in volumes::attachments_of(c, vec![id.clone()])? {
                 if attachment.is_none_or(|wanted| wanted == row.id.as_str()) {
                     volumes::remove_attachment(c, &row.id)?;

@@ -77,6 +77,17 @@ pub(super) fn locked_volume(c: &mut db::DbConnection, id: &VolumeId) -> Result<V
     volumes::find(c, id)?.ok_or_else(|| Error::not_found("Volume", id))
 }
 
+/// Refuses to detach a volume while a backup takes it: the backup gives it back in the state in which it was.
+pub(super) fn refuse_backed_up(volume: &Volume) -> Result<(), Error> {
+    if volume.status == VolumeStatus::BackingUp {
+        let id = &volume.id;
+        let message = format!("Volume {id} is being backed up; detach it when that is done.");
+        Err(Error::invalid("volume", message))
+    } else {
+        Ok(())
+    }
+}
+
 impl Services {
     /// The volume, if the caller may see it.
     pub(crate) fn visible_volume(

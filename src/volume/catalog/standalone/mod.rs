@@ -258,6 +258,7 @@ impl Standalone {
             if let Some(id) = snapshot {
                 return snapshots::release(c, id, lease, now);
             }
+            db::lock(c, volume.as_str())?;
             let Some(row) = volumes::find(c, volume)? else {
                 return Ok(());
             };
@@ -384,6 +385,8 @@ fn hold_volume(
     now: Timestamp,
 ) -> Result<bool, CatalogError> {
     let holder = lease.holder();
+    // Not while an attachment is being made or ended.
+    db::lock(connection, volume.as_str())?;
     loop {
         let row = volumes::find(connection, volume)?;
         let row = row.ok_or(CatalogError::NoVolume)?;
