@@ -1,5 +1,5 @@
 //! Rows of `jobs`. Claiming is "look, then compare-and-set": exactly one claimer wins, on both
-//! databases, without locks. Only the places of one project are counted by one claimer at a time.
+//! databases. A lock only makes the counts of places true until the claim is written.
 
 use crate::db::{self, DbConnection, DbResult, workers};
 use crate::model::id::JobId;
@@ -124,6 +124,8 @@ pub fn claim(
     leased_until: Timestamp,
     abandoned: &[(JobId, i64)],
 ) -> DbResult<Option<Job>> {
+    // Whoever counts the places of the lane counts what others that count them now are about to take.
+    db::lock(connection, &format!("{lane} places"))?;
     let left = find_abandoned(connection, abandoned)?;
     let places = Places::count(connection, lane, us, &left)?;
     let Some(mut job) = find_next(connection, now, left, &places)? else {
@@ -191,8 +193,7 @@ impl<'u> Places<'u> {
         Ok(places)
     }
 
-    /// Whether one more job may run. Until the transaction ends, other workers that ask the same for its project wait. A
-    /// job that is to be cancelled always has room, as it ends in moments.
+    /// Whether one more job may run. A job that is to be cancelled always has room, as it ends in moments.
     fn has_room(&self, connection: &mut DbConnection, job: &Job) -> DbResult<bool> {
         if job.cancel_requested {
             return Ok(true);
@@ -203,7 +204,6 @@ impl<'u> Places<'u> {
         let Some(most) = self.most else {
             return Ok(true);
         };
-        db::lock(connection, &format!("{} places {project}", self.lane))?;
         let running: i64 = running_in(self.lane, &self.idle)
             .filter(jobs::project_id.eq(project))
             .count()
@@ -214,7 +214,6 @@ impl<'u> Places<'u> {
     /// Upkeep has one place on each worker at most, as its memory is counted once. It leaves one place free, where there
     /// is more than one: it may take hours.
     fn has_room_for_upkeep(&self, connection: &mut DbConnection) -> DbResult<bool> {
-        db::lock(connection, &format!("{} places of upkeep", self.lane))?;
         let running: i64 = running_in(self.lane, &self.idle)
             .count()
             .get_result(connection)?;

@@ -280,6 +280,61 @@ fn upkeep_has_one_place_on_each_worker_and_not_the_last_one() {
 }
 
 #[test]
+fn upkeep_and_a_project_that_ask_at_once_leave_one_place() {
+    for database in BOTH {
+        let bed = bed(database);
+        let worker = |name: &str, quick| WorkerRow {
+            name: name.to_owned(),
+            started_at: Timestamp(0),
+            seen_at: Timestamp(0),
+            backups: 0,
+            copies: 0,
+            quick,
+        };
+        bed.db
+            .write(|c| -> Result<(), DbError> {
+                db::workers::put(c, &worker("ours", 2))?;
+                db::workers::put(c, &worker("theirs", 1))
+            })
+            .unwrap();
+        let ours = Claimer {
+            worker: "ours".to_owned(),
+            others: vec!["theirs".to_owned()],
+            ..claimer(2, true)
+        };
+        let theirs = Claimer {
+            worker: "theirs".to_owned(),
+            others: vec!["ours".to_owned()],
+            ..claimer(1, true)
+        };
+        let claim = |c: &mut db::DbConnection, us: &Claimer| {
+            db::jobs::claim(c, Lane::Quick, us, Timestamp(200), Timestamp(1000), &[])
+        };
+        // Of three places the project has one, and may have one more as long as there is no upkeep.
+        insert(&bed.db, &job_of("p", 0));
+        assert!(bed.db.write(|c| claim(c, &ours)).unwrap().is_some());
+        insert(&bed.db, &job_of("p", 0));
+        insert(&bed.db, &job());
+        let claimed = Barrier::new(2);
+        let (first, second) = std::thread::scope(|scope| {
+            let first = scope.spawn(|| {
+                bed.db.write(|c| {
+                    let job = claim(c, &ours)?;
+                    claimed.wait();
+                    std::thread::sleep(Duration::from_millis(500));
+                    Ok::<_, DbError>(job)
+                })
+            });
+            claimed.wait();
+            let second = bed.db.write(|c| claim(c, &theirs)).unwrap();
+            (first.join().unwrap().unwrap(), second)
+        });
+        assert!(first.is_some_and(|job| job.project_id.is_none()));
+        assert!(second.is_none(), "{database:?}: no place is left");
+    }
+}
+
+#[test]
 fn several_jobs_that_a_worker_left_do_not_wait_for_one_another() {
     for database in BOTH {
         let bed = bed(database);
