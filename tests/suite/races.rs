@@ -261,3 +261,21 @@ fn a_backup_that_ends_while_its_volume_is_detached_leaves_it_available() {
     ended.unwrap();
     assert_eq!(scene.status_of(&volume), "available");
 }
+
+#[test]
+fn two_first_starts_make_one_default_type() {
+    let scene = Scene::new();
+    scene.execute("UPDATE volume_types SET name = 'other'");
+    let config = Config {
+        data_dir: DataDir(scene.bed.data()),
+        ..Config::default()
+    };
+    let db = Db::open(&scene.url()).unwrap();
+    let done = "INSERT INTO volume_types (id, name, is_public, extra_specs, created_at) \
+                VALUES ('t', '__DEFAULT__', TRUE, '{}', 1)";
+    let opened = scene.beside("volume types", done, || {
+        Standalone::open(db, Clock::System, &config)
+    });
+    let found = opened.unwrap().default_type().unwrap();
+    assert_eq!(found.id.as_str(), "t");
+}

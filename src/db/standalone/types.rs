@@ -8,6 +8,9 @@ use crate::model::schema::{volume_types, volumes};
 use crate::model::standalone::volume_type::VolumeType;
 use diesel::prelude::*;
 
+/// A lock: a transaction that changes volume types holds it.
+pub const CHANGED: &str = "volume types";
+
 /// What lists of volume types can be filtered and sorted by. `is_public` is a text for requests,
 /// where it may be `None`; it is not given to the database.
 pub static COLUMNS: &[Column] = &[

@@ -14,9 +14,6 @@ use crate::model::standalone::volume_type::{DEFAULT_TYPE_NAME, TypeEncryption, V
 use crate::service::programs::BACKEND;
 use crate::service::{Metadata, Services, check_marker};
 
-/// What changes of volume types wait for one another under.
-const LOCK: &str = "volume types";
-
 /// What the one backend of standalone volumes says of itself.
 const CAPABILITIES: [(&str, &str); 3] = [
     ("storage_protocol", "local"),
@@ -139,7 +136,7 @@ impl Services {
             projects: Json::default(),
         };
         self.db.write(|c| -> Result<(), Error> {
-            db::lock(c, LOCK)?;
+            db::lock(c, types::CHANGED)?;
             check_name(c, &row.name)?;
             Ok(volumes::insert_type(c, &row)?)
         })?;
@@ -362,7 +359,7 @@ impl Services {
 }
 
 fn locked_type(c: &mut DbConnection, id: &VolumeTypeId) -> Result<VolumeType, Error> {
-    db::lock(c, LOCK)?;
+    db::lock(c, types::CHANGED)?;
     types::find(c, id)?.ok_or_else(|| no_type(id.as_str()))
 }
 

@@ -8,7 +8,7 @@ pub mod transfer;
 
 use crate::clock::Clock;
 use crate::config;
-use crate::db::standalone::{records, snapshots, volumes};
+use crate::db::standalone::{records, snapshots, types, volumes};
 use crate::db::{self, Db, DbConnection, DbError};
 use crate::model::column::Json;
 use crate::model::error::{Error, chain};
@@ -71,11 +71,14 @@ impl Standalone {
             encryption: None,
             projects: Json::default(),
         };
-        self.db
-            .write(|c| match volumes::find_type(c, DEFAULT_TYPE_NAME)? {
+        self.db.write(|c| {
+            // Another process may start now.
+            db::lock(c, types::CHANGED)?;
+            match volumes::find_type(c, DEFAULT_TYPE_NAME)? {
                 Some(_) => Ok(()),
                 None => volumes::insert_type(c, &row),
-            })
+            }
+        })
     }
 
     fn ensure_consistency_group_type(&self) -> Result<(), DbError> {
