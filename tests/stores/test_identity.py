@@ -687,3 +687,34 @@ def test_a_secret_that_a_user_chooses_is_kept_as_a_password_is(tmp_path):
             them.log_in(by_credential({**row, "secret": "t"}), status=401)
         kept = dict(bed.query("SELECT id, secret_hash FROM application_credentials"))
         assert kept[chosen["id"]].startswith(b"$argon2id$") and len(kept[random["id"]]) == 32
+
+
+def test_what_is_secret_is_neither_answered_nor_logged(tmp_path):
+    hidden, number = "hunter2", 918273645
+    with Bed(tmp_path) as bed:
+        process = bed.start()
+        them = Somebody(process)
+        admin, member = (them.log_in(password(name), "alpha").text for name in ("admin", "member"))
+        user = them.shown(member).token["user"]["id"]
+        eve = them.ask("POST", "/identity/v3/users", admin, {"user": {"name": "eve"}}).body["user"]["id"]
+        for token, method, path, body in [
+            (admin, "POST", "/identity/v3/users", {"user": {"password": hidden}}),
+            (admin, "POST", "/identity/v3/users", {"user": {"name": "x", "password": number}}),
+            (admin, "POST", "/identity/v3/users", {"user": {"name": "x", "password": hidden * 50}}),
+            (admin, "POST", "/identity/v3/users", [{"user": {"name": "x", "password": hidden}}]),
+            (admin, "PATCH", f"/identity/v3/users/{eve}", {"user": {"password": [hidden]}}),
+            (member, "POST", f"/identity/v3/users/{user}/application_credentials",
+             {"application_credential": {"secret": hidden}}),
+            (None, "POST", "/identity/v3/auth/tokens", {"auth": {
+                "identity": {"methods": ["password"], **password("member", hidden)}, "scope": [{"secret": hidden}]}}),
+            (member, "POST", f"/v3/volume-transfers/{user}/accept", {"accept": {"auth_key": hidden, "x": 1}}),
+            (member, "POST", f"/v3/volume-transfers/{user}/accept", {"accept": {"auth_key": [hidden]}}),
+            (member, "POST", "/v3/volumes", {"volume": {"size": 1, "metadata": {"password": [hidden]}}}),
+        ]:
+            answer = them.ask(method, path, token, body, OpenStack_API_Version="volume 3.71")
+            assert answer.status == 400, (path, body, answer.body)
+            assert hidden not in json.dumps(answer.body) and str(number) not in json.dumps(answer.body), answer.body
+        process.stop()
+        log = process.log.read_text()
+        assert log.count("request refused") >= 10 and "***" in log, log
+        assert hidden not in log and str(number) not in log, log

@@ -135,7 +135,7 @@ fn scope(auth: Fields<'_>) -> std::result::Result<Scope, Error> {
         },
         Some(other) => Err(Error::Invalid(format!(
             "Invalid input for field 'scope': {} is not of type 'object', 'string'",
-            python::repr(other)
+            python::repr_under("scope", other)
         ))),
     }
 }
