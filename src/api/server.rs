@@ -1,4 +1,4 @@
-//! From a request to its answer, in one line: request id, size, route, token, version, body,
+//! From a request to its answer, in one line: request id, size, route, token, body, memory, the token again, version,
 //! project, handler, fault (the order of checks is Cinder's; reference, 1.1 and 8.2).
 
 use crate::api::http::body::document;
@@ -28,7 +28,7 @@ use actix_web::{App, HttpRequest, HttpResponse, web};
 use serde_json::Value;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Threads that accept requests; handlers run on blocking threads.
 const WORKERS: usize = 2;
@@ -44,6 +44,8 @@ const VALUES_MAX: usize = 1024;
 const BODY_FACTOR: u64 = 8;
 /// What the answer of an identity request may take that is no list.
 const IDENTITY_BYTES: u64 = 64 * 1024;
+/// How long what was found out about a caller is believed, where nothing had to be waited for.
+const BELIEVED_FOR: Duration = Duration::from_secs(1);
 /// How long open requests may take after the service was asked to stop.
 const GRACE_SECONDS: u64 = 10;
 
@@ -147,7 +149,10 @@ async fn process(
     let hold = api.hold(&admitted).await.map_err(refused)?;
     // What is held is kept until the handler ends, even if the client is gone.
     let work = move || {
-        let mut answer = admitted.handle(&api);
+        let mut answer = match admitted.again(&api) {
+            Ok(admitted) => admitted.handle(&api),
+            Err(refused) => refused,
+        };
         answer.reply = answer.reply.in_text();
         let bytes = answer.reply.bytes();
         let hold = hold.filter(|_| bytes > SMALL_BYTES).map(|mut hold| {
@@ -202,6 +207,7 @@ impl Length {
 struct Admitted {
     incoming: Incoming,
     to: To,
+    since: Instant,
 }
 
 /// The API that a request is for, with what that API needs.
@@ -270,6 +276,15 @@ impl Admitted {
         }
     }
 
+    /// The same as it is now. A client may take long to send its body, and memory may be long in coming: the token and
+    /// its roles may be gone meanwhile.
+    fn again(self, api: &Api) -> Result<Self, Answer> {
+        if self.incoming.body.is_empty() && self.since.elapsed() < BELIEVED_FOR {
+            return Ok(self);
+        }
+        admit(api, self.incoming)
+    }
+
     fn handle(self, api: &Api) -> Answer {
         match self.to {
             To::Identity {
@@ -292,6 +307,7 @@ impl Admitted {
 
 /// Finds the route and the caller of a request; or the answer, if it is refused here.
 fn admit(api: &Api, incoming: Incoming) -> Result<Admitted, Answer> {
+    let since = Instant::now();
     let is_identity = incoming.path == "/identity" || incoming.path.starts_with("/identity/");
     if incoming.method == Method::OPTIONS.as_str() {
         return Err(plain(Reply::empty(200).in_form(Form::Silent)));
@@ -320,7 +336,11 @@ fn admit(api: &Api, incoming: Incoming) -> Result<Admitted, Answer> {
             routed,
         },
     };
-    Ok(Admitted { incoming, to })
+    Ok(Admitted {
+        incoming,
+        to,
+        since,
+    })
 }
 
 fn plain(reply: Reply) -> Answer {

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import socket
 import time
 import urllib.parse
 
@@ -718,3 +719,49 @@ def test_what_is_secret_is_neither_answered_nor_logged(tmp_path):
         log = process.log.read_text()
         assert log.count("request refused") >= 10 and "***" in log, log
         assert hidden not in log and str(number) not in log, log
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_request_may_do_what_its_caller_may_when_it_is_done(park, tmp_path, kind):
+    with Bed(tmp_path, database=database(park, kind)) as bed:
+        process = bed.start()
+        them = Somebody(process)
+        admin = them.log_in(password("admin"), "alpha").text
+        project = them.shown(admin).token["project"]["id"]
+        roles = {row["name"]: row["id"] for row in them.ask("GET", "/identity/v3/roles", admin).body["roles"]}
+        made = them.ask("POST", "/identity/v3/users", admin, {"user": {"name": "eve", "password": "secret"}})
+        eve = f"/identity/v3/users/{made.body['user']['id']}"
+        place = f"/identity/v3/projects/{project}/users/{made.body['user']['id']}/roles"
+
+        def finished(path, body, meanwhile):
+            """The status of a request whose last byte comes after something else."""
+            text = json.dumps(body)
+            host, port = them.place.split(":")
+            with socket.create_connection((host, int(port)), timeout=30) as line:
+                line.sendall((f"POST {path} HTTP/1.1\r\nHost: x\r\nX-Auth-Token: {token}\r\nContent-Length: {len(text)}"
+                              f"\r\nContent-Type: application/json\r\n\r\n{text[:-1]}").encode())
+                # The service has looked at the token by now.
+                time.sleep(0.5)
+                meanwhile()
+                line.sendall(text[-1:].encode())
+                return int(line.recv(4096).split()[1])
+
+        def sent(method, path, body=None, status=204):
+            def now():
+                answer = them.ask(method, path, admin, body)
+                assert answer.status == status, answer.body
+            return now
+
+        volume, user = {"volume": {"size": 1}}, {"user": {"name": "frank"}}
+        for role, path, body, meanwhile, status in [
+            ("member", "/v3/volumes", volume, lambda: None, 202),
+            ("member", "/v3/volumes", volume,
+             lambda: them.ask("DELETE", "/identity/v3/auth/tokens", token, X_Subject_Token=token), 401),
+            ("member", "/v3/volumes", volume, sent("DELETE", f"{place}/{roles['member']}"), 401),
+            ("admin", "/identity/v3/users", user, lambda: None, 201),
+            ("admin", "/identity/v3/users", user, sent("DELETE", f"{place}/{roles['admin']}"), 401),
+            ("member", "/v3/volumes", volume, sent("PATCH", eve, {"user": {"enabled": False}}, 200), 401),
+        ]:
+            sent("PUT", f"{place}/{roles[role]}")()
+            token = them.log_in(password("eve"), "alpha").text
+            assert finished(path, body, meanwhile) == status, (role, path, status)
