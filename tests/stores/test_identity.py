@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import socket
+import threading
 import time
 import urllib.parse
 
@@ -765,3 +766,35 @@ def test_a_request_may_do_what_its_caller_may_when_it_is_done(park, tmp_path, ki
             sent("PUT", f"{place}/{roles[role]}")()
             token = them.log_in(password("eve"), "alpha").text
             assert finished(path, body, meanwhile) == status, (role, path, status)
+
+
+def test_one_member_does_not_take_the_time_of_all_who_log_in(tmp_path):
+    with Bed(tmp_path) as bed:
+        them = Somebody(bed.start())
+        token = them.log_in(password("member"), "alpha").text
+        path = f"/identity/v3/users/{them.shown(token).token['user']['id']}/application_credentials"
+        taken = {"name": them.credential(token)["name"], "secret": "chosen"}
+        over = threading.Event()
+
+        def ask(number):
+            """Hashes without end, each for a credential of its own."""
+            statuses = set()
+            while not over.is_set():
+                body = {"application_credential": {"name": f"c-{number}-{time.monotonic_ns()}", "secret": "chosen"}}
+                statuses.add(them.ask("POST", path, token, body).status)
+            return statuses
+
+        with concurrent.futures.ThreadPoolExecutor(40) as pool:
+            storm = [pool.submit(ask, number) for number in range(40)]
+            try:
+                time.sleep(1)
+                # She has not been here before, so her password is looked at.
+                started = time.monotonic()
+                them.log_in(password("admin"), "alpha")
+                took = time.monotonic() - started
+                # What is refused whatever its hash waits for none.
+                refused = [them.ask("POST", path, token, {"application_credential": taken}).status for _ in range(5)]
+            finally:
+                over.set()
+            assert set().union(*(one.result() for one in storm)) == {201, 429}
+        assert took < 5 and refused == [409] * 5, (took, refused)

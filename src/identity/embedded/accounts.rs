@@ -11,6 +11,9 @@ use crate::model::error::Error;
 use crate::model::id::{ProjectId, UserId, configured_project, keystone_id};
 use crate::model::standalone::identity::{Origin, Project, User};
 
+/// Those who share the time for making hashes of passwords of others.
+const ADMINISTRATORS: &str = "administrators";
+
 /// What a user is to be; `None` leaves it as it is, and an inner `None` takes it away.
 #[derive(Default)]
 pub struct UserFields {
@@ -73,7 +76,7 @@ impl Embedded {
 
     fn user_changes(&self, fields: UserFields) -> Result<UserChanges, Error> {
         let password_hash = match fields.password {
-            Some(Some(password)) => Some(self.passwords.hash(&password)?),
+            Some(Some(password)) => Some(self.passwords.hash(&password, ADMINISTRATORS)?),
             Some(None) => Some(self.passwords.of_nobody()),
             None => None,
         };

@@ -176,7 +176,7 @@ impl Embedded {
         let attempt = self.backoff.begin(&client, self.clock.now())?;
         let user = self.user_named(named)?.filter(User::may_log_in);
         let known = user.as_ref().map(|user| user.password_hash.as_str());
-        let is_right = self.passwords.verify(known, password)?;
+        let is_right = self.passwords.verify(known, password, &client.place)?;
         match user.filter(|_| is_right) {
             Some(user) => {
                 attempt.succeeded();
@@ -220,7 +220,7 @@ impl Embedded {
         let now = self.clock.now();
         let attempt = self.backoff.begin(&client, now)?;
         let row = self.credential_named(named)?;
-        let is_right = self.is_secret(row.as_ref(), secret)?;
+        let is_right = self.is_secret(row.as_ref(), secret, &client.place)?;
         let Some(row) = row.filter(|row| is_right && !row.is_expired(now)) else {
             attempt.failed(self.clock.now());
             return Err(Error::Unauthenticated);
@@ -240,6 +240,7 @@ impl Embedded {
         &self,
         row: Option<&ApplicationCredential>,
         secret: &Secret,
+        place: &str,
     ) -> Result<bool, Error> {
         let hash = blake3::hash(secret.expose().as_bytes());
         // Comparison of BLAKE3 hashes takes the same time whatever the bytes.
@@ -250,7 +251,7 @@ impl Embedded {
             return Ok(true);
         }
         let chosen = row.and_then(ApplicationCredential::chosen_secret_hash);
-        self.passwords.verify(chosen, secret)
+        self.passwords.verify(chosen, secret, place)
     }
 
     /// With as many queries where there is no such user.
