@@ -74,7 +74,8 @@ pub struct Api {
     /// Base of links and of catalogue entries: what clients reach when a proxy stands in front.
     pub public_endpoint: Option<String>,
     /// Trust the headers of a proxy: the last element of `Forwarded` or `X-Forwarded-…`. If the two disagree, neither is
-    /// trusted. Set it only behind a proxy.
+    /// trusted. Set it behind a proxy, and only there. Without it all clients behind the proxy are one address: wrong
+    /// passwords of one make log-ins wait for all, and so does one who logs in without end.
     pub proxy_headers: bool,
     pub cors: Cors,
     /// Most connections at once, from all addresses together; further ones wait. Each uses one of the files that
@@ -118,6 +119,11 @@ impl Default for Api {
 }
 
 impl Api {
+    /// Whether clients seem to come through a proxy that is not asked for their addresses.
+    pub fn mistakes_proxy_for_client(&self) -> bool {
+        self.public_endpoint.is_some() && !self.proxy_headers
+    }
+
     fn check(&self) -> Result<(), (&'static str, &'static str)> {
         if self.page_items_max == 0 {
             return Err(("api.page_items_max", "must be at least 1"));

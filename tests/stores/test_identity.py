@@ -798,3 +798,22 @@ def test_one_member_does_not_take_the_time_of_all_who_log_in(tmp_path):
                 over.set()
             assert set().union(*(one.result() for one in storm)) == {201, 429}
         assert took < 5 and refused == [409] * 5, (took, refused)
+
+
+def test_behind_a_proxy_each_client_is_counted_for_itself(tmp_path):
+    endpoint = "https://backup.example.org"
+    with Bed(tmp_path / "proxy", api={"public_endpoint": endpoint, "proxy_headers": True}) as bed:
+        process = bed.start()
+        them = Somebody(process)
+
+        def status(address, text="secret"):
+            auth = {"identity": {"methods": ["password"], **password("member", text)}}
+            return them.ask("POST", "/identity/v3/auth/tokens", None, {"auth": auth}, X_Forwarded_For=address).status
+
+        assert status("192.0.2.2") == 201
+        assert [status("192.0.2.1", "wrong") for _ in range(7)] == [401] * 6 + [429]
+        assert (status("192.0.2.1"), status("192.0.2.2")) == (429, 201)
+        assert "api.proxy_headers" not in process.log.read_text()
+    with Bed(tmp_path / "none", api={"public_endpoint": endpoint}) as bed:
+        process = bed.start()
+        until("it is said", lambda: "api.proxy_headers is not" in process.log.read_text())
