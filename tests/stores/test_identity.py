@@ -817,3 +817,17 @@ def test_behind_a_proxy_each_client_is_counted_for_itself(tmp_path):
     with Bed(tmp_path / "none", api={"public_endpoint": endpoint}) as bed:
         process = bed.start()
         until("it is said", lambda: "api.proxy_headers is not" in process.log.read_text())
+
+
+def test_one_log_in_gives_a_thousand_tokens_at_most(tmp_path):
+    with Bed(tmp_path) as bed:
+        them = Somebody(bed.start())
+        token = them.log_in(password("member"), "alpha").text
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            statuses = list(pool.map(lambda _: them.log_in(by_token(token), "alpha", status=None).status, range(1010)))
+        # Of those that come at once a few more may.
+        assert statuses[-1] == 429 and 999 <= statuses.count(201) <= 1003, statuses.count(201)
+        # The whole line ends at once, and its user may log in anew.
+        assert them.ask("DELETE", "/identity/v3/auth/tokens", token, X_Subject_Token=token).status == 204
+        assert bed.query("SELECT count(*) FROM tokens") == [(0,)]
+        them.log_in(password("member"), "alpha")
