@@ -21,7 +21,7 @@ use crate::identity::embedded::Session;
 use crate::identity::keystone::Presented;
 use crate::identity::{Caller, RequestContext};
 use crate::model::error::Error;
-use crate::model::id::ProjectId;
+use crate::model::id::UserId;
 use actix_web::dev::Server;
 use actix_web::http::Method;
 use actix_web::{App, HttpRequest, HttpResponse, web};
@@ -52,7 +52,7 @@ const GRACE_SECONDS: u64 = 10;
 impl Api {
     /// The memory for a request and its answer, as soon as it is free.
     async fn hold(&self, admitted: &Admitted) -> Result<Option<Hold>, Fault> {
-        let Some(caller) = admitted.caller() else {
+        let Some(caller) = admitted.callers() else {
             return Ok(None);
         };
         let body = admitted.incoming.body.len() as u64 * BODY_FACTOR;
@@ -233,26 +233,24 @@ impl Admitted {
         }
     }
 
-    /// Who shares memory with this request: the project, the user of identity, or the address of who has no token. None
-    /// if it needs no more than its head.
-    fn caller(&self) -> Option<String> {
+    /// Who shares memory with this request: the user and the project, the user of identity, or the address of who has no
+    /// token. None if it needs no more than its head.
+    fn callers(&self) -> Option<Vec<String>> {
+        let user = |id: &UserId| format!("user {id}");
         let known = match &self.to {
             To::Identity { session, .. } => {
-                session.as_ref().map(|session| session.user.id.as_str())
+                session.as_ref().map(|session| vec![user(&session.user.id)])
             }
             To::BlockStorage { caller, .. } => caller.as_ref().map(|caller| {
-                let project = caller.project_id.as_ref().map(ProjectId::as_str);
-                project.unwrap_or(caller.user_id.as_str())
+                let project = caller.project_id.iter();
+                let project = project.map(|id| format!("project {id}"));
+                [user(&caller.user_id)].into_iter().chain(project).collect()
             }),
         };
         let client = self.incoming.client;
-        let address = || {
-            client
-                .map(|address| address.to_string())
-                .unwrap_or_default()
-        };
+        let address = || client.map(|address| address.to_string());
         let is_small = known.is_none() && self.incoming.body.is_empty();
-        (!is_small).then(|| known.map_or_else(address, str::to_owned))
+        (!is_small).then(|| known.unwrap_or_else(|| vec![address().unwrap_or_default()]))
     }
 
     /// Largest body.
