@@ -15,4 +15,6 @@ pub enum ClientError {
     Unreadable,
     #[error("keystone's answer has no time of expiry")]
     NoExpiry,
+    #[error("keystone's new token has expired by our clock: the clocks differ")]
+    Clocks,
 }

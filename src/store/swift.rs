@@ -244,7 +244,7 @@ async fn ask_keystone(
                 LogInError::Refused { url: url(), status }
             }
             ClientError::NoToken => LogInError::Answer(url(), "X-Subject-Token"),
-            ClientError::Unreadable | ClientError::NoExpiry => no_endpoint(),
+            ClientError::Unreadable | ClientError::NoExpiry | ClientError::Clocks => no_endpoint(),
         })?;
     let endpoint = described
         .public_endpoint(SERVICE_TYPE, region)
