@@ -28,7 +28,7 @@ impl Session {
     pub fn new(client: Client, clock: Clock, handle: Handle) -> Self {
         Self {
             client,
-            own: Kept::new(None),
+            own: Kept::new(None, ClientError::is_passing),
             clock,
             handle,
         }

@@ -93,7 +93,7 @@ pub(super) async fn log_in(
         endpoint: grant.endpoint,
         inner: ReqwestTransport::new(http),
         account,
-        token: Kept::new(Some(until_refused(grant.token))),
+        token: Kept::new(Some(until_refused(grant.token)), LogInError::is_passing),
     })
 }
 
