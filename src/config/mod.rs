@@ -372,8 +372,10 @@ impl Config {
             return refuse("identity.users", &why);
         }
         let keystone = &self.identity.keystone;
-        let is_named = keystone.auth_url.starts_with("http") && !keystone.username.is_empty();
-        if self.identity.mode == IdentityMode::Keystone && !is_named {
+        let is_known = keystone.auth_url.starts_with("http")
+            && !keystone.username.is_empty()
+            && !keystone.password.expose().is_empty();
+        if self.identity.mode == IdentityMode::Keystone && !is_known {
             return refuse(
                 "identity.keystone",
                 "the mode keystone needs auth_url, username and password",
@@ -573,6 +575,10 @@ mod tests {
             (
                 "[identity.keystone]\ntimeout = \"0s\"",
                 "identity.keystone.timeout",
+            ),
+            (
+                "[identity]\nmode = \"keystone\"\nkeystone = { auth_url = \"http://k/v3\", username = \"u\" }",
+                "identity.keystone: the mode keystone needs auth_url, username and password",
             ),
             ("[api]\nclient_timeout = \"2days\"", "api.client_timeout"),
             (
