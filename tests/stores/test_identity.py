@@ -358,6 +358,10 @@ def test_what_an_administrator_sets_of_users_and_projects_is_kept(park, tmp_path
         assert listed("user", eve) == eve
         grant = f"/identity/v3/projects/{project['id']}/users/{eve['id']}/roles/{member_role}"
         assert them.ask("PUT", grant, admin).status == 204
+        # With an empty password anybody could log in.
+        changed("user", eve, status=400, password="")
+        none = them.ask("POST", "/identity/v3/users", admin, {"user": {"name": "frank", "password": ""}})
+        assert none.status == 400 and "should be non-empty" in none.body["error"]["message"], none.body
 
         # Disabled is who cannot log in, and where nobody can.
         unscoped = {"auth": {"identity": {"methods": ["password"], **password("eve")}, "scope": "unscoped"}}
