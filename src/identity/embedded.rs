@@ -125,6 +125,14 @@ impl Embedded {
         Ok(self.db.read(|c| identity::projects_of(c, user))?)
     }
 
+    /// A project, if a user has a role in it.
+    pub fn project_of(&self, user: &UserId, id: &ProjectId) -> Result<Option<Project>, Error> {
+        self.db.read(|c| match identity::role_of(c, user, id)? {
+            Some(_) => Ok(identity::project(c, id)?),
+            None => Ok(None),
+        })
+    }
+
     /// All projects.
     pub fn projects(&self) -> Result<Vec<Project>, Error> {
         Ok(self.db.read(identity::list_projects)?)
@@ -149,6 +157,16 @@ impl Embedded {
     /// Application credentials of a user.
     pub fn credentials_of(&self, user: &UserId) -> Result<Vec<ApplicationCredential>, Error> {
         Ok(self.db.read(|c| identity::credentials_of(c, user))?)
+    }
+
+    /// An application credential of a user.
+    pub fn credential_of(
+        &self,
+        user: &UserId,
+        id: &str,
+    ) -> Result<Option<ApplicationCredential>, Error> {
+        let row = self.db.read(|c| identity::credential(c, id))?;
+        Ok(row.filter(|row| row.user_id == *user))
     }
 
     /// Makes an application credential for the session's user and project. The secret is in the
