@@ -159,14 +159,16 @@ impl Client {
         let id = attachment["id"]
             .as_str()
             .context("the attachment has no id")?;
-        let path = attachment["connection_info"]["device_path"]
-            .as_str()
-            .context("the attachment has no device path")?;
-        self.post(
-            &format!("/attachments/{id}/action"),
-            &json!({ "os-complete": null }),
-        )?;
-        let result = work(Path::new(path));
+        // The volume is detached again whatever fails.
+        let worked = || {
+            let path = attachment["connection_info"]["device_path"]
+                .as_str()
+                .context("the attachment has no device path")?;
+            let complete = json!({ "os-complete": null });
+            self.post(&format!("/attachments/{id}/action"), &complete)?;
+            work(Path::new(path))
+        };
+        let result = worked();
         self.delete(&format!("/attachments/{id}"))?;
         self.wait_available("volumes", "volume", volume, || {})?;
         result
