@@ -82,12 +82,16 @@ impl Client {
         Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 
-    pub(super) fn get(&self, path: &str) -> anyhow::Result<Value> {
+    fn look(&self, path: &str) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
         let request = self.agent.get(format!("{}{path}", self.block_storage));
         let request = request
             .header("X-Auth-Token", &self.token)
             .header("OpenStack-API-Version", VERSION);
-        Self::answer("GET", path, request.call())
+        request.call()
+    }
+
+    pub(super) fn get(&self, path: &str) -> anyhow::Result<Value> {
+        Self::answer("GET", path, self.look(path))
     }
 
     pub(super) fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
@@ -174,11 +178,15 @@ impl Client {
         result
     }
 
-    /// Waits until a resource is gone.
+    /// Waits until a resource is gone. That it cannot be looked at is another thing.
     pub(super) fn wait_gone(&self, path: &str) -> anyhow::Result<()> {
-        while self.get(path).is_ok() {
+        loop {
+            let looked = self.look(path);
+            if looked.as_ref().is_ok_and(|answer| answer.status() == 404) {
+                return Ok(());
+            }
+            Self::answer("GET", path, looked)?;
             std::thread::sleep(POLL);
         }
-        Ok(())
     }
 }
