@@ -82,8 +82,8 @@ pub struct Api {
     /// the process may open.
     pub connections_max: usize,
     /// How long a client may take to send the head of a request, to send its body, and to take the
-    /// answer, which has a second more for each 16 KiB that it has taken. A connection without a request is closed after
-    /// this time.
+    /// answer, which has a second more for each 16 KiB that it has taken. A new connection without a request is closed
+    /// after this time, one that has had an answer after 5 seconds.
     #[serde(with = "humantime_serde")]
     pub client_timeout: Duration,
     /// Largest request body.

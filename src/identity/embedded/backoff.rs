@@ -19,7 +19,8 @@ use std::net::IpAddr;
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// Rows of each table. Those that were used least go first.
+/// Rows of each table. If more are needed, those that are asked for least are not kept, which may be the new one: its
+/// failures are not counted then.
 const ROWS_MAX: u64 = 10_000;
 /// Failures are forgotten so long after the last one.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(15 * 60);
