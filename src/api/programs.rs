@@ -119,7 +119,12 @@ fn resource_type(key: &str, value: &Value) -> Result<()> {
 fn service_id(key: &str, value: &Value) -> Result<()> {
     match value {
         Value::Null => Ok(()),
-        Value::Number(number) if !number.is_f64() => Ok(()),
+        Value::Number(number) if number.as_i64().is_some() => Ok(()),
+        // Read as none, it would stand for all services.
+        Value::Number(number) if number.is_u64() => {
+            let why = format!("is greater than the maximum of {}", i64::MAX);
+            Err(kinds::refused(key, value, &why))
+        }
         Value::String(text) if !text.bytes().all(|byte| byte.is_ascii_digit()) => {
             Err(kinds::refused(key, value, "does not match '^[0-9]*$'"))
         }
@@ -341,4 +346,25 @@ pub(super) fn hosts(call: &Call<'_>) -> Result {
         })
         .collect();
     Ok(Reply::json(200, json!({ "hosts": rows })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_id_is_a_number_that_is_read_or_refused() {
+        for value in [json!(null), json!(5), json!("5"), json!(i64::MAX)] {
+            assert!(service_id("service_id", &value).is_ok(), "{value}");
+        }
+        for (value, why) in [
+            (json!(u64::MAX), "is greater than the maximum"),
+            (json!(1e30), "is not of type"),
+            (json!("x"), "does not match"),
+            (json!("123456789012"), "is too long"),
+        ] {
+            let refused = service_id("service_id", &value).unwrap_err().to_string();
+            assert!(refused.contains(why), "{refused}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! From a request to its answer, in one line: request id, size, route, token, version, body,
+//! From a request to its answer, in one line: request id, size, route, token, body, memory, the token again, version,
 //! project, handler, fault (the order of checks is Cinder's; reference, 1.1 and 8.2).
 
 use crate::api::http::body::document;
@@ -21,14 +21,14 @@ use crate::identity::embedded::Session;
 use crate::identity::keystone::Presented;
 use crate::identity::{Caller, RequestContext};
 use crate::model::error::Error;
-use crate::model::id::ProjectId;
+use crate::model::id::UserId;
 use actix_web::dev::Server;
 use actix_web::http::Method;
 use actix_web::{App, HttpRequest, HttpResponse, web};
 use serde_json::Value;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Threads that accept requests; handlers run on blocking threads.
 const WORKERS: usize = 2;
@@ -44,13 +44,15 @@ const VALUES_MAX: usize = 1024;
 const BODY_FACTOR: u64 = 8;
 /// What the answer of an identity request may take that is no list.
 const IDENTITY_BYTES: u64 = 64 * 1024;
+/// How long what was found out about a caller is believed, where nothing had to be waited for.
+const BELIEVED_FOR: Duration = Duration::from_secs(1);
 /// How long open requests may take after the service was asked to stop.
 const GRACE_SECONDS: u64 = 10;
 
 impl Api {
     /// The memory for a request and its answer, as soon as it is free.
     async fn hold(&self, admitted: &Admitted) -> Result<Option<Hold>, Fault> {
-        let Some(caller) = admitted.caller() else {
+        let Some(caller) = admitted.callers() else {
             return Ok(None);
         };
         let body = admitted.incoming.body.len() as u64 * BODY_FACTOR;
@@ -147,7 +149,10 @@ async fn process(
     let hold = api.hold(&admitted).await.map_err(refused)?;
     // What is held is kept until the handler ends, even if the client is gone.
     let work = move || {
-        let mut answer = admitted.handle(&api);
+        let mut answer = match admitted.again(&api) {
+            Ok(admitted) => admitted.handle(&api),
+            Err(refused) => refused,
+        };
         answer.reply = answer.reply.in_text();
         let bytes = answer.reply.bytes();
         let hold = hold.filter(|_| bytes > SMALL_BYTES).map(|mut hold| {
@@ -202,6 +207,7 @@ impl Length {
 struct Admitted {
     incoming: Incoming,
     to: To,
+    since: Instant,
 }
 
 /// The API that a request is for, with what that API needs.
@@ -227,26 +233,24 @@ impl Admitted {
         }
     }
 
-    /// Who shares memory with this request: the project, the user of identity, or the address of who has no token. None
-    /// if it needs no more than its head.
-    fn caller(&self) -> Option<String> {
+    /// Who shares memory with this request: the user and the project, the user of identity, or the address of who has no
+    /// token. None if it needs no more than its head.
+    fn callers(&self) -> Option<Vec<String>> {
+        let user = |id: &UserId| format!("user {id}");
         let known = match &self.to {
             To::Identity { session, .. } => {
-                session.as_ref().map(|session| session.user.id.as_str())
+                session.as_ref().map(|session| vec![user(&session.user.id)])
             }
             To::BlockStorage { caller, .. } => caller.as_ref().map(|caller| {
-                let project = caller.project_id.as_ref().map(ProjectId::as_str);
-                project.unwrap_or(caller.user_id.as_str())
+                let project = caller.project_id.iter();
+                let project = project.map(|id| format!("project {id}"));
+                [user(&caller.user_id)].into_iter().chain(project).collect()
             }),
         };
         let client = self.incoming.client;
-        let address = || {
-            client
-                .map(|address| address.to_string())
-                .unwrap_or_default()
-        };
+        let address = || client.map(|address| address.to_string());
         let is_small = known.is_none() && self.incoming.body.is_empty();
-        (!is_small).then(|| known.map_or_else(address, str::to_owned))
+        (!is_small).then(|| known.unwrap_or_else(|| vec![address().unwrap_or_default()]))
     }
 
     /// Largest body.
@@ -268,6 +272,15 @@ impl Admitted {
             To::Identity { .. } => Fault::of_identity(error),
             To::BlockStorage { .. } => Fault::of(error),
         }
+    }
+
+    /// The same as it is now. A client may take long to send its body, and memory may be long in coming: the token and
+    /// its roles may be gone meanwhile.
+    fn again(self, api: &Api) -> Result<Self, Answer> {
+        if self.incoming.body.is_empty() && self.since.elapsed() < BELIEVED_FOR {
+            return Ok(self);
+        }
+        admit(api, self.incoming)
     }
 
     fn handle(self, api: &Api) -> Answer {
@@ -292,6 +305,7 @@ impl Admitted {
 
 /// Finds the route and the caller of a request; or the answer, if it is refused here.
 fn admit(api: &Api, incoming: Incoming) -> Result<Admitted, Answer> {
+    let since = Instant::now();
     let is_identity = incoming.path == "/identity" || incoming.path.starts_with("/identity/");
     if incoming.method == Method::OPTIONS.as_str() {
         return Err(plain(Reply::empty(200).in_form(Form::Silent)));
@@ -320,7 +334,11 @@ fn admit(api: &Api, incoming: Incoming) -> Result<Admitted, Answer> {
             routed,
         },
     };
-    Ok(Admitted { incoming, to })
+    Ok(Admitted {
+        incoming,
+        to,
+        since,
+    })
 }
 
 fn plain(reply: Reply) -> Answer {

@@ -263,6 +263,16 @@ fn assemble(
         storages::open(config, &db, &clock, &masters, &handle, &stop, metrics)?;
     let catalog = Catalog::open(db.clone(), clock.clone(), config)?;
     let (identity, users) = open_identity(config, role, data_dir, &db, &clock, &handle)?;
+    if role != Role::Worker
+        && identity.embedded().is_some()
+        && config.api.mistakes_proxy_for_client()
+    {
+        tracing::warn!(
+            "api.public_endpoint is set and api.proxy_headers is not: behind a proxy all clients are one address, and \
+             wrong passwords of one of them keep the others from logging in. Set api.proxy_headers if a proxy stands \
+             in front"
+        );
+    }
     let policy = Arc::new(open_policy(config, data_dir)?);
     let wake = Arc::new(Wake::default());
     let parts = (db.clone(), clock.clone(), catalog.clone());

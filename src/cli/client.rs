@@ -82,12 +82,16 @@ impl Client {
         Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 
-    pub(super) fn get(&self, path: &str) -> anyhow::Result<Value> {
+    fn look(&self, path: &str) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
         let request = self.agent.get(format!("{}{path}", self.block_storage));
         let request = request
             .header("X-Auth-Token", &self.token)
             .header("OpenStack-API-Version", VERSION);
-        Self::answer("GET", path, request.call())
+        request.call()
+    }
+
+    pub(super) fn get(&self, path: &str) -> anyhow::Result<Value> {
+        Self::answer("GET", path, self.look(path))
     }
 
     pub(super) fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
@@ -159,24 +163,30 @@ impl Client {
         let id = attachment["id"]
             .as_str()
             .context("the attachment has no id")?;
-        let path = attachment["connection_info"]["device_path"]
-            .as_str()
-            .context("the attachment has no device path")?;
-        self.post(
-            &format!("/attachments/{id}/action"),
-            &json!({ "os-complete": null }),
-        )?;
-        let result = work(Path::new(path));
+        // The volume is detached again whatever fails.
+        let worked = || {
+            let path = attachment["connection_info"]["device_path"]
+                .as_str()
+                .context("the attachment has no device path")?;
+            let complete = json!({ "os-complete": null });
+            self.post(&format!("/attachments/{id}/action"), &complete)?;
+            work(Path::new(path))
+        };
+        let result = worked();
         self.delete(&format!("/attachments/{id}"))?;
         self.wait_available("volumes", "volume", volume, || {})?;
         result
     }
 
-    /// Waits until a resource is gone.
+    /// Waits until a resource is gone. That it cannot be looked at is another thing.
     pub(super) fn wait_gone(&self, path: &str) -> anyhow::Result<()> {
-        while self.get(path).is_ok() {
+        loop {
+            let looked = self.look(path);
+            if looked.as_ref().is_ok_and(|answer| answer.status() == 404) {
+                return Ok(());
+            }
+            Self::answer("GET", path, looked)?;
             std::thread::sleep(POLL);
         }
-        Ok(())
     }
 }

@@ -39,6 +39,7 @@ pub struct KeystoneSettings {
     /// time at the latest.
     #[serde(with = "humantime_serde")]
     pub cache_time: Duration,
+    /// How many of these answers are kept. Each takes about 1 KiB; one with many access rules counts as several.
     pub cache_tokens_max: u64,
     /// Type of this service in access rules of application credentials.
     pub service_type: String,

@@ -74,15 +74,16 @@ pub struct Api {
     /// Base of links and of catalogue entries: what clients reach when a proxy stands in front.
     pub public_endpoint: Option<String>,
     /// Trust the headers of a proxy: the last element of `Forwarded` or `X-Forwarded-…`. If the two disagree, neither is
-    /// trusted. Set it only behind a proxy.
+    /// trusted. Set it behind a proxy, and only there. Without it all clients behind the proxy are one address: wrong
+    /// passwords of one make log-ins wait for all, and so does one who logs in without end.
     pub proxy_headers: bool,
     pub cors: Cors,
     /// Most connections at once, from all addresses together; further ones wait. Each uses one of the files that
     /// the process may open.
     pub connections_max: usize,
     /// How long a client may take to send the head of a request, to send its body, and to take the
-    /// answer, which has a second more for each 16 KiB that it has taken. A connection without a request is closed after
-    /// this time.
+    /// answer, which has a second more for each 16 KiB that it has taken. A new connection without a request is closed
+    /// after this time, one that has had an answer after 5 seconds.
     #[serde(with = "humantime_serde")]
     pub client_timeout: Duration,
     /// Largest request body.
@@ -118,6 +119,11 @@ impl Default for Api {
 }
 
 impl Api {
+    /// Whether clients seem to come through a proxy that is not asked for their addresses.
+    pub fn mistakes_proxy_for_client(&self) -> bool {
+        self.public_endpoint.is_some() && !self.proxy_headers
+    }
+
     fn check(&self) -> Result<(), (&'static str, &'static str)> {
         if self.page_items_max == 0 {
             return Err(("api.page_items_max", "must be at least 1"));
@@ -366,8 +372,10 @@ impl Config {
             return refuse("identity.users", &why);
         }
         let keystone = &self.identity.keystone;
-        let is_named = keystone.auth_url.starts_with("http") && !keystone.username.is_empty();
-        if self.identity.mode == IdentityMode::Keystone && !is_named {
+        let is_known = keystone.auth_url.starts_with("http")
+            && !keystone.username.is_empty()
+            && !keystone.password.expose().is_empty();
+        if self.identity.mode == IdentityMode::Keystone && !is_known {
             return refuse(
                 "identity.keystone",
                 "the mode keystone needs auth_url, username and password",
@@ -567,6 +575,10 @@ mod tests {
             (
                 "[identity.keystone]\ntimeout = \"0s\"",
                 "identity.keystone.timeout",
+            ),
+            (
+                "[identity]\nmode = \"keystone\"\nkeystone = { auth_url = \"http://k/v3\", username = \"u\" }",
+                "identity.keystone: the mode keystone needs auth_url, username and password",
             ),
             ("[api]\nclient_timeout = \"2days\"", "api.client_timeout"),
             (

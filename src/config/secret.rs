@@ -10,7 +10,11 @@ use std::path::PathBuf;
 pub struct Secret(String);
 
 #[derive(Deserialize)]
-#[serde(untagged, deny_unknown_fields)]
+#[serde(
+    untagged,
+    deny_unknown_fields,
+    expecting = "a secret must be a text in quotes, or { file = \"PATH\" }"
+)]
 enum Form {
     Text(String),
     File { file: PathBuf },
@@ -93,6 +97,19 @@ mod tests {
             let error = read(&format!("secret = {{ file = {path:?} }}")).unwrap_err();
             let error = error.message();
             assert!(error.contains("its first line is empty"), "{error}");
+        }
+        // Numbers look like none of them to TOML, and so do variables that are digits alone.
+        for text in [
+            "secret = 918273",
+            "secret = true",
+            "secret = { path = 'x' }",
+        ] {
+            let error = read(text).unwrap_err();
+            let message = error.message();
+            assert!(
+                message.contains("text in quotes") && !message.contains("918273"),
+                "{message}"
+            );
         }
         for text in ["secret = ''", "secret = ' '"] {
             assert!(read(text).is_err_and(|error| error.message().contains("it is empty")));

@@ -11,7 +11,7 @@ mod passwords;
 use crate::clock::Clock;
 use crate::config::{self, Secret};
 use crate::db::standalone::identity;
-use crate::db::{self, Db};
+use crate::db::{self, Db, DbConnection};
 pub use crate::identity::embedded::accounts::{ProjectFields, UserFields};
 use crate::identity::embedded::backoff::Backoff;
 use crate::identity::embedded::passwords::Passwords;
@@ -125,6 +125,14 @@ impl Embedded {
         Ok(self.db.read(|c| identity::projects_of(c, user))?)
     }
 
+    /// A project, if a user has a role in it.
+    pub fn project_of(&self, user: &UserId, id: &ProjectId) -> Result<Option<Project>, Error> {
+        self.db.read(|c| match identity::role_of(c, user, id)? {
+            Some(_) => Ok(identity::project(c, id)?),
+            None => Ok(None),
+        })
+    }
+
     /// All projects.
     pub fn projects(&self) -> Result<Vec<Project>, Error> {
         Ok(self.db.read(identity::list_projects)?)
@@ -151,6 +159,16 @@ impl Embedded {
         Ok(self.db.read(|c| identity::credentials_of(c, user))?)
     }
 
+    /// An application credential of a user.
+    pub fn credential_of(
+        &self,
+        user: &UserId,
+        id: &str,
+    ) -> Result<Option<ApplicationCredential>, Error> {
+        let row = self.db.read(|c| identity::credential(c, id))?;
+        Ok(row.filter(|row| row.user_id == *user))
+    }
+
     /// Makes an application credential for the session's user and project. The secret is in the
     /// answer and nowhere else.
     pub fn create_credential(
@@ -175,9 +193,12 @@ impl Embedded {
         if wanted.expires_at.is_some_and(|end| end <= self.clock.now()) {
             return Err(Error::Invalid(EXPIRED.to_owned()));
         }
+        let user = &session.user.id;
+        // Before a hash is made, which costs much.
+        self.db.read(|c| check_credential(c, user, &wanted.name))?;
         let (secret, secret_hash) = match wanted.secret {
             Some(chosen) => {
-                let hash = self.passwords.hash(&chosen)?;
+                let hash = self.passwords.hash(&chosen, user.as_str())?;
                 (chosen, hash.into_bytes())
             }
             None => {
@@ -199,23 +220,8 @@ impl Embedded {
         };
         self.db.write(|c| -> Result<(), Error> {
             db::lock(c, row.user_id.as_str())?;
-            if identity::count_credentials(c, &row.user_id)? >= CREDENTIALS_MAX {
-                return Err(Error::OverQuota {
-                    class: None,
-                    message: format!(
-                        "Unable to create additional application credentials, maximum of {CREDENTIALS_MAX} already \
-                         exceeded for user."
-                    ),
-                });
-            }
-            identity::insert_credential(c, &row).map_err(|error| if db::is_duplicate(&error) {
-Error::Conflict(format!(
-                    "Conflict occurred attempting to store application_credential - Duplicate entry found with name {}.",
-                    row.name
-                ))
-} else {
-error.into()
-})
+            check_credential(c, &row.user_id, &row.name)?;
+            Ok(identity::insert_credential(c, &row)?)
         })?;
         Ok((row, secret))
     }
@@ -230,6 +236,25 @@ error.into()
             Ok(row.is_some())
         })
     }
+}
+
+/// Whether a user may have one more application credential, and of this name.
+fn check_credential(connection: &mut DbConnection, user: &UserId, name: &str) -> Result<(), Error> {
+    if identity::count_credentials(connection, user)? >= CREDENTIALS_MAX {
+        let message = format!(
+            "Unable to create additional application credentials, maximum of {CREDENTIALS_MAX} already exceeded for user."
+        );
+        return Err(Error::OverQuota {
+            class: None,
+            message,
+        });
+    }
+    if identity::credential_by_name(connection, user, name)?.is_some() {
+        return Err(Error::Conflict(format!(
+            "Conflict occurred attempting to store application_credential - Duplicate entry found with name {name}."
+        )));
+    }
+    Ok(())
 }
 
 /// Random text of so many bytes' strength, fit for headers and files.

@@ -18,6 +18,11 @@ use tokio::runtime::Handle;
 /// Longer texts are no tokens.
 const TOKEN_BYTES_MAX: usize = 8192;
 
+/// What an answer may take that counts as one in the cache. One that takes more counts as several.
+const ANSWER_BYTES: usize = 1024;
+/// No route has longer paths, and comparing one with the rules of an application credential takes time for each byte.
+const RULE_PATH_BYTES_MAX: usize = 1024;
+
 /// What a request presents, and what it is.
 #[derive(Clone, Copy)]
 pub struct Presented<'a> {
@@ -51,6 +56,18 @@ struct Known {
     access_rules: Option<Vec<AccessRule>>,
 }
 
+impl Known {
+    /// How many answers of common size it counts as: access rules and roles may be many.
+    fn weight(&self) -> u32 {
+        let each = |text: &str| text.len() + size_of::<String>();
+        let rules = self.access_rules.iter().flatten();
+        let rules = rules.map(|rule| each(&rule.service) + each(&rule.path) + each(&rule.method));
+        let roles = self.caller.roles.iter().map(|role| each(role));
+        let bytes: usize = rules.chain(roles).sum();
+        u32::try_from(1 + bytes / ANSWER_BYTES).unwrap_or(u32::MAX)
+    }
+}
+
 impl Keystone {
     /// Prepares the connection; Keystone need not be there yet.
     pub fn new(
@@ -72,6 +89,7 @@ impl Keystone {
         Ok(Self {
             known: Cache::builder()
                 .max_capacity(settings.cache_tokens_max)
+                .weigher(|_, known: &Arc<Known>| known.weight())
                 .time_to_live(settings.cache_time)
                 .build(),
             session: Session::new(client, clock.clone(), handle),
@@ -119,11 +137,7 @@ impl Keystone {
     }
 
     fn is_allowed(&self, rules: &[AccessRule], presented: &Presented<'_>) -> bool {
-        rules.iter().any(|rule| {
-            rule.service == self.settings.service_type
-                && rule.method == presented.method
-                && matches(&rule.path, presented.path)
-        })
+        allow(rules, &self.settings.service_type, presented)
     }
 
     /// Keystone's answer about a token: a remembered one, or a new one.
@@ -196,6 +210,16 @@ fn read(token: &Token) -> Result<Known, ClientError> {
     })
 }
 
+/// Whether one of these rules of an application credential allows a request to this service.
+fn allow(rules: &[AccessRule], service: &str, presented: &Presented<'_>) -> bool {
+    presented.path.len() <= RULE_PATH_BYTES_MAX
+        && rules.iter().any(|rule| {
+            rule.service == service
+                && rule.method == presented.method
+                && matches(&rule.path, presented.path)
+        })
+}
+
 /// A part of a rule's pattern.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Piece {
@@ -264,6 +288,59 @@ fn skip(pieces: &[Piece], at: &mut [bool]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+    use std::time::Instant;
+
+    fn rule(path: &str) -> AccessRule {
+        AccessRule {
+            service: "block-storage".to_owned(),
+            path: path.to_owned(),
+            method: "GET".to_owned(),
+        }
+    }
+
+    fn known(access_rules: Option<Vec<AccessRule>>) -> Known {
+        Known {
+            caller: Caller {
+                user_id: UserId::new("u"),
+                project_id: None,
+                roles: BTreeSet::from(["member".to_owned()]),
+            },
+            expires_at: Timestamp(0),
+            access_rules,
+        }
+    }
+
+    #[test]
+    fn an_answer_with_many_rules_counts_as_many() {
+        assert_eq!(known(None).weight(), 1);
+        let few = vec![rule("/v3/**"); 3];
+        assert_eq!(known(Some(few)).weight(), 1);
+        let many = vec![rule(&"a".repeat(128)); 1000];
+        assert!((128..300).contains(&known(Some(many)).weight()));
+    }
+
+    #[test]
+    fn no_rule_is_compared_with_a_path_that_no_route_has() {
+        let path = format!("/v3/{}", "a".repeat(8000));
+        let presented = |path| Presented {
+            token: "",
+            service_token: None,
+            method: "GET",
+            path,
+        };
+        let mut rules = vec![rule(&"**a".repeat(42)); 1000];
+        rules.push(rule("/v3/**"));
+        let started = Instant::now();
+        assert!(!allow(&rules, "block-storage", &presented(&path)));
+        assert!(started.elapsed().as_millis() < 50);
+        assert!(allow(
+            &rules[1000..],
+            "block-storage",
+            &presented(&path[..1024])
+        ));
+        assert!(!allow(&rules[1000..], "compute", &presented("/v3/a")));
+    }
 
     #[test]
     fn access_rules_match_paths_as_in_keystones_middleware() {

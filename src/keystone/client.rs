@@ -98,7 +98,7 @@ impl Client {
         }
     }
 
-    /// Sends a request; once more if a connection was used that Keystone had given up.
+    /// Sends a request, and once more if that failed before its time was over: Keystone may have given the connection up.
     async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, ClientError> {
         let send = || request().timeout(self.timeout).send();
         let answer = match send().await {

@@ -15,4 +15,22 @@ pub enum ClientError {
     Unreadable,
     #[error("keystone's answer has no time of expiry")]
     NoExpiry,
+    #[error("keystone's new token has expired by our clock: the clocks differ")]
+    Clocks,
+}
+
+impl ClientError {
+    /// Whether another try of a log-in may succeed.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            ClientError::Reach(_) => true,
+            ClientError::LogIn(status) | ClientError::Status(status) => {
+                *status >= 500 || [408, 429].contains(status)
+            }
+            ClientError::NoToken
+            | ClientError::Unreadable
+            | ClientError::NoExpiry
+            | ClientError::Clocks => false,
+        }
+    }
 }

@@ -6,8 +6,10 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// How long a log-in that failed is not tried again.
+/// How long a log-in that failed is not tried again. One that was refused is refused again until somebody changes
+/// something, and a Keystone may lock out who tries too often: that time doubles, up to the longest.
 const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE_MAX: Duration = Duration::from_secs(60);
 
 /// A token, and from when on it is better replaced; `None` while it is not refused.
 #[derive(Debug, Clone)]
@@ -20,18 +22,26 @@ pub struct KeptToken {
 /// do not each try again.
 pub struct Kept<E> {
     state: Mutex<State<E>>,
+    is_passing: fn(&E) -> bool,
 }
 
 struct State<E> {
     kept: Option<KeptToken>,
     failed: Option<(Instant, Arc<E>)>,
+    /// How long the next refusal counts.
+    patience: Duration,
 }
 
 impl<E> Kept<E> {
-    /// Keeps this token, or none yet.
-    pub fn new(kept: Option<KeptToken>) -> Self {
+    /// Keeps this token, or none yet. Failures that pass by themselves do not make the next try wait longer.
+    pub fn new(kept: Option<KeptToken>, is_passing: fn(&E) -> bool) -> Self {
         Self {
-            state: Mutex::new(State { kept, failed: None }),
+            state: Mutex::new(State {
+                kept,
+                failed: None,
+                patience: PATIENCE,
+            }),
+            is_passing,
         }
     }
 
@@ -63,11 +73,17 @@ impl<E> Kept<E> {
             Ok(new) => {
                 let token = new.token.clone();
                 (state.kept, state.failed) = (Some(new), None);
+                state.patience = PATIENCE;
                 Ok(token)
             }
             Err(error) => {
                 let error = Arc::new(error);
-                state.failed = Some((Instant::now() + PATIENCE, error.clone()));
+                if (self.is_passing)(&error) {
+                    state.patience = PATIENCE;
+                }
+                let patience = state.patience;
+                state.failed = Some((Instant::now() + patience, error.clone()));
+                state.patience = (patience * 2).min(PATIENCE_MAX);
                 Err(error)
             }
         }
@@ -117,7 +133,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_renews_a_refused_token_for_all_who_wait() {
-        let (desk, kept) = (Desk::default(), Kept::new(None));
+        let (desk, kept) = (Desk::default(), Kept::new(None, |_| true));
         assert_eq!(desk.many(&kept, None).await, all(1));
         let first = HeaderValue::from(1_usize);
         assert_eq!(desk.many(&kept, Some(&first)).await, all(2));
@@ -130,7 +146,7 @@ mod tests {
             renew_after: Some(Duration::from_secs(60)),
             ..Desk::default()
         };
-        let kept = Kept::new(None);
+        let kept = Kept::new(None, |_| true);
         assert_eq!(desk.many(&kept, None).await, all(1));
         tokio::time::advance(Duration::from_secs(61)).await;
         assert_eq!(desk.many(&kept, None).await, all(2));
@@ -142,9 +158,29 @@ mod tests {
             refuses: true,
             ..Desk::default()
         };
-        let kept = Kept::new(None);
+        let kept = Kept::new(None, |_| true);
         assert_eq!(desk.many(&kept, None).await, vec![Err(Arc::new(1)); 9]);
         tokio::time::advance(PATIENCE).await;
         assert_eq!(desk.many(&kept, None).await, vec![Err(Arc::new(2)); 9]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_refused_tries_less_and_less_often() {
+        let desk = Desk {
+            refuses: true,
+            ..Desk::default()
+        };
+        let kept = Kept::new(None, |_| false);
+        let mut tries = Vec::new();
+        for second in 0..300 {
+            let before = desk.asked.load(Ordering::SeqCst);
+            kept.get(None, || desk.log_in()).await.unwrap_err();
+            if desk.asked.load(Ordering::SeqCst) > before {
+                tries.push(second);
+            }
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        let pauses: Vec<i32> = tries.windows(2).map(|two| two[1] - two[0]).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
     }
 }

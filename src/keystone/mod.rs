@@ -11,6 +11,7 @@ mod client;
 mod credentials;
 mod error;
 mod kept;
+mod redirect;
 mod session;
 mod trust;
 
@@ -19,5 +20,6 @@ pub use crate::keystone::client::{Catalog, Client};
 pub use crate::keystone::credentials::Credentials;
 pub use crate::keystone::error::ClientError;
 pub use crate::keystone::kept::{Kept, KeptToken};
+pub use crate::keystone::redirect::within_the_host;
 pub use crate::keystone::session::Session;
 pub use crate::keystone::trust::{TrustError, connect};

@@ -5,13 +5,14 @@ use crate::keystone::answer::Token;
 use crate::keystone::client::{Catalog, Client};
 use crate::keystone::error::ClientError;
 use crate::keystone::kept::{Kept, KeptToken};
+use crate::model::time::Timestamp;
 use http::HeaderValue;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-/// Our own token is renewed when less than this is left of it.
+/// Our own token is renewed when less than this is left of it, or less than half of what it had.
 const RENEWAL: Duration = Duration::from_secs(120);
 
 /// A Keystone with a token of our own, which is renewed once where Keystone refuses it.
@@ -27,7 +28,7 @@ impl Session {
     pub fn new(client: Client, clock: Clock, handle: Handle) -> Self {
         Self {
             client,
-            own: Kept::new(None),
+            own: Kept::new(None, ClientError::is_passing),
             clock,
             handle,
         }
@@ -65,11 +66,43 @@ impl Session {
 
     async fn log_in(&self) -> Result<KeptToken, ClientError> {
         let (token, described) = self.client.log_in(Catalog::LeftOut).await?;
-        let left = described.expires_at()?.seconds_since(self.clock.now());
-        let left = Duration::from_secs(left);
+        let good_for = good_for(described.expires_at()?, self.clock.now())?;
         Ok(KeptToken {
             token,
-            renew_at: Some(Instant::now() + left.saturating_sub(RENEWAL)),
+            renew_at: Some(Instant::now() + good_for),
         })
+    }
+}
+
+/// How long a new token is used. One that is renewed at once would be renewed for each request.
+fn good_for(expires_at: Timestamp, now: Timestamp) -> Result<Duration, ClientError> {
+    match expires_at.seconds_since(now) {
+        0 => Err(ClientError::Clocks),
+        left => {
+            let left = Duration::from_secs(left);
+            Ok(left.saturating_sub(RENEWAL).max(left / 2))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_new_token_is_renewed_at_once() {
+        let now = Timestamp(1_700_000_000_000_000);
+        let good_for = |seconds: i64| {
+            let expires_at = Timestamp(now.0 + seconds * 1_000_000);
+            super::good_for(expires_at, now).map(|time| time.as_millis())
+        };
+        assert_eq!(good_for(3600).unwrap(), 3_480_000);
+        assert_eq!(good_for(240).unwrap(), 120_000);
+        assert_eq!(good_for(60).unwrap(), 30_000);
+        assert_eq!(good_for(1).unwrap(), 500);
+        // Our clock is ahead.
+        for seconds in [0, -1, -3600] {
+            assert!(matches!(good_for(seconds), Err(ClientError::Clocks)));
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The connection to Keystone: whom it trusts.
 
+use crate::keystone::redirect::within_the_host;
 use crate::model::error::chain;
 use reqwest::{Certificate, Client};
 use rustls::RootCertStore;
@@ -36,6 +37,7 @@ pub fn connect(cacert: Option<&Path>) -> Result<Client, TrustError> {
         .ok();
     let builder = || {
         Client::builder()
+            .redirect(within_the_host())
             .pool_max_idle_per_host(IDLE_MAX)
             .pool_idle_timeout(IDLE_TIME)
     };

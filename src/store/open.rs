@@ -1,6 +1,7 @@
 //! From a storage's section to a store.
 
 use crate::config;
+use crate::keystone::within_the_host;
 use crate::store::call::Caller;
 use crate::store::drivers::{OpenError, azblob, fs, gcs, s3, sftp, swift, webdav};
 use crate::store::{Creation, Store};
@@ -131,6 +132,10 @@ fn client(settings: &config::Storage) -> Result<reqwest::Client, OpenError> {
     let mut builder = reqwest::Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_max_idle_per_host(settings.calls);
+    // Of what the other drivers send, a redirect to another host takes the secrets out.
+    if settings.url.starts_with("swift:") {
+        builder = builder.redirect(within_the_host());
+    }
     if let Some(path) = &settings.ca_file {
         let refused = |message: String| OpenError::Certificates {
             path: path.clone(),

@@ -93,7 +93,7 @@ pub(super) async fn log_in(
         endpoint: grant.endpoint,
         inner: ReqwestTransport::new(http),
         account,
-        token: Kept::new(Some(until_refused(grant.token))),
+        token: Kept::new(Some(until_refused(grant.token)), LogInError::is_passing),
     })
 }
 
@@ -244,7 +244,7 @@ async fn ask_keystone(
                 LogInError::Refused { url: url(), status }
             }
             ClientError::NoToken => LogInError::Answer(url(), "X-Subject-Token"),
-            ClientError::Unreadable | ClientError::NoExpiry => no_endpoint(),
+            ClientError::Unreadable | ClientError::NoExpiry | ClientError::Clocks => no_endpoint(),
         })?;
     let endpoint = described
         .public_endpoint(SERVICE_TYPE, region)

@@ -337,5 +337,7 @@ def test_the_embedded_identity_answers_as_keystone_does(cloud, tmp_path):
         assert not unexpected, json.dumps(unexpected, indent=1)
         # What does not differ any more leaves the list.
         assert set(DIFFERENCES) == set(differing)
+        log = log_of(service)
+        assert "request refused" in log and not re.search(r"-password|own-secret", log), log
     finally:
         service.stop()

@@ -6,6 +6,8 @@ import json
 import os
 import pathlib
 import re
+import socket
+import threading
 import time
 import urllib.parse
 
@@ -356,6 +358,10 @@ def test_what_an_administrator_sets_of_users_and_projects_is_kept(park, tmp_path
         assert listed("user", eve) == eve
         grant = f"/identity/v3/projects/{project['id']}/users/{eve['id']}/roles/{member_role}"
         assert them.ask("PUT", grant, admin).status == 204
+        # With an empty password anybody could log in.
+        changed("user", eve, status=400, password="")
+        none = them.ask("POST", "/identity/v3/users", admin, {"user": {"name": "frank", "password": ""}})
+        assert none.status == 400 and "should be non-empty" in none.body["error"]["message"], none.body
 
         # Disabled is who cannot log in, and where nobody can.
         unscoped = {"auth": {"identity": {"methods": ["password"], **password("eve")}, "scope": "unscoped"}}
@@ -687,3 +693,145 @@ def test_a_secret_that_a_user_chooses_is_kept_as_a_password_is(tmp_path):
             them.log_in(by_credential({**row, "secret": "t"}), status=401)
         kept = dict(bed.query("SELECT id, secret_hash FROM application_credentials"))
         assert kept[chosen["id"]].startswith(b"$argon2id$") and len(kept[random["id"]]) == 32
+
+
+def test_what_is_secret_is_neither_answered_nor_logged(tmp_path):
+    hidden, number = "hunter2", 918273645
+    with Bed(tmp_path) as bed:
+        process = bed.start()
+        them = Somebody(process)
+        admin, member = (them.log_in(password(name), "alpha").text for name in ("admin", "member"))
+        user = them.shown(member).token["user"]["id"]
+        eve = them.ask("POST", "/identity/v3/users", admin, {"user": {"name": "eve"}}).body["user"]["id"]
+        for token, method, path, body in [
+            (admin, "POST", "/identity/v3/users", {"user": {"password": hidden}}),
+            (admin, "POST", "/identity/v3/users", {"user": {"name": "x", "password": number}}),
+            (admin, "POST", "/identity/v3/users", {"user": {"name": "x", "password": hidden * 50}}),
+            (admin, "POST", "/identity/v3/users", [{"user": {"name": "x", "password": hidden}}]),
+            (admin, "PATCH", f"/identity/v3/users/{eve}", {"user": {"password": [hidden]}}),
+            (member, "POST", f"/identity/v3/users/{user}/application_credentials",
+             {"application_credential": {"secret": hidden}}),
+            (None, "POST", "/identity/v3/auth/tokens", {"auth": {
+                "identity": {"methods": ["password"], **password("member", hidden)}, "scope": [{"secret": hidden}]}}),
+            (member, "POST", f"/v3/volume-transfers/{user}/accept", {"accept": {"auth_key": hidden, "x": 1}}),
+            (member, "POST", f"/v3/volume-transfers/{user}/accept", {"accept": {"auth_key": [hidden]}}),
+            (member, "POST", "/v3/volumes", {"volume": {"size": 1, "metadata": {"password": [hidden]}}}),
+        ]:
+            answer = them.ask(method, path, token, body, OpenStack_API_Version="volume 3.71")
+            assert answer.status == 400, (path, body, answer.body)
+            assert hidden not in json.dumps(answer.body) and str(number) not in json.dumps(answer.body), answer.body
+        process.stop()
+        log = process.log.read_text()
+        assert log.count("request refused") >= 10 and "***" in log, log
+        assert hidden not in log and str(number) not in log, log
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_request_may_do_what_its_caller_may_when_it_is_done(park, tmp_path, kind):
+    with Bed(tmp_path, database=database(park, kind)) as bed:
+        process = bed.start()
+        them = Somebody(process)
+        admin = them.log_in(password("admin"), "alpha").text
+        project = them.shown(admin).token["project"]["id"]
+        roles = {row["name"]: row["id"] for row in them.ask("GET", "/identity/v3/roles", admin).body["roles"]}
+        made = them.ask("POST", "/identity/v3/users", admin, {"user": {"name": "eve", "password": "secret"}})
+        eve = f"/identity/v3/users/{made.body['user']['id']}"
+        place = f"/identity/v3/projects/{project}/users/{made.body['user']['id']}/roles"
+
+        def finished(path, body, meanwhile):
+            """The status of a request whose last byte comes after something else."""
+            text = json.dumps(body)
+            host, port = them.place.split(":")
+            with socket.create_connection((host, int(port)), timeout=30) as line:
+                line.sendall((f"POST {path} HTTP/1.1\r\nHost: x\r\nX-Auth-Token: {token}\r\nContent-Length: {len(text)}"
+                              f"\r\nContent-Type: application/json\r\n\r\n{text[:-1]}").encode())
+                # The service has looked at the token by now.
+                time.sleep(0.5)
+                meanwhile()
+                line.sendall(text[-1:].encode())
+                return int(line.recv(4096).split()[1])
+
+        def sent(method, path, body=None, status=204):
+            def now():
+                answer = them.ask(method, path, admin, body)
+                assert answer.status == status, answer.body
+            return now
+
+        volume, user = {"volume": {"size": 1}}, {"user": {"name": "frank"}}
+        for role, path, body, meanwhile, status in [
+            ("member", "/v3/volumes", volume, lambda: None, 202),
+            ("member", "/v3/volumes", volume,
+             lambda: them.ask("DELETE", "/identity/v3/auth/tokens", token, X_Subject_Token=token), 401),
+            ("member", "/v3/volumes", volume, sent("DELETE", f"{place}/{roles['member']}"), 401),
+            ("admin", "/identity/v3/users", user, lambda: None, 201),
+            ("admin", "/identity/v3/users", user, sent("DELETE", f"{place}/{roles['admin']}"), 401),
+            ("member", "/v3/volumes", volume, sent("PATCH", eve, {"user": {"enabled": False}}, 200), 401),
+        ]:
+            sent("PUT", f"{place}/{roles[role]}")()
+            token = them.log_in(password("eve"), "alpha").text
+            assert finished(path, body, meanwhile) == status, (role, path, status)
+
+
+def test_one_member_does_not_take_the_time_of_all_who_log_in(tmp_path):
+    with Bed(tmp_path) as bed:
+        them = Somebody(bed.start())
+        token = them.log_in(password("member"), "alpha").text
+        path = f"/identity/v3/users/{them.shown(token).token['user']['id']}/application_credentials"
+        taken = {"name": them.credential(token)["name"], "secret": "chosen"}
+        over = threading.Event()
+
+        def ask(number):
+            """Hashes without end, each for a credential of its own."""
+            statuses = set()
+            while not over.is_set():
+                body = {"application_credential": {"name": f"c-{number}-{time.monotonic_ns()}", "secret": "chosen"}}
+                statuses.add(them.ask("POST", path, token, body).status)
+            return statuses
+
+        with concurrent.futures.ThreadPoolExecutor(40) as pool:
+            storm = [pool.submit(ask, number) for number in range(40)]
+            try:
+                time.sleep(1)
+                # She has not been here before, so her password is looked at.
+                started = time.monotonic()
+                them.log_in(password("admin"), "alpha")
+                took = time.monotonic() - started
+                # What is refused whatever its hash waits for none.
+                refused = [them.ask("POST", path, token, {"application_credential": taken}).status for _ in range(5)]
+            finally:
+                over.set()
+            assert set().union(*(one.result() for one in storm)) == {201, 429}
+        assert took < 5 and refused == [409] * 5, (took, refused)
+
+
+def test_behind_a_proxy_each_client_is_counted_for_itself(tmp_path):
+    endpoint = "https://backup.example.org"
+    with Bed(tmp_path / "proxy", api={"public_endpoint": endpoint, "proxy_headers": True}) as bed:
+        process = bed.start()
+        them = Somebody(process)
+
+        def status(address, text="secret"):
+            auth = {"identity": {"methods": ["password"], **password("member", text)}}
+            return them.ask("POST", "/identity/v3/auth/tokens", None, {"auth": auth}, X_Forwarded_For=address).status
+
+        assert status("192.0.2.2") == 201
+        assert [status("192.0.2.1", "wrong") for _ in range(7)] == [401] * 6 + [429]
+        assert (status("192.0.2.1"), status("192.0.2.2")) == (429, 201)
+        assert "api.proxy_headers" not in process.log.read_text()
+    with Bed(tmp_path / "none", api={"public_endpoint": endpoint}) as bed:
+        process = bed.start()
+        until("it is said", lambda: "api.proxy_headers is not" in process.log.read_text())
+
+
+def test_one_log_in_gives_a_thousand_tokens_at_most(tmp_path):
+    with Bed(tmp_path) as bed:
+        them = Somebody(bed.start())
+        token = them.log_in(password("member"), "alpha").text
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            statuses = list(pool.map(lambda _: them.log_in(by_token(token), "alpha", status=None).status, range(1010)))
+        # Of those that come at once a few more may.
+        assert statuses[-1] == 429 and 999 <= statuses.count(201) <= 1003, statuses.count(201)
+        # The whole line ends at once, and its user may log in anew.
+        assert them.ask("DELETE", "/identity/v3/auth/tokens", token, X_Subject_Token=token).status == 204
+        assert bed.query("SELECT count(*) FROM tokens") == [(0,)]
+        them.log_in(password("member"), "alpha")

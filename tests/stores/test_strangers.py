@@ -270,6 +270,29 @@ def test_answers_that_nobody_takes_are_bounded(tmp_path):
             stranger.close()
 
 
+def test_one_user_with_many_projects_does_not_hold_the_memory_of_all(tmp_path):
+    projects = ["p1", "p2", "p3", "p4"]
+    users = [*(("bob", "secret", project, "member") for project in projects), ("alice", "secret", "modest", "member")]
+    with Bed(tmp_path, users=users) as bed:
+        process = bed.start()
+        waiting = []
+        metadata = json.dumps({f"k{key:03}": "\x01" * 250 for key in range(250)})
+        for project in projects:
+            bob = Client(bed, process, "bob", project)
+            made = bob.create_volume()
+            bed.query(f"UPDATE volumes SET metadata = '{metadata}' WHERE id = '{made}'")
+            head = f"GET /v3/{bob.project}/volumes/{made} HTTP/1.1\r\nHost: x\r\nX-Auth-Token: {bob.token}\r\n\r\n"
+            waiting += [send(process, head, buffer=4096) for _ in range(25)]
+        time.sleep(1)
+        started = time.monotonic()
+        alice = Client(bed, process, "alice", "modest")
+        alice.ask("GET", "/limits")
+        alice.create_volume()
+        assert time.monotonic() - started < 5
+        for stranger in waiting:
+            stranger.close()
+
+
 def test_wrong_settings_are_refused_and_not_repeated(tmp_path):
     bed = Bed(tmp_path)
     good = bed.config.read_text()

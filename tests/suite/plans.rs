@@ -148,7 +148,7 @@ const WHOLE_OWNER: &[(&str, &str)] = &[
         "the list has no pages",
     ),
     ("identity::remove_project", "tokens in the project end"),
-    ("identity::end_project_tokens", "the same"),
+    ("identity::remove_ended_tokens", "the same"),
     ("identity::remove_assignment", "the same statement"),
     (
         "identity::revoke_token",

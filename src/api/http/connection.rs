@@ -45,6 +45,8 @@ const UNREAD_PIECES: usize = 128;
 /// How long a client may go on sending after its last answer. If the connection were closed sooner, the client's system
 /// might throw the answer away.
 const LINGER: Duration = Duration::from_secs(1);
+/// How often it is read from meanwhile before others have their turn.
+const DRAINED_AT_ONCE: usize = 16;
 
 /// What a server allows its clients.
 pub(crate) struct Limits {
@@ -375,16 +377,19 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
-    /// Throws away what has come; ready at the end of all that ever comes.
+    /// Throws away what has come, but no more than some of it: a client may send as fast as it is read. Ready at the end
+    /// of all that ever comes.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut space = [0; 8192];
-        loop {
+        for _ in 0..DRAINED_AT_ONCE {
             let mut piece = ReadBuf::new(&mut space);
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut piece))?;
             if piece.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Whether a phase has lasted for so long since this was first asked in it.
@@ -419,9 +424,9 @@ impl AsyncRead for Connection {
             Phase::Body if body == Some(0) => Poll::Pending,
             Phase::Over => {
                 this.held = 0..0;
-                // Its deadline holds however often the client sends something more.
-                let has_ended = this.poll_drain(cx).is_ready();
-                return if has_ended || this.is_late(cx, phase, LINGER) {
+                // Its deadline holds however often and however fast the client sends something more. It comes first: to
+                // read much may use up what tokio lets a task do in one go, and then no timer is ready.
+                return if this.is_late(cx, phase, LINGER) || this.poll_drain(cx).is_ready() {
                     Poll::Ready(Ok(()))
                 } else {
                     Poll::Pending
@@ -545,5 +550,30 @@ mod tests {
             "{slow:?} {late:?}"
         );
         drop(client);
+    }
+
+    #[tokio::test]
+    async fn who_sends_without_end_is_cut_off_however_fast() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let talker = std::thread::spawn(move || {
+            let mut talker = std::net::TcpStream::connect(address).unwrap();
+            let much = vec![0; 1 << 20];
+            while std::io::Write::write_all(&mut talker, &much).is_ok() {}
+        });
+        let (socket, _) = listener.accept().await.unwrap();
+        let mut connection = Connection::new(socket, Duration::from_secs(30));
+        connection.line.0.borrow_mut().phase = Phase::Over;
+        let started = Instant::now();
+        let mut space = [0; 64];
+        let mut buffer = ReadBuf::new(&mut space);
+        let ended = poll_fn(|cx| Pin::new(&mut connection).poll_read(cx, &mut buffer));
+        tokio::time::timeout(LINGER * 10, ended)
+            .await
+            .expect("it is cut off")
+            .unwrap();
+        assert!(started.elapsed() >= LINGER && started.elapsed() < LINGER * 5);
+        drop(connection);
+        talker.join().unwrap();
     }
 }

@@ -26,21 +26,22 @@ const FALSE_WORDS: [&str; 12] = [
 ];
 const NONE_FITS: &str = "is not valid under any of the given schemas";
 
-/// A refusal of a value, or of the whole body.
+/// A refusal of a value, or of the whole body. It repeats the value, but for what is secret in it.
 pub(crate) fn invalid(key: &str, value: &Value, message: &str) -> Error {
     Error::Invalid(if key.is_empty() {
         message.to_owned()
     } else {
         format!(
             "Invalid input for field/attribute {key}. Value: {}. {message}",
-            python::str(value)
+            python::str_under(key, value)
         )
     })
 }
 
 /// The same; the message begins with the value.
 pub(crate) fn refused(key: &str, value: &Value, why: &str) -> Error {
-    invalid(key, value, &format!("{} {why}", python::repr(value)))
+    let shown = python::repr_under(key, value);
+    invalid(key, value, &format!("{shown} {why}"))
 }
 
 pub(crate) fn wrong_type(key: &str, value: &Value, expected: &str) -> Error {

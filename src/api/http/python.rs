@@ -1,6 +1,21 @@
-//! Values as Python prints them, because Cinder's error texts do (Cinder reference, 1.2).
+//! Values as Python prints them, because Cinder's error texts do (Cinder reference, 1.2). These texts go to the client
+//! and into the log, so values under keys of secrets are masked.
 
 use serde_json::Value;
+
+/// Parts of the names of keys whose values are secret, in lower case. Those of oslo's `mask_password` are among them.
+const SECRETS: [&str; 9] = [
+    "password",
+    "passphrase",
+    "secret",
+    "token",
+    "auth_key",
+    "admin_pass",
+    "adminpass",
+    "new_pass",
+    "private_key",
+];
+const MASK: &str = "***";
 
 /// `repr(value)`.
 pub(crate) fn repr(value: &Value) -> String {
@@ -17,11 +32,35 @@ pub(crate) fn repr(value: &Value) -> String {
         Value::Object(map) => {
             let entries: Vec<String> = map
                 .iter()
-                .map(|(key, value)| format!("{}: {}", repr_text(key), repr(value)))
+                .map(|(key, value)| format!("{}: {}", repr_text(key), repr_under(key, value)))
                 .collect();
             format!("{{{}}}", entries.join(", "))
         }
     }
+}
+
+/// `repr` of the value under a key.
+pub(crate) fn repr_under(key: &str, value: &Value) -> String {
+    if hides(key, value) {
+        repr_text(MASK)
+    } else {
+        repr(value)
+    }
+}
+
+/// `str` of the value under a key.
+pub(crate) fn str_under(key: &str, value: &Value) -> String {
+    if hides(key, value) {
+        MASK.to_owned()
+    } else {
+        str(value)
+    }
+}
+
+/// Whether the value under a key must not be repeated. That there is none is no secret.
+fn hides(key: &str, value: &Value) -> bool {
+    let key = key.to_ascii_lowercase();
+    !value.is_null() && SECRETS.iter().any(|secret| key.contains(secret))
 }
 
 /// `repr` of a tuple of words.
@@ -95,5 +134,27 @@ mod tests {
             r#"{'volume_id': "a'b", 'foo': [1, True, None], 'x': 'tab\t"\''}"#
         );
         assert_eq!(str(&json!("plain")), "plain");
+    }
+
+    #[test]
+    fn secrets_are_masked_wherever_they_stand() {
+        let user = json!({"name": "x", "password": "hunter2", "original_password": null});
+        let within = r"{'name': 'x', 'original_password': None, 'password': '***'}";
+        assert_eq!(repr(&user), within);
+        assert_eq!(str(&json!([user])), format!("[{within}]"));
+        for key in [
+            "secret",
+            "auth_key",
+            "adminPass",
+            "X-Auth-Token",
+            "auth_password",
+        ] {
+            for value in [json!("hunter2"), json!(5), json!(["hunter2"])] {
+                assert_eq!(repr_under(key, &value), "'***'");
+                assert_eq!(str_under(key, &value), "***");
+            }
+        }
+        assert_eq!(repr_under("password", &json!(null)), "None");
+        assert_eq!(str_under("name", &json!("x")), "x");
     }
 }

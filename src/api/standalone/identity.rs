@@ -12,8 +12,8 @@ use crate::api::standalone::identity_views::{
 use crate::config::Secret;
 use crate::identity::embedded::{CredentialName, Credentials, Named, Scope, Session};
 use crate::model::error::Error;
-use crate::model::id::UserId;
-use crate::model::standalone::identity::{Project, Role, TokenRow, User};
+use crate::model::id::{ProjectId, UserId};
+use crate::model::standalone::identity::{Role, TokenRow, User};
 use serde_json::{Value, json};
 
 type Result = std::result::Result<Reply, Error>;
@@ -135,7 +135,7 @@ fn scope(auth: Fields<'_>) -> std::result::Result<Scope, Error> {
         },
         Some(other) => Err(Error::Invalid(format!(
             "Invalid input for field 'scope': {} is not of type 'object', 'string'",
-            python::repr(other)
+            python::repr_under("scope", other)
         ))),
     }
 }
@@ -254,18 +254,15 @@ fn list_projects_of(call: &Call<'_>, user: &UserId) -> Result {
     Ok(list_view(call, "projects", items))
 }
 
-fn visible_projects(call: &Call<'_>) -> std::result::Result<Vec<Project>, Error> {
-    let session = call.session()?;
-    if session.roles.contains(&Role::Admin) {
-        call.embedded()?.projects()
-    } else {
-        call.embedded()?.projects_of(&session.user.id)
-    }
-}
-
 /// `GET /projects`
 pub(crate) fn list_projects(call: &Call<'_>) -> Result {
-    let items = visible_projects(call)?
+    let session = call.session()?;
+    let projects = if session.roles.contains(&Role::Admin) {
+        call.embedded()?.projects()?
+    } else {
+        call.embedded()?.projects_of(&session.user.id)?
+    };
+    let items = projects
         .iter()
         .map(|project| project_view(call, project))
         .collect();
@@ -276,14 +273,16 @@ pub(crate) fn list_projects(call: &Call<'_>) -> Result {
 /// `GET /projects/{id}`
 pub(crate) fn show_project(call: &Call<'_>) -> Result {
     let id = call.parameter("id");
-    let found = visible_projects(call)?;
-    match found.iter().find(|project| project.id.as_str() == id) {
-        Some(project) => Ok(Reply::json(
-            200,
-            json!({ "project": project_view(call, project) }),
-        )),
-        None => Err(not_found("project", id)),
-    }
+    let session = call.session()?;
+    let found = if session.roles.contains(&Role::Admin) {
+        call.embedded()?.project_named(&Named::Id(id.to_owned()))?
+    } else {
+        let project = ProjectId::new(id);
+        call.embedded()?.project_of(&session.user.id, &project)?
+    };
+    let project = found.ok_or_else(|| not_found("project", id))?;
+    let view = project_view(call, &project);
+    Ok(Reply::json(200, json!({ "project": view })))
 }
 
 /// The user that the path names: the caller, or for administrators any user. As in Keystone, other callers do not learn

@@ -85,7 +85,8 @@ fn check_place(identity: &Embedded, fields: Fields<'_>) -> Read<()> {
 
 fn user_fields(fields: Fields<'_>) -> Read<UserFields> {
     check_options(fields)?;
-    let password = fields.checked("password", kinds::text_or_null)?;
+    // With an empty one anybody could log in.
+    let password = fields.checked("password", kinds::filled_or_null)?;
     let project = fields.text("default_project_id")?;
     Ok(UserFields {
         name: other_name(fields, kinds::user_name)?,

@@ -145,14 +145,11 @@ fn no_credential(id: &str) -> Error {
 pub(crate) fn show(call: &Call<'_>) -> Result {
     let user = shown_user(call, "identity:get_application_credential")?;
     let id = call.parameter("credential");
-    let rows = call.embedded()?.credentials_of(&user.id)?;
-    let row = rows
-        .iter()
-        .find(|row| row.id == id)
-        .ok_or_else(|| no_credential(id))?;
+    let row = call.embedded()?.credential_of(&user.id, id)?;
+    let row = row.ok_or_else(|| no_credential(id))?;
     Ok(Reply::json(
         200,
-        json!({ "application_credential": view(call, row) }),
+        json!({ "application_credential": view(call, &row) }),
     ))
 }
 

@@ -10,14 +10,14 @@ use crate::model::standalone::identity::{
 };
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
-use diesel::sql_types::{Nullable, Text};
+use diesel::sql_types::{BigInt, Nullable, Text};
 
 /// A lock: transactions that add a token share it, transactions that end tokens hold it exclusively.
 const TOKENS: &str = "tokens";
 /// Tokens and all that were got with them, and with those.
 const REVOKE: &str = "WITH RECURSIVE gone (id) AS ( \
      SELECT audit_id FROM tokens \
-     WHERE audit_id = $1 OR (project_id = $2 AND ($3 IS NULL OR user_id = $3)) \
+     WHERE audit_id = $1 OR (project_id = $2 AND ($3 IS NULL OR user_id = $3) AND project_generation < $4) \
      UNION SELECT tokens.audit_id FROM tokens JOIN gone ON tokens.parent_audit_id = gone.id \
      ) DELETE FROM tokens WHERE audit_id IN (SELECT id FROM gone)";
 
@@ -186,13 +186,33 @@ pub fn update_project(
     Ok(())
 }
 
-/// Ends all tokens in a project, and all that were got with them, wherever those are good.
+/// Ends all tokens in a project. No other token can be got with one of them from now on. Those that were are still
+/// good, wherever they are: [`remove_ended_tokens`] is to follow.
 pub fn end_project_tokens(connection: &mut DbConnection, id: &ProjectId) -> DbResult<()> {
     db::lock(connection, TOKENS)?;
     diesel::update(projects::table.find(id))
         .set(projects::generation.eq(projects::generation + 1))
         .execute(connection)?;
-    revoke(connection, None, Some(id), None)
+    Ok(())
+}
+
+/// Removes one user's tokens that have ended in a project, and all that were got with them: for one transaction. A project
+/// may have any number of users. `false`: there is none left.
+pub fn remove_ended_tokens(connection: &mut DbConnection, id: &ProjectId) -> DbResult<bool> {
+    db::lock(connection, TOKENS)?;
+    let Some(project) = project(connection, id)? else {
+        return Ok(false);
+    };
+    let ended = tokens::table
+        .filter(tokens::project_id.eq(id))
+        .filter(tokens::project_generation.lt(project.generation))
+        .select(tokens::user_id);
+    let user: Option<UserId> = ended.first(connection).optional()?;
+    if let Some(user) = &user {
+        let generation = project.generation;
+        revoke(connection, None, Some((id, generation)), Some(user))?;
+    }
+    Ok(user.is_some())
 }
 
 /// The role that a user has in a project, and who gave it.
@@ -254,7 +274,7 @@ pub fn remove_assignment(
 ) -> DbResult<()> {
     db::lock(connection, TOKENS)?;
     diesel::delete(assignments::table.find((user, project))).execute(connection)?;
-    revoke(connection, None, Some(project), Some(user))
+    revoke(connection, None, Some((project, i64::MAX)), Some(user))
 }
 
 /// The role of a user in a project.
@@ -315,7 +335,8 @@ pub fn remove_user(connection: &mut DbConnection, id: &UserId) -> DbResult<bool>
 /// Removes a project with the roles and tokens in it, and what was got with those tokens. `false`: there is none.
 pub fn remove_project(connection: &mut DbConnection, id: &ProjectId) -> DbResult<bool> {
     db::lock(connection, id.as_str())?;
-    end_project_tokens(connection, id)?;
+    db::lock(connection, TOKENS)?;
+    revoke(connection, None, Some((id, i64::MAX)), None)?;
     let credentials = application_credentials::table;
     diesel::delete(credentials.filter(application_credentials::project_id.eq(id)))
         .execute(connection)?;
@@ -325,19 +346,43 @@ pub fn remove_project(connection: &mut DbConnection, id: &ProjectId) -> DbResult
     Ok(count == 1)
 }
 
-/// Adds a token, and drops up to [`db::BATCH`] that have expired. `false`: the token that it was got with, all tokens in the
-/// project, or the user's role there have ended meanwhile.
+/// How many tokens may be alive: what ends them all at once is one transaction, while which nobody can log in.
+#[derive(Debug, Clone, Copy)]
+pub struct TokensMax {
+    /// That go back to one log-in.
+    pub chain: i64,
+    pub user: i64,
+}
+
+/// What came of a new token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Issued {
+    Added,
+    /// The token that it was got with, all tokens in the project, or the user's role there have ended meanwhile.
+    Ended,
+    TooMany,
+}
+
+/// Adds a token, and drops up to [`db::BATCH`] that have expired.
 pub fn insert_token(
     connection: &mut DbConnection,
     row: &TokenRow,
     now: Timestamp,
-) -> DbResult<bool> {
+    most: TokensMax,
+) -> DbResult<Issued> {
     // A transaction that ends tokens waits from now on, and then finds this one too.
     db::lock_shared(connection, TOKENS)?;
     if let Some(parent) = &row.parent_audit_id {
-        let parents = tokens::table.filter(tokens::audit_id.eq(parent));
+        // One that has ended with all in its project may still be there.
+        let same = projects::generation
+            .nullable()
+            .eq(tokens::project_generation.nullable());
+        let parents = tokens::table
+            .left_join(projects::table.on(projects::id.nullable().eq(tokens::project_id)))
+            .filter(tokens::audit_id.eq(parent))
+            .filter(tokens::project_id.is_null().or(same));
         if parents.count().get_result::<i64>(connection)? == 0 {
-            return Ok(false);
+            return Ok(Issued::Ended);
         }
     }
     if let Some(project) = &row.project_id {
@@ -345,8 +390,16 @@ pub fn insert_token(
         let places = projects::table.find(project).filter(same);
         let is_there = places.count().get_result::<i64>(connection)? > 0;
         if !is_there || role_of(connection, &row.user_id, project)?.is_none() {
-            return Ok(false);
+            return Ok(Issued::Ended);
         }
+    }
+    let alive = || tokens::table.filter(tokens::expires_at.gt(now)).count();
+    let of_chain = alive().filter(tokens::chain_id.eq(&row.chain_id));
+    let of_user = alive().filter(tokens::user_id.eq(&row.user_id));
+    if of_chain.get_result::<i64>(connection)? >= most.chain
+        || of_user.get_result::<i64>(connection)? >= most.user
+    {
+        return Ok(Issued::TooMany);
     }
     // More go than come, so all go in time, and no log-in waits for many.
     let expired: Vec<Vec<u8>> = tokens::table
@@ -359,7 +412,7 @@ pub fn insert_token(
     let _ = diesel::insert_into(tokens::table)
         .values(row)
         .execute(connection)?;
-    Ok(true)
+    Ok(Issued::Added)
 }
 
 /// The token with this hash, unless it has expired, and what it names, all as it is now: one query on keys, as
@@ -400,17 +453,19 @@ pub fn revoke_token(connection: &mut DbConnection, row: &TokenRow) -> DbResult<(
     revoke(connection, Some(&row.audit_id), None, None)
 }
 
-/// Revokes a token, or all in a project, or those of a user there; and all that were got with them.
+/// Revokes a token, or all in a project that are of a generation before this one, or those of a user there; and all that
+/// were got with them.
 fn revoke(
     connection: &mut DbConnection,
     audit_id: Option<&str>,
-    project: Option<&ProjectId>,
+    project: Option<(&ProjectId, i64)>,
     user: Option<&UserId>,
 ) -> DbResult<()> {
     let query = diesel::sql_query(REVOKE)
         .bind::<Nullable<Text>, _>(audit_id)
-        .bind::<Nullable<Text>, _>(project.map(ProjectId::as_str))
-        .bind::<Nullable<Text>, _>(user.map(UserId::as_str));
+        .bind::<Nullable<Text>, _>(project.map(|(id, _)| id.as_str()))
+        .bind::<Nullable<Text>, _>(user.map(UserId::as_str))
+        .bind::<Nullable<BigInt>, _>(project.map(|(_, generation)| generation));
     let removed = match connection {
         DbConnection::Postgres(connection) => query.execute(connection),
         DbConnection::Sqlite(connection) => query.execute(connection),

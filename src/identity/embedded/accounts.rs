@@ -11,6 +11,9 @@ use crate::model::error::Error;
 use crate::model::id::{ProjectId, UserId, configured_project, keystone_id};
 use crate::model::standalone::identity::{Origin, Project, User};
 
+/// Those who share the time for making hashes of passwords of others.
+const ADMINISTRATORS: &str = "administrators";
+
 /// What a user is to be; `None` leaves it as it is, and an inner `None` takes it away.
 #[derive(Default)]
 pub struct UserFields {
@@ -73,7 +76,7 @@ impl Embedded {
 
     fn user_changes(&self, fields: UserFields) -> Result<UserChanges, Error> {
         let password_hash = match fields.password {
-            Some(Some(password)) => Some(self.passwords.hash(&password)?),
+            Some(Some(password)) => Some(self.passwords.hash(&password, ADMINISTRATORS)?),
             Some(None) => Some(self.passwords.of_nobody()),
             None => None,
         };
@@ -106,7 +109,7 @@ impl Embedded {
         fields: ProjectFields,
     ) -> Result<Option<Project>, Error> {
         let changes = ProjectChanges::from(fields);
-        self.db.write(|c| {
+        let changed = self.db.write(|c| {
             let Some(known) = identity::project(c, id)? else {
                 return Ok(None);
             };
@@ -125,7 +128,17 @@ impl Embedded {
                 taken_project(renamed.map_or("", String::as_str), id)
             })?;
             Ok(identity::project(c, id)?)
-        })
+        })?;
+        if changes.is_enabled == Some(false) {
+            self.remove_ended_tokens(id)?;
+        }
+        Ok(changed)
+    }
+
+    /// What is left if the process ends meanwhile goes when the administrator asks again, or expires.
+    fn remove_ended_tokens(&self, id: &ProjectId) -> Result<(), Error> {
+        while self.db.write(|c| identity::remove_ended_tokens(c, id))? {}
+        Ok(())
     }
 
     /// Removes a user with tokens and credentials; `false` if there is none of this id.
@@ -144,14 +157,29 @@ impl Embedded {
     /// Removes a project with its tokens and roles; what it has in block storage stays. `false` if
     /// there is none of this id.
     pub fn delete_project(&self, id: &ProjectId) -> Result<bool, Error> {
-        self.db.write(|c| {
+        let check = |c: &mut DbConnection| {
             // A start may be giving users roles in it.
             db::lock(c, CONFIGURED)?;
             if is_configured(c, id)? {
                 Err(configured("project", "users", "remove them"))
             } else {
-                Ok(identity::remove_project(c, id)?)
+                Ok(())
             }
+        };
+        // No new tokens from now on, and the old ones go first: there may be many.
+        let disabled = ProjectChanges {
+            is_enabled: Some(false),
+            ..ProjectChanges::default()
+        };
+        self.db.write(|c| -> Result<(), Error> {
+            check(c)?;
+            identity::update_project(c, id, &disabled)?;
+            Ok(identity::end_project_tokens(c, id)?)
+        })?;
+        self.remove_ended_tokens(id)?;
+        self.db.write(|c| {
+            check(c)?;
+            Ok(identity::remove_project(c, id)?)
         })
     }
 }

@@ -9,7 +9,8 @@
 //! until one of them has ended. A right password takes nothing away from the others.
 //!
 //! If a user has logged in from an address before, this pair is counted by itself, and the counts of name and address do
-//! not apply to it. Otherwise anybody could lock a user out by trying wrong passwords.
+//! not apply to it. Otherwise anybody could lock a user out by trying wrong passwords. All such pairs of an address have
+//! a count of their own, which no right password takes back: one person may have many application credentials.
 
 use crate::model::error::Error;
 use crate::model::time::Timestamp;
@@ -18,7 +19,8 @@ use std::net::IpAddr;
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// Rows of each table. Those that were used least go first.
+/// Rows of each table. If more are needed, those that are asked for least are not kept, which may be the new one: its
+/// failures are not counted then.
 const ROWS_MAX: u64 = 10_000;
 /// Failures are forgotten so long after the last one.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(15 * 60);
@@ -38,6 +40,8 @@ pub(super) struct Backoff {
     names: Table,
     addresses: Table,
     pairs: Table,
+    /// By address, of pairs that are known.
+    known_pairs: Table,
     /// Pairs of user and address that have logged in.
     known: Cache<Key, ()>,
     /// Rows are found by keyed hashes: they are short whatever a client calls itself.
@@ -52,6 +56,8 @@ pub(super) struct Client {
     name: Key,
     address: Key,
     pair: Key,
+    /// The address, as far as one client holds it.
+    pub(super) place: String,
 }
 
 /// A try that has begun. Dropped without a result, it counts as none.
@@ -72,6 +78,8 @@ impl Backoff {
             // Many users may come from behind one address.
             addresses: Table::new(20, Duration::from_secs(10)),
             pairs: Table::new(5, Duration::from_secs(30)),
+            // Everybody's mistakes from behind one address.
+            known_pairs: Table::new(100, Duration::from_secs(10)),
             known: Cache::builder()
                 .max_capacity(ROWS_MAX)
                 .time_to_live(KNOWN_FOR)
@@ -98,6 +106,7 @@ impl Backoff {
             name: key(name, ""),
             address: key(&[], &address),
             pair: key(name, &address),
+            place: address,
         }
     }
 
@@ -143,7 +152,10 @@ impl Backoff {
     /// Where a try counts.
     fn rows<'a>(&'a self, client: &'a Client, is_known: bool) -> Vec<(&'a Table, &'a Key)> {
         if is_known {
-            return vec![(&self.pairs, &client.pair)];
+            return vec![
+                (&self.pairs, &client.pair),
+                (&self.known_pairs, &client.address),
+            ];
         }
         vec![
             (&self.names, &client.name),
@@ -356,6 +368,32 @@ mod tests {
         };
         storm(&v6);
         assert_eq!(wait(&backoff, &bob(v6(99)), START), 1);
+    }
+
+    #[test]
+    fn whoever_has_many_credentials_does_not_try_for_ever() {
+        let backoff = Backoff::new();
+        let names: Vec<String> = (0..40)
+            .map(|number| format!("credential-{number}"))
+            .collect();
+        let tried = || -> u32 {
+            let one = |name: &String| {
+                let client = backoff.client(&[name.as_str()], from(1));
+                let failed = (0..5).filter(|_| fail(&backoff, &client) == 0).count();
+                if let Ok(one) = backoff.begin(&client, START) {
+                    one.succeeded();
+                }
+                u32::try_from(failed).unwrap()
+            };
+            names.iter().map(one).sum()
+        };
+        for name in &names {
+            succeed(&backoff, &backoff.client(&[name.as_str()], from(1)), START);
+        }
+        assert_eq!((tried(), tried()), (101, 0));
+        // Elsewhere they are as they were.
+        let elsewhere = backoff.client(&["credential-0"], from(2));
+        assert_eq!(wait(&backoff, &elsewhere, START), 0);
     }
 
     #[test]

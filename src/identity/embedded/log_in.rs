@@ -1,7 +1,8 @@
 //! Logging in, and what tokens stand for.
 
 use crate::config::Secret;
-use crate::db::standalone::identity;
+use crate::db::DbConnection;
+use crate::db::standalone::identity::{self, Issued, TokensMax};
 use crate::identity::embedded::{
     CredentialName, Credentials, Embedded, Named, Scope, Session, random_text,
 };
@@ -17,6 +18,14 @@ use std::net::IpAddr;
 
 /// Keystone's words for a token of an application credential that is to become another token.
 const DELEGATED: &str = "Using a delegated token to create another token is not allowed.";
+
+/// Most tokens that are alive. A user who logs in every other second, day and night, has as many with the default lifetime.
+const TOKENS_MAX: TokensMax = TokensMax {
+    chain: 1000,
+    user: 20_000,
+};
+/// When one may try again who has as many.
+const TOKENS_RETRY_SECONDS: u64 = 60;
 
 /// The user that the credentials prove, and the limits of the token that they give.
 struct Proof {
@@ -128,9 +137,15 @@ impl Embedded {
             issued_at: now,
             expires_at: ends.into_iter().flatten().min().unwrap_or(now),
         };
-        let is_issued = self.db.write(|c| identity::insert_token(c, &row, now))?;
-        if !is_issued {
-            return Err(Error::Unauthenticated);
+        let issued = |c: &mut DbConnection| identity::insert_token(c, &row, now, TOKENS_MAX);
+        match self.db.write(issued)? {
+            Issued::Added => {}
+            Issued::Ended => return Err(Error::Unauthenticated),
+            Issued::TooMany => {
+                return Err(Error::TooMany {
+                    retry_after: TOKENS_RETRY_SECONDS,
+                });
+            }
         }
         let session = Session {
             row,
@@ -176,7 +191,7 @@ impl Embedded {
         let attempt = self.backoff.begin(&client, self.clock.now())?;
         let user = self.user_named(named)?.filter(User::may_log_in);
         let known = user.as_ref().map(|user| user.password_hash.as_str());
-        let is_right = self.passwords.verify(known, password)?;
+        let is_right = self.passwords.verify(known, password, &client.place)?;
         match user.filter(|_| is_right) {
             Some(user) => {
                 attempt.succeeded();
@@ -220,7 +235,7 @@ impl Embedded {
         let now = self.clock.now();
         let attempt = self.backoff.begin(&client, now)?;
         let row = self.credential_named(named)?;
-        let is_right = self.is_secret(row.as_ref(), secret)?;
+        let is_right = self.is_secret(row.as_ref(), secret, &client.place)?;
         let Some(row) = row.filter(|row| is_right && !row.is_expired(now)) else {
             attempt.failed(self.clock.now());
             return Err(Error::Unauthenticated);
@@ -240,6 +255,7 @@ impl Embedded {
         &self,
         row: Option<&ApplicationCredential>,
         secret: &Secret,
+        place: &str,
     ) -> Result<bool, Error> {
         let hash = blake3::hash(secret.expose().as_bytes());
         // Comparison of BLAKE3 hashes takes the same time whatever the bytes.
@@ -250,7 +266,7 @@ impl Embedded {
             return Ok(true);
         }
         let chosen = row.and_then(ApplicationCredential::chosen_secret_hash);
-        self.passwords.verify(chosen, secret)
+        self.passwords.verify(chosen, secret, place)
     }
 
     /// With as many queries where there is no such user.

@@ -1,17 +1,20 @@
 //! Passwords and their hashes. argon2 takes tens of milliseconds of a core and 19 MiB on purpose, and anybody can cause
-//! that without an account. So only a few run at once, a short queue waits, and the rest is refused.
+//! that without an account. So only a few run at once, a short queue waits, one after the other, and the rest is refused.
+//! Whoever asks for it has a share of the queue, so that others always find a place.
 
 use crate::config::Secret;
 use crate::model::error::Error;
 use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Condvar, Mutex};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 /// How many may wait for their turn.
 const QUEUE_MAX: usize = 32;
+/// How many of them one who asks may have waiting.
+const SHARE_MAX: usize = QUEUE_MAX / 2;
 /// How long one may wait.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// When a client may try again that finds the queue full.
@@ -44,9 +47,9 @@ impl Passwords {
         }
     }
 
-    /// The hash of a new password.
-    pub(super) fn hash(&self, password: &Secret) -> Result<String, Error> {
-        let _place = self.gate.enter()?;
+    /// The hash of a new password, for a user or an address that asks for it.
+    pub(super) fn hash(&self, password: &Secret, asker: &str) -> Result<String, Error> {
+        let _place = self.gate.enter(asker)?;
         Ok(hash(password))
     }
 
@@ -56,14 +59,19 @@ impl Passwords {
     }
 
     /// Whether the password has this hash. Without a hash, because the user does not exist, the answer is no, and takes as
-    /// long as for a wrong password.
-    pub(super) fn verify(&self, hash: Option<&str>, password: &Secret) -> Result<bool, Error> {
+    /// long as for a wrong password. It is asked for from an address.
+    pub(super) fn verify(
+        &self,
+        hash: Option<&str>,
+        password: &Secret,
+        asker: &str,
+    ) -> Result<bool, Error> {
         let key = self.key(hash.unwrap_or(&self.nobody), password);
         let verified = || self.verified.lock().expect("no panic while it is locked");
         if verified().contains(&key) {
             return Ok(true);
         }
-        let place = self.gate.enter()?;
+        let place = self.gate.enter(asker)?;
         let is_it = matches(hash.unwrap_or(&self.nobody), password);
         drop(place);
         if is_it {
@@ -147,7 +155,7 @@ fn random() -> [u8; 32] {
     bytes
 }
 
-/// Lets some in at once, has some wait, and turns the rest away.
+/// Lets some in at once, has some wait in the order in which they came, and turns the rest away.
 struct Gate {
     at_once: usize,
     crowd: Mutex<Crowd>,
@@ -157,7 +165,9 @@ struct Gate {
 #[derive(Default)]
 struct Crowd {
     inside: usize,
-    waiting: usize,
+    /// Numbers, and who they are.
+    waiting: VecDeque<(u64, String)>,
+    next: u64,
 }
 
 impl Gate {
@@ -169,20 +179,31 @@ impl Gate {
         }
     }
 
-    fn enter(&self) -> Result<Place<'_>, Error> {
+    fn enter(&self, asker: &str) -> Result<Place<'_>, Error> {
         let busy = Error::TooMany {
             retry_after: RETRY_AFTER_SECONDS,
         };
         let mut crowd = self.crowd.lock().expect("no panic while it is locked");
-        if crowd.inside >= self.at_once && crowd.waiting >= QUEUE_MAX {
+        let of_asker = crowd.waiting.iter().filter(|(_, who)| who == asker).count();
+        if crowd.waiting.len() >= QUEUE_MAX || of_asker >= SHARE_MAX {
             return Err(busy);
         }
-        crowd.waiting += 1;
+        let own = crowd.next;
+        crowd.next += 1;
+        crowd.waiting.push_back((own, asker.to_owned()));
         let (mut crowd, waited) = self
             .left
-            .wait_timeout_while(crowd, WAIT_MAX, |crowd| crowd.inside >= self.at_once)
+            .wait_timeout_while(crowd, WAIT_MAX, |crowd| {
+                let is_first = crowd
+                    .waiting
+                    .front()
+                    .is_some_and(|(first, _)| *first == own);
+                crowd.inside >= self.at_once || !is_first
+            })
             .expect("no panic while it is locked");
-        crowd.waiting -= 1;
+        crowd.waiting.retain(|(number, _)| *number != own);
+        // Another one is the first now.
+        self.left.notify_all();
         if waited.timed_out() {
             return Err(busy);
         }
@@ -198,7 +219,7 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut crowd = self.0.crowd.lock().expect("no panic while it is locked");
         crowd.inside -= 1;
-        self.0.left.notify_one();
+        self.0.left.notify_all();
     }
 }
 
@@ -212,7 +233,7 @@ mod tests {
     fn a_password_is_told_from_others_and_nobody_has_one() {
         let passwords = Passwords::new();
         let (right, wrong) = (Secret::from("right"), Secret::from("wrong"));
-        let hash = passwords.hash(&right).unwrap();
+        let hash = passwords.hash(&right, "a").unwrap();
         // As the library itself writes and reads them, with the same parameters.
         assert!(
             hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
@@ -221,10 +242,10 @@ mod tests {
         let parsed = PasswordHash::new(&hash).unwrap();
         assert!(Argon2::default().verify_password(b"right", &parsed).is_ok());
         for _ in 0..2 {
-            assert!(passwords.verify(Some(&hash), &right).unwrap());
-            assert!(!passwords.verify(Some(&hash), &wrong).unwrap());
-            assert!(!passwords.verify(None, &right).unwrap());
-            assert!(!passwords.verify(Some("rubbish"), &right).unwrap());
+            assert!(passwords.verify(Some(&hash), &right, "a").unwrap());
+            assert!(!passwords.verify(Some(&hash), &wrong, "a").unwrap());
+            assert!(!passwords.verify(None, &right, "a").unwrap());
+            assert!(!passwords.verify(Some("rubbish"), &right, "a").unwrap());
         }
         // The hash for users that do not exist takes as much work as any other.
         let parameters = |hash: &str| read(hash).map(|(argon2, ..)| argon2.params().clone());
@@ -235,24 +256,41 @@ mod tests {
     #[test]
     fn few_are_let_in_some_wait_and_the_rest_is_turned_away() {
         let gate = Gate::new(2);
-        let places = (gate.enter().unwrap(), gate.enter().unwrap());
+        let places = (gate.enter("a").unwrap(), gate.enter("a").unwrap());
+        let order = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
-            let waiting: Vec<_> = (0..QUEUE_MAX)
-                .map(|_| scope.spawn(|| gate.enter().map(drop)))
-                .collect();
-            while gate.crowd.lock().unwrap().waiting < QUEUE_MAX {
-                std::thread::yield_now();
-            }
+            let mut waiting = Vec::new();
             let started = Instant::now();
-            let refused = gate.enter().map(drop);
-            assert!(matches!(refused, Err(Error::TooMany { retry_after: 1.. })));
-            assert!(started.elapsed() < WAIT_MAX / 2);
+            let is_refused = |asker| {
+                let refused = gate.enter(asker).map(drop);
+                assert!(matches!(refused, Err(Error::TooMany { retry_after: 1.. })));
+                assert!(started.elapsed() < WAIT_MAX / 2);
+            };
+            // Whoever has a share waiting leaves the rest to others.
+            for asker in ["a", "b"] {
+                for _ in 0..SHARE_MAX {
+                    let (gate, order) = (&gate, &order);
+                    waiting.push(scope.spawn(move || {
+                        let place = gate.enter(asker);
+                        order.lock().unwrap().push(asker);
+                        place.map(drop)
+                    }));
+                }
+                while gate.crowd.lock().unwrap().waiting.len() < waiting.len() {
+                    std::thread::yield_now();
+                }
+                is_refused(asker);
+            }
+            is_refused("c");
             drop(places);
             for one in waiting {
                 assert!(one.join().unwrap().is_ok());
             }
         });
+        // They come in in their order; two who are inside at once may note it the other way round.
+        let order = order.into_inner().unwrap();
+        assert!(order[..SHARE_MAX - 2].iter().all(|asker| *asker == "a"));
         let crowd = gate.crowd.lock().unwrap();
-        assert_eq!((crowd.inside, crowd.waiting), (0, 0));
+        assert_eq!((crowd.inside, crowd.waiting.len()), (0, 0));
     }
 }

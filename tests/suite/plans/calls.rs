@@ -6,7 +6,7 @@ use embervault::db::backups::Finished;
 use embervault::db::jobs::Claimer;
 use embervault::db::quotas::Scope;
 use embervault::db::services::ServiceRow;
-use embervault::db::standalone::identity::{ProjectChanges, UserChanges};
+use embervault::db::standalone::identity::{ProjectChanges, TokensMax, UserChanges};
 use embervault::db::standalone::types::Shown;
 use embervault::db::standalone::{groups, identity, owners, records, snapshots, types, volumes};
 use embervault::db::vaults::SHREDDED;

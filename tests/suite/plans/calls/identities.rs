@@ -19,6 +19,7 @@ pub(super) fn of_identity() -> Vec<Call> {
         identity::insert_project(&Project::new(ProjectId::random(), "new"));
         identity::update_project(&w.project.id, &ProjectChanges { name: Some("renamed".to_owned()), ..Default::default() });
         identity::end_project_tokens(&project(1000));
+        identity::remove_ended_tokens(&project(1000));
         identity::assignment(&user(1000), &project(1000));
         identity::configured_assignments();
         identity::named_assignments["of all"](None, None);
@@ -39,7 +40,7 @@ pub(super) fn of_identity() -> Vec<Call> {
         identity::insert_token(&with(&w.child, |row| {
             row.hash = b"new".to_vec();
             row.audit_id = "new".to_owned();
-        }), NOW);
+        }), NOW, TokensMax { chain: 1000, user: 1000 });
         identity::find_token(id(OTHER).as_bytes(), NOW);
         identity::revoke_token(&w.token);
         identity::insert_credential(&with(&w.credential, |row| {
