@@ -23,7 +23,7 @@ PROGRAM = TARGET / os.environ.get("EMBERVAULT_PROFILE", "debug") / "embervault"
 MIB = 1 << 20
 LEASE = 2.0
 #: Nothing that is waited for takes longer, not even on a busy machine.
-PATIENCE = 90
+PATIENCE = 180
 
 
 def toml(value):
@@ -94,7 +94,7 @@ class Process:
     def stop(self):
         """Asks it to end; it must, and in peace."""
         self.signal(signal.SIGTERM)
-        status = self.child.wait(60)
+        status = self.child.wait(120)
         assert status == 0, f"{self.role} ended with {status}: {self.log.read_text()[-2000:]}"
 
     @property
@@ -246,7 +246,7 @@ class Client:
 
     def request(self, method, path, body=None):
         place = urllib.parse.urlsplit(self.process.base)
-        connection = http.client.HTTPConnection(place.netloc, timeout=60)
+        connection = http.client.HTTPConnection(place.netloc, timeout=120)
         headers = {"OpenStack-API-Version": "volume 3.71", "Content-Type": "application/json"}
         if self.token:
             headers["X-Auth-Token"] = self.token

@@ -122,9 +122,9 @@ def keystone_beside(park):
 
 
 def test_a_backup_outlasts_its_keystone_token(park, tmp_path, keystone_beside):
-    storage, log_ins = keystone_beside(token_seconds=3)
-    # A pack every four seconds, so each is refused with all of its body under way.
-    with Bed(tmp_path, {**storage, "upload_limit": "8 MiB"}, engine={"pack_bytes": "32 MiB"}) as bed:
+    storage, log_ins = keystone_beside(token_seconds=8)
+    # A pack every eleven seconds, so each is refused with all of its body under way.
+    with Bed(tmp_path, {**storage, "upload_limit": "3 MiB"}, engine={"pack_bytes": "32 MiB"}) as bed:
         demo = Client(bed, bed.start())
         volume = demo.create_volume()
         before = log_ins()
