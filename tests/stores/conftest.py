@@ -25,7 +25,7 @@ os.environ.setdefault("AZURITE_PREFIX", str(TOOLS / "azurite"))
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "calm: measures time, or needs the disk for itself; `tests/run` runs it last, alone")
+    config.addinivalue_line("markers", "calm: measures time, or keeps the disk busy; `tests/run` runs it last, alone")
 
 
 class Park:

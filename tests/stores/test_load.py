@@ -135,7 +135,8 @@ def test_more_workers_do_more(park, tmp_path):
     volumes_mib = 128 if SOAK else 16
     times = {}
     for count in (1, 2, 4):
-        settings = {"engine": {"pack_bytes": "8 MiB", "paranoid": False}, "jobs": {"backups": 1, "reserve": False}}
+        settings = {"engine": {"pack_bytes": "8 MiB", "paranoid": False},
+                    "jobs": {"backups": 1, "reserve": False, "lease": "15s"}}
         with Bed(tmp_path / str(count), park.storage("ceph-s3"), park.database(), **settings) as bed:
             api = bed.start("api")
             workers = [bed.start("worker") for _ in range(count)]

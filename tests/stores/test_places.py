@@ -55,8 +55,8 @@ def test_places_of_a_worker_that_is_gone_are_not_given_away(park, tmp_path, fate
         small = alice.create_volume()
         bed.write(small, 0, noise(9, 4096))
         workers[1].signal(signal.SIGKILL if fate == "killed" else signal.SIGSTOP)
-        # It counts until its heartbeat was missed for a lease.
-        time.sleep(LEASE * 1.5)
+        # It counts until its heartbeat was missed for a lease, by a worker that may be slow to look.
+        time.sleep(LEASE * 2)
         waiting = [bob.back_up(volume) for volume in large]
         until("the first one writes", lambda: bed.objects("/p/"))
         # Of the two places that are left, one is kept for her.

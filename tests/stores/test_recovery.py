@@ -244,6 +244,7 @@ def test_a_rotation_that_was_cut_off_goes_on(tmp_path, step):
             demo.check(backup, digest)
         admin = Client(bed, process, "admin", project="beta")
         admin.wait("volumes", admin.restore(young), "available")
+        process.stop()
         assert "key rotate" not in process.log.read_text()
 
 

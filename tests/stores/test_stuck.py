@@ -36,7 +36,7 @@ def job(query, subject):
 
 
 def put_off(query, subject):
-    """The job once it waits for another try. Each try that ended was counted; the lease is so long that none is lost."""
+    """The job once it waits for another try. Each try that ended was counted; the lease is too long to be lost."""
 
     def look():
         now = job(query, subject)
@@ -96,7 +96,7 @@ def test_a_backup_that_cannot_be_written_is_tried_ever_more_seldom_and_then_fail
     """The storage lists and reads, and takes no packs."""
     ceph = park.server("ceph")
     with FaultyProxy(ceph.endpoint) as proxy:
-        storage = {**proxy.in_front(park.storage("ceph-s3")), "timeout": "2s", "retry_for": "2s"}
+        storage = {**proxy.in_front(park.storage("ceph-s3")), "timeout": "10s", "retry_for": "2s"}
         with Bed(tmp_path, storage, jobs={"lease": LONG_LEASE}) as bed:
             process = bed.start()
             demo = Client(bed, process)
@@ -139,7 +139,7 @@ def test_a_backup_that_cannot_be_written_is_tried_ever_more_seldom_and_then_fail
 def test_a_restore_that_cannot_read_a_pack_is_put_off_and_goes_on_once_it_can(park, tmp_path):
     ceph = park.server("ceph")
     with FaultyProxy(ceph.endpoint) as proxy:
-        storage = {**proxy.in_front(park.storage("ceph-s3")), "timeout": "2s", "retry_for": "2s"}
+        storage = {**proxy.in_front(park.storage("ceph-s3")), "timeout": "10s", "retry_for": "2s"}
         with Bed(tmp_path, storage, jobs={"lease": LONG_LEASE}) as bed:
             process = bed.start()
             demo = Client(bed, process)
