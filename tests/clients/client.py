@@ -38,7 +38,7 @@ class Client:
         version = f"volume {version}" if version else ""
         sent = {"Accept": "application/json", "X-Auth-Token": self.token, "OpenStack-API-Version": version}
         sent = {key: value for key, value in {**sent, **(headers or {})}.items() if value}
-        return self.session.request(method, url, json=body, headers=sent, allow_redirects=False, timeout=30)
+        return self.session.request(method, url, json=body, headers=sent, allow_redirects=False, timeout=120)
 
     def made(self, collection, kind=None, **fields):
         """The id of something new."""
@@ -55,7 +55,8 @@ class Client:
 
     def wait(self, collection, id, *states):
         """Waits until it is in one of the states (`gone` is one), else `available` or `reserved`."""
-        for _ in range(1200):
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline:
             answer = self.send("GET", f"/{collection}/{id}")
             if answer.status_code == 404:
                 assert states == ("gone",), f"{collection} {id} is gone"

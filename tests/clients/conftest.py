@@ -47,13 +47,12 @@ class Service:
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(30) == 0
+        assert self.process.wait(120) == 0
 
     def run(self, *command, **more):
         environment = {**self.environment, **more.pop("environment", {})}
-        return subprocess.run(
-            [str(part) for part in command], env=environment, capture_output=True, text=True, timeout=600, **more
-        )
+        more = {"timeout": 600, **more}
+        return subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True, **more)
 
     def user(self, name):
         """Name, password and project of a user that the first start made."""

@@ -82,7 +82,8 @@ def call(service, project_id, token, path="/backups", method="GET", body=None, *
 
 def settle(service, project_id, token, path):
     """What is there once nothing works on it any more."""
-    for _ in range(600):
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
         [shown] = call(service, project_id, token, path).body.values()
         if shown["status"] == "available":
             return shown
@@ -91,7 +92,7 @@ def settle(service, project_id, token, path):
     raise AssertionError(shown)
 
 
-def becomes(status, ask, seconds=10):
+def becomes(status, ask, seconds=60):
     """Asks again and again until the answer has this status."""
     until = time.monotonic() + seconds
     while (answer := ask()).status != status:
@@ -201,12 +202,12 @@ def test_a_revoked_token_is_refused_once_the_cache_has_forgotten_it(serve, cloud
     cloud.keystone.revoke(unseen)
     assert call(service, demo, unseen).status == 401
     # Asking all the time must not keep the token in the cache.
-    becomes(401, lambda: call(service, demo, token), seconds=4)
+    becomes(401, lambda: call(service, demo, token))
 
 
 def test_an_expired_token_is_refused_unless_a_service_vouches_for_it(serve, cloud):
     demo, public = cloud.projects["demo"], "https://identity.example.com/v3"
-    short = cloud.keystone.beside(token_seconds=5)
+    short = cloud.keystone.beside(token_seconds=12)
     try:
         service = serve(short.url, www_authenticate_uri=public)
         token, body = short.authenticate(password("member"), project("demo"))
@@ -305,7 +306,7 @@ def test_a_keystone_that_never_answers_does_not_hold_up_the_rest(serve, cloud):
         service = serve(f"http://127.0.0.1:{silent.getsockname()[1]}/v3", timeout="1s")
         started = time.monotonic()
         assert call(service, cloud.projects["demo"], "a-token").status == 503
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 30
         assert http("GET", f"{service.base}/").status == 300
 
 

@@ -45,7 +45,7 @@ endpoint_type = public
 min_microversion = 3.0
 max_microversion = latest
 build_interval = 0
-build_timeout = 60
+build_timeout = 300
 backup_driver = posix
 storage_protocol = local
 vendor_name = Embervault
@@ -95,7 +95,8 @@ class Tempest:
         return text + ("  types: [admin]\n" if role == "admin" else "")
 
     def _tempest(self, *arguments, cwd=None):
-        return self.service.run(TEMPEST, *arguments, cwd=cwd or self.workspace)
+        # One run may be of two hundred tests.
+        return self.service.run(TEMPEST, *arguments, cwd=cwd or self.workspace, timeout=1800)
 
     def known(self, regex):
         """Ids of the tests that match, with their tags."""

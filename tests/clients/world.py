@@ -52,14 +52,14 @@ class DatabaseFile:
 
     def set(self, table, key, value, columns):
         names = ", ".join(f"{name} = ?" for name in columns)
-        connection = sqlite3.connect(self.path, timeout=30)
+        connection = sqlite3.connect(self.path, timeout=60)
         with connection:
             done = connection.execute(f"UPDATE {table} SET {names} WHERE {key} = ?", [*columns.values(), value])
         connection.close()
         assert done.rowcount == 1, f"{table} has no {value}"
 
     def remove(self, table, key, value, other_key, other_value):
-        connection = sqlite3.connect(self.path, timeout=30)
+        connection = sqlite3.connect(self.path, timeout=60)
         with connection:
             where = f"{key} = ? AND {other_key} = ?"
             done = connection.execute(f"DELETE FROM {table} WHERE {where}", [value, other_value])
@@ -143,7 +143,8 @@ class World:
         return self.caller("member", "other" if fixture.get("other") else None)
 
     def _wait(self, owner, kind, made):
-        for _ in range(1000):
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline:
             shown = owner.ask("GET", f"/{kind}s/{made}")[kind]
             if shown["status"] == "available":
                 return made

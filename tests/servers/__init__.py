@@ -36,8 +36,8 @@ class Server:
     programs: dict = {}
     #: A free port is chosen for each name, and kept with the directory.
     port_names: tuple = ()
-    #: Seconds until it must answer.
-    limit = 60
+    #: Seconds until it must answer, also beside other tests.
+    limit = 240
 
     def __init__(self, dir):
         self.dir = Path(dir).resolve()

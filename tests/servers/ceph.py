@@ -75,7 +75,6 @@ class Ceph(Server):
         "ceph-mon": "ceph-mon", "ceph-osd": "ceph-osd",
     }
     port_names = ("mon", "gateway")
-    limit = 120
 
     def __init__(self, dir, size=16 << 30):
         """`size` is how many bytes the store may grow to; the file is sparse."""

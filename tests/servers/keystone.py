@@ -7,7 +7,6 @@ import collections
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -62,11 +61,6 @@ def http(method, url, body=None, **headers):
         return Answer(response.status, response.headers, json.loads(text) if is_json and text else text.decode())
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
 class Keystone:
     """One serving Keystone. Several may serve the same directory; a token of one is good at all."""
 
@@ -74,7 +68,10 @@ class Keystone:
         self.python = python
         self.directory = directory
         self.token_seconds = token_seconds
-        self.port = port or free_port()
+        # Run as a program, this file has no package around it.
+        from . import ports
+
+        self.port = port or ports.free()
         self.url = f"http://127.0.0.1:{self.port}/v3"
         self.access_log = directory / f"access-{self.port}"
         self.process = None
@@ -106,7 +103,7 @@ class Keystone:
 
     def manage(self, *arguments):
         command = [self.python.with_name("keystone-manage"), "--config-file", self.directory / "keystone.conf"]
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
 
     @property
@@ -123,7 +120,7 @@ class Keystone:
         others = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
         with open(self.directory / "server.log", "a") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env={**others, **self.variables})
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > until:
                 self.stop()
@@ -139,7 +136,7 @@ class Keystone:
     def stop(self):
         if self.process:
             self.process.terminate()
-            self.process.wait(30)
+            self.process.wait(120)
             self.process = None
 
     def restart(self):

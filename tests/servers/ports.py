@@ -1,4 +1,4 @@
-"""Ports that stay free for a server while it is down."""
+"""Ports that stay free for a server while it is down, whatever other tests run beside it."""
 
 import json
 import random
@@ -7,13 +7,15 @@ import socket
 # Below the range from which the kernel takes ports of outgoing connections: one of those could
 # otherwise sit on a server's port at the moment it comes up again.
 LOWEST, HIGHEST = 10_000, 32_000
-_given = set()
+#: What tells other processes that a port is ours, by port. The kernel forgets it when we end.
+_claims = {}
 
 
 def keep(file, names):
     """A port for each name, remembered in `file`: a server's own state has its address in it."""
     kept = json.loads(file.read_text()) if file.exists() else {}
-    _given.update(kept.values())
+    for port in kept.values():
+        _claim(port)
     for name in names:
         if name not in kept:
             kept[name] = free()
@@ -23,18 +25,29 @@ def keep(file, names):
 
 
 def free():
-    """A port of 127.0.0.1 that nothing uses and that we have given to nobody."""
+    """A port of 127.0.0.1 that nothing uses and that no test, in whatever process, has been given."""
     while True:
         port = random.SystemRandom().randint(LOWEST, HIGHEST)
-        if port in _given:
+        if not _claim(port):
             continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        _given.add(port)
         return port
+
+
+def _claim(port):
+    """Whether the port is ours from now on. The claim is a name that one socket on this network can have."""
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0embervault-port-{port}")
+    except OSError:
+        claim.close()
+        return False
+    _claims[port] = claim
+    return True
 
 
 def taken(port):

@@ -24,6 +24,10 @@ os.environ.setdefault("KEYSTONE_PYTHON", str(TOOLS / "keystone" / "bin" / "pytho
 os.environ.setdefault("AZURITE_PREFIX", str(TOOLS / "azurite"))
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "calm: measures time, or keeps the disk busy; `tests/run` runs it last, alone")
+
+
 class Park:
     """Servers by name, started on demand."""
 

@@ -33,7 +33,7 @@ class Tenant(threading.Thread):
                 self.demo.process = self.api()
             return work()
 
-        return until("the service answers", attempt, 120)
+        return until("the service answers", attempt, 300)
 
     def settled(self, kind, id):
         return self.patiently(lambda: (row := self.demo.show(kind, id))["status"] in

@@ -122,9 +122,11 @@ def keystone_beside(park):
 
 
 def test_a_backup_outlasts_its_keystone_token(park, tmp_path, keystone_beside):
-    storage, log_ins = keystone_beside(token_seconds=3)
-    # A pack every four seconds, so each is refused with all of its body under way.
-    with Bed(tmp_path, {**storage, "upload_limit": "8 MiB"}, engine={"pack_bytes": "32 MiB"}) as bed:
+    storage, log_ins = keystone_beside(token_seconds=8)
+    # A pack every eleven seconds, so each is refused with all of its body under way.
+    # A root is stored within the lease or put off, so that is long enough for a log-in too.
+    settings = {"engine": {"pack_bytes": "32 MiB"}, "jobs": {"lease": "60s"}}
+    with Bed(tmp_path, {**storage, "timeout": "60s", "upload_limit": "3 MiB"}, **settings) as bed:
         demo = Client(bed, bed.start())
         volume = demo.create_volume()
         before = log_ins()
@@ -137,7 +139,7 @@ def test_a_backup_outlasts_its_keystone_token(park, tmp_path, keystone_beside):
 
 def test_a_revoked_keystone_token_is_renewed_once(park, tmp_path, keystone_beside):
     storage, log_ins = keystone_beside(token_seconds=3600)
-    with Bed(tmp_path, storage) as bed:
+    with Bed(tmp_path, storage, jobs={"lease": "60s"}) as bed:
         demo = Client(bed, bed.start())
         volume = demo.create_volume()
         full, first = back_up(bed, demo, volume, seed=1)

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 
-from bed import LEASE, MIB, Bed, Client, noise, until
+from bed import MIB, Bed, Client, noise, until
 from tenant import Tenant
 
 SOAK = "EMBERVAULT_SOAK" in os.environ
@@ -35,7 +35,7 @@ def test_kills_at_random_lose_nothing(park, tmp_path):
     are collected, verified and repaired; then everything that was available comes back, and nothing else is left."""
     chance = random.Random(SEED)
     ceph, postgres = park.server("ceph"), park.server("postgres")
-    storage = {**park.storage("ceph-s3"), "timeout": "5s", "retry_for": "10s"}
+    storage = {**park.storage("ceph-s3"), "timeout": "5s", "retry_for": "30s"}
     with Bed(tmp_path, storage, park.database(), maintenance={"collect_every": "3s", "verify_every": "5s"}) as bed:
         running = {name: bed.start(name.split("-")[0]) for name in ("api-1", "worker-1", "worker-2")}
         stop = threading.Event()
@@ -59,12 +59,12 @@ def test_kills_at_random_lose_nothing(park, tmp_path):
             else:
                 running[victim].kill()
                 time.sleep(chance.uniform(0, 0.5))
-                running[victim] = until("it starts", lambda: bed.start(victim.split("-")[0]), 60)
+                running[victim] = until("it starts", lambda: bed.start(victim.split("-")[0]))
         stop.set()
         for tenant in tenants:
-            tenant.join(180)
+            tenant.join(300)
             assert not tenant.is_alive() and tenant.problem is None, tenant.problem
-        keeper.join(180)
+        keeper.join(300)
         demo = Client(bed, running["api-1"])
         busy = ("creating", "restoring", "deleting")
 
@@ -72,7 +72,7 @@ def test_kills_at_random_lose_nothing(park, tmp_path):
             rows = demo.ask("GET", "/backups/detail")["backups"]
             return all(row["status"] not in busy for row in rows) and rows
 
-        rows = until("nothing is under way", all_settled, 30 + 2 * LEASE)
+        rows = until("nothing is under way", all_settled)
         states = {}
         for row in rows:
             states[row["status"]] = states.get(row["status"], 0) + 1
@@ -119,7 +119,7 @@ def test_collections_beside_backups_harm_nothing(park, tmp_path):
             bed.collect(1)
         stop.set()
         for tenant in tenants:
-            tenant.join(180)
+            tenant.join(300)
             assert not tenant.is_alive() and tenant.problem is None, tenant.problem
             for backup, digest in tenant.digests.items():
                 demo.check(backup, digest)
@@ -135,7 +135,8 @@ def test_more_workers_do_more(park, tmp_path):
     volumes_mib = 128 if SOAK else 16
     times = {}
     for count in (1, 2, 4):
-        settings = {"engine": {"pack_bytes": "8 MiB", "paranoid": False}, "jobs": {"backups": 1, "reserve": False}}
+        settings = {"engine": {"pack_bytes": "8 MiB", "paranoid": False},
+                    "jobs": {"backups": 1, "reserve": False, "lease": "15s"}}
         with Bed(tmp_path / str(count), park.storage("ceph-s3"), park.database(), **settings) as bed:
             api = bed.start("api")
             workers = [bed.start("worker") for _ in range(count)]
@@ -162,8 +163,8 @@ def test_more_workers_do_more(park, tmp_path):
 
 
 def test_upkeep_keeps_pace_with_many_vaults(tmp_path):
-    """Each is verified within the period, though the scheduler looks only four times in it."""
-    period, count = 20, 24
+    """The scheduler looks only four times in a period: one vault at each look would take six periods, not three."""
+    period, count = 60, 24
     users = [("member", "secret", f"p{number}", "member") for number in range(count)]
     with Bed(tmp_path, users=users) as bed:
         process = bed.start()
@@ -177,4 +178,4 @@ def test_upkeep_keeps_pace_with_many_vaults(tmp_path):
         bed.write_config()
         bed.start()
         verified = "SELECT count(*) FROM vaults WHERE verified_at IS NOT NULL"
-        until("all are verified", lambda: bed.query(verified) == [(count,)], period)
+        until("all are verified", lambda: bed.query(verified) == [(count,)], 3 * period)

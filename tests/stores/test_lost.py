@@ -388,7 +388,7 @@ def test_two_rebuilds_at_once_add_a_backup_once(park, tmp_path):
         # Both have seen that there is no such backup when the first one may add it.
         with held(url, "LOCK TABLE backups IN EXCLUSIVE MODE"):
             both = [pool.submit(bed.run, *rebuild) for _ in range(2)]
-            until("they wait", lambda: waiting() == 2, 20)
+            until("they wait", lambda: waiting() == 2)
         for one in both:
             one.result()
         assert server.query("SELECT id FROM backups", database) == backup

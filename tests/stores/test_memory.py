@@ -8,7 +8,8 @@ import random
 import subprocess
 import time
 
-from bed import MIB, PROGRAM, Bed, Client, noise
+import pytest
+from bed import MIB, PROGRAM, Bed, Client, noise, until
 
 BLOCK = 4096
 #: The least that is taken for so many jobs with packs of this size.
@@ -50,6 +51,8 @@ def all_available(demo, backups):
         demo.wait("backups", backup, "available")
 
 
+# The disk is as slow for all that run beside it.
+@pytest.mark.calm
 def test_restores_to_a_slow_disk_keep_to_the_memory_and_give_it_back(tmp_path):
     settings = {
         "engine": {"memory": f"{MEMORY} MiB", "pack_bytes": f"{PACK} MiB", "paranoid": False},
@@ -83,13 +86,14 @@ def test_restores_to_a_slow_disk_keep_to_the_memory_and_give_it_back(tmp_path):
         for pair in zip(volumes, restored):
             assert len({start_of(bed.volume_path(volume)) for volume in pair}) == 1
         assert resident(process, "VmHWM") <= MEMORY
-        assert resident(process) <= MEMORY / 2
+        # What lies freed between pieces in use goes back every 20 seconds.
+        until("the memory is given back", lambda: resident(process) <= MEMORY / 2, 60)
 
 
 def test_the_benchmark_tells_the_peak_of_a_service_that_has_run_for_a_while(tmp_path):
     with Bed(tmp_path) as bed:
         command = [PROGRAM, "bench", "--only", "service", "--size", "2 GiB", "--data", "64 MiB", "--json", "--dir", tmp_path]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=bed.environment())
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=bed.environment())
         assert done.returncode == 0, done.stderr
         (row,) = json.loads(done.stdout)
         # As long as nothing else is said, memory is 256 MiB.

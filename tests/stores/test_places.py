@@ -10,8 +10,8 @@ from bed import LEASE, MIB, Bed, Client, noise, until
 from test_processes import slow
 
 USERS = [("bob", "secret", "greedy", "member"), ("alice", "secret", "modest", "member")]
-#: Nothing that another project holds up for long ends within it.
-SOON = 12
+#: Nothing that another project holds up for long ends within it: a backup of hers takes two seconds, one of his 64.
+SOON, LONG = 40, 64 * MIB
 
 
 @pytest.mark.parametrize("kind", ["one process", "two workers with one place each"])
@@ -25,7 +25,7 @@ def test_backups_of_one_project_leave_a_place_to_others(park, tmp_path, kind):
         bob, alice = Client(bed, process, "bob", "greedy"), Client(bed, process, "alice", "modest")
         large = [bob.create_volume() for _ in range(3)]
         for seed, volume in enumerate(large):
-            bed.write(volume, 0, noise(seed, 8 * MIB))
+            bed.write(volume, 0, noise(seed, LONG))
         small = alice.create_volume()
         bed.write(small, 0, noise(9, 4096))
         # As many as there are places, and one more.
@@ -51,12 +51,12 @@ def test_places_of_a_worker_that_is_gone_are_not_given_away(park, tmp_path, fate
         bob, alice = Client(bed, api, "bob", "greedy"), Client(bed, api, "alice", "modest")
         large = [bob.create_volume() for _ in range(3)]
         for seed, volume in enumerate(large):
-            bed.write(volume, 0, noise(seed, 8 * MIB))
+            bed.write(volume, 0, noise(seed, LONG))
         small = alice.create_volume()
         bed.write(small, 0, noise(9, 4096))
         workers[1].signal(signal.SIGKILL if fate == "killed" else signal.SIGSTOP)
-        # It counts until its heartbeat was missed for a lease.
-        time.sleep(LEASE * 1.5)
+        # It counts until its heartbeat was missed for a lease, by a worker that may be slow to look.
+        time.sleep(LEASE * 2)
         waiting = [bob.back_up(volume) for volume in large]
         until("the first one writes", lambda: bed.objects("/p/"))
         # Of the two places that are left, one is kept for her.

@@ -179,7 +179,7 @@ def test_the_master_key_changes_and_everything_comes_back(tmp_path):
         # The old key opens nothing any more.
         key.write_text(before)
         done = subprocess.run([*bed.prefix, PROGRAM, "serve", "--config", bed.config],
-                              capture_output=True, text=True, timeout=60)
+                              capture_output=True, text=True, timeout=600)
         assert done.returncode == 1 and "it is not the one that storage" in done.stderr
 
 
@@ -244,6 +244,7 @@ def test_a_rotation_that_was_cut_off_goes_on(tmp_path, step):
             demo.check(backup, digest)
         admin = Client(bed, process, "admin", project="beta")
         admin.wait("volumes", admin.restore(young), "available")
+        process.stop()
         assert "key rotate" not in process.log.read_text()
 
 
@@ -305,7 +306,7 @@ def test_a_rotation_that_the_database_holds_up_ends_and_says_what_is_done(park, 
         assert "wrapped with the new master key" in told and "All else is done" in told, told
         assert "VACUUM FULL vaults" in told and "lock timeout" in told
         assert not next_key.exists() and key.read_text() != before
-        assert time.monotonic() - started < 60
+        assert time.monotonic() - started < 180
         demo = Client(bed, bed.start())
         for backup, digest in digests.items():
             demo.check(backup, digest)
@@ -602,7 +603,7 @@ def test_a_row_of_a_running_backup_that_is_deleted_leaves_nothing_stuck(tmp_path
             rows = bed.query("SELECT status FROM backups") + bed.query("SELECT status FROM volumes")
             return all(status in ("available", "error", "error_restoring") for status, in rows)
 
-        until("nothing is under way", settled, 60)
+        until("nothing is under way", settled)
         time.sleep(2 * LEASE)
         status, _, answer = demo.request("GET", f"/v3/{demo.project}/backups/{backup}")
         if status == 200 and answer["backup"]["status"] == "available":

@@ -29,12 +29,12 @@ def send(process, text, buffer=None, patience=1.0):
     stranger = socket.socket()
     if buffer:
         stranger.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-    stranger.settimeout(10)
+    stranger.settimeout(60)
     stranger.connect((place.hostname, place.port))
     stranger.settimeout(patience)
     with contextlib.suppress(TimeoutError):
         stranger.sendall(text.encode())
-    stranger.settimeout(20)
+    stranger.settimeout(60)
     return stranger
 
 
@@ -65,6 +65,7 @@ def service(tmp_path):
         yield bed.start()
 
 
+@pytest.mark.calm
 def test_strangers_neither_hold_the_service_nor_speak_for_it(service):
     # The token comes before the body, and a body in time.
     started = time.monotonic()
@@ -89,6 +90,7 @@ def test_strangers_neither_hold_the_service_nor_speak_for_it(service):
     assert "evil" not in bad, bad
 
 
+@pytest.mark.calm
 def test_many_strangers_wait_and_the_rest_goes_on(service):
     started, spent = time.monotonic(), cpu_seconds(service)
     strangers = [send(service, f"{LOG_IN}Content-Length: 1000\r\n\r\n{{") for _ in range(CONNECTIONS + 120)]
@@ -96,8 +98,10 @@ def test_many_strangers_wait_and_the_rest_goes_on(service):
     # Some still wait for a place, and so does this one.
     client = Client(service.bed, service)
     assert client.ask("GET", "/backups") == {"backups": []}
-    assert time.monotonic() - started < 6 * TIMEOUT
-    assert cpu_seconds(service) - spent < 3
+    took = time.monotonic() - started
+    assert took < 6 * TIMEOUT
+    # Most of a core would be what turns in circles; a slow machine takes longer for everything.
+    assert cpu_seconds(service) - spent < max(3, took / 2)
     for stranger in strangers:
         stranger.close()
 
@@ -162,6 +166,7 @@ def test_a_member_with_much_metadata_is_bounded_and_lists_of_it_take_little(tmp_
         demo.delete("volumes", min(ids))
 
 
+@pytest.mark.calm
 def test_who_never_ends_is_cut_off_and_gives_its_place_back(service):
     started = time.monotonic()
     chunked = f"{LOG_IN}Transfer-Encoding: chunked\r\n\r\n1\r\n{{\r\n"
@@ -187,14 +192,17 @@ def test_who_never_ends_is_cut_off_and_gives_its_place_back(service):
     assert Client(service.bed, service).ask("GET", "/backups") == {"backups": []}
 
 
+@pytest.mark.calm
 def test_requests_that_nobody_waits_for_cost_little(service):
     client = Client(service.bed, service)
+    started = time.monotonic()
     assert client.ask("GET", "/backups") == {"backups": []}
+    usual = time.monotonic() - started
     # What comes together is answered, in its order, with and without a body.
     head = "GET /healthcheck HTTP/1.1\r\nHost: x\r\n"
     body = f"{LOG_IN}Content-Length: 5000\r\n\r\n{{{' ' * 4999}"
     several = f"{head}\r\n" * 300 + body * 20 + f"{head}\r\n".replace("GET", "HEAD")
-    answers = rest(send(service, f"{several}{head}Connection: close\r\n\r\n"))
+    answers = rest(send(service, f"{several}{head}Connection: close\r\n\r\n", patience=60))
     statuses = re.findall(r"HTTP/1\.1 (\d+) ", answers)
     assert statuses == ["200"] * 300 + ["400"] * 20 + ["204", "200"], statuses
     assert answers.count("\r\n\r\nOK") == 301 and answers.lower().count("connection: close") == 1
@@ -207,7 +215,7 @@ def test_requests_that_nobody_waits_for_cost_little(service):
     assert grown < flooders * MIB / 2, f"{grown / flooders / MIB:.1f} MiB for each"
     started = time.monotonic()
     assert client.ask("GET", "/backups") == {"backups": []}
-    assert time.monotonic() - started < TIMEOUT
+    assert time.monotonic() - started < TIMEOUT + 20 * usual
     for stranger in strangers:
         stranger.close()
 
