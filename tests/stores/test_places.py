@@ -10,8 +10,10 @@ from bed import LEASE, MIB, Bed, Client, noise, until
 from test_processes import slow
 
 USERS = [("bob", "secret", "greedy", "member"), ("alice", "secret", "modest", "member")]
-#: Nothing that another project holds up for long ends within it: a backup of hers takes two seconds, one of his 64.
+#: Nothing that another project holds up for long ends within it: a backup of hers takes eight seconds, one of his 64.
 SOON, LONG = 40, 64 * MIB
+#: Uploads of a process take turns, and each backup has one in the queue.
+ONE_UPLOAD = {"uploads": 1}
 
 
 @pytest.mark.parametrize("kind", ["one process", "two workers with one place each"])
@@ -19,7 +21,8 @@ def test_backups_of_one_project_leave_a_place_to_others(park, tmp_path, kind):
     storage = slow({"url": f"fs:{tmp_path / 'store'}"}, 1)
     is_one = kind == "one process"
     database = None if is_one else park.database()
-    with Bed(tmp_path, storage, database, users=USERS, jobs={"backups": 2 if is_one else 1}) as bed:
+    settings = {"jobs": {"backups": 2 if is_one else 1}, "engine": ONE_UPLOAD}
+    with Bed(tmp_path, storage, database, users=USERS, **settings) as bed:
         process = bed.start("serve" if is_one else "api")
         workers = [] if is_one else [bed.start("worker") for _ in range(2)]
         bob, alice = Client(bed, process, "bob", "greedy"), Client(bed, process, "alice", "modest")
@@ -32,7 +35,6 @@ def test_backups_of_one_project_leave_a_place_to_others(park, tmp_path, kind):
         waiting = [bob.back_up(volume) for volume in large]
         until("the first one writes", lambda: bed.objects("/p/"))
         backup = alice.back_up(small)
-        # Uploads of a process take turns, so that it may have to wait for one of the first.
         alice.wait("backups", backup, "available", SOON)
         assert {bob.show("backups", id)["status"] for id in waiting[1:]} == {"creating"}
         target = alice.restore(backup)
@@ -45,7 +47,8 @@ def test_backups_of_one_project_leave_a_place_to_others(park, tmp_path, kind):
 @pytest.mark.parametrize("fate", ["killed", "halted"])
 def test_places_of_a_worker_that_is_gone_are_not_given_away(park, tmp_path, fate):
     storage = slow({"url": f"fs:{tmp_path / 'store'}"}, 1)
-    with Bed(tmp_path, storage, park.database(), users=USERS, jobs={"backups": 2}) as bed:
+    settings = {"jobs": {"backups": 2}, "engine": ONE_UPLOAD}
+    with Bed(tmp_path, storage, park.database(), users=USERS, **settings) as bed:
         api = bed.start("api")
         workers = [bed.start("worker") for _ in range(2)]
         bob, alice = Client(bed, api, "bob", "greedy"), Client(bed, api, "alice", "modest")
