@@ -5,6 +5,7 @@ use crate::db::{self, DbError, orphans};
 use crate::model::backup::{BackupEvent, BackupStatus};
 use crate::model::id::{BackupId, JobId};
 use crate::model::job::{Job, JobArgs};
+use crate::model::snapshot::HeldSnapshot;
 use crate::model::volume::HeldVolume;
 use crate::tasks::{TaskError, Tasks};
 
@@ -16,13 +17,15 @@ pub enum Orphan {
     Session(JobId),
     Backup(BackupId, BackupStatus),
     Volume(HeldVolume),
+    Snapshot(HeldSnapshot),
 }
 
 impl Tasks {
     /// Candidates. Settle one only if it is still here a lease later; its job may be about to be inserted.
     pub fn orphans(&self) -> Result<Vec<Orphan>, TaskError> {
-        // Before the live jobs: a job that ends meanwhile releases its volume first.
-        let held = self.catalog.held()?;
+        // Before the live jobs: a job that ends meanwhile releases its volume or snapshot first.
+        let volumes = self.catalog.held()?;
+        let snapshots = self.catalog.held_snapshots()?;
         let found = self.db.read(|c| -> Result<_, DbError> {
             let mut found: Vec<Orphan> = orphans::sessions(c)?
                 .into_iter()
@@ -35,8 +38,14 @@ impl Tasks {
                     .map(|(id, status)| Orphan::Backup(id, status)),
             );
             let live = orphans::live(c)?;
-            let lost = held.into_iter().filter(|held| !live.ends(held));
-            found.extend(lost.map(Orphan::Volume));
+            let lost = volumes
+                .iter()
+                .filter(|held| !live.ends(held.id.as_str(), held.job.as_ref()));
+            found.extend(lost.cloned().map(Orphan::Volume));
+            let lost = snapshots
+                .iter()
+                .filter(|held| !live.ends(held.id.as_str(), held.job.as_ref()));
+            found.extend(lost.cloned().map(Orphan::Snapshot));
             Ok(found)
         })?;
         Ok(found)
@@ -68,6 +77,7 @@ impl Tasks {
                 Ok(())
             })?,
             Orphan::Volume(held) => self.catalog.give_back(held)?,
+            Orphan::Snapshot(held) => self.catalog.give_snapshot_back(held)?,
         }
         Ok(())
     }

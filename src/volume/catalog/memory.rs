@@ -218,11 +218,11 @@ impl Memory {
     pub(super) fn held(&self) -> Result<Vec<HeldVolume>, CatalogError> {
         let kept = self.kept();
         let held = kept.values().filter_map(|kept| {
-            let (job, _) = kept.holder.as_ref()?.split_once('#')?;
+            let job = Lease::job_of(kept.holder.as_ref()?)?;
             Some(HeldVolume {
                 id: kept.volume.id.clone(),
                 status: kept.volume.status,
-                job: Some(JobId::new(job)),
+                job: Some(job),
             })
         });
         Ok(held.collect())
@@ -232,9 +232,7 @@ impl Memory {
         let Some(job_id) = held.job.clone() else {
             return Ok(());
         };
-        // Follows every run of the job.
-        let attempt = i32::MAX;
-        let lease = Lease { job_id, attempt };
+        let lease = Lease::after_all(job_id);
         if held.status == VolumeStatus::RestoringBackup {
             self.end_restore(&lease, &held.id, Err(()))
         } else {

@@ -8,7 +8,8 @@
 //!
 //! A backup holds its source and a restore its target, from the request to the end of the job. A hold names the
 //! job and its run: a later run takes it over, and an earlier one can no longer end it. What is held for a job that
-//! is not there any more is found by `held` and ended by `give_back`.
+//! is not there any more is found by `held` and ended by `give_back`; snapshots have `held_snapshots` and
+//! `give_snapshot_back`.
 //!
 //! # Which calls share a transaction, and which are repeated
 //!
@@ -17,9 +18,9 @@
 //! | `hold_source`, `hold_target` | may share the caller's, so that a request is accepted or refused as a whole | by each run of the job; nothing happens after the job has ended its hold |
 //! | `begin_restore`, `open_source`, `open_target`, `finish_target`, `has_copy` | never in one: they may take long | by each run of the job |
 //! | `end_backup`, `end_restore`, `give_target_back` | never in one | by each run of the job; what a later run holds or has made stays |
-//! | `give_back` | never in one | by any worker; nothing happens once the state has changed |
+//! | `give_back`, `give_snapshot_back` | never in one | by any worker; nothing happens once the state has changed |
 //! | `resources`, `usage` | read in the caller's, beside the quota of backups | they change nothing |
-//! | `volume`, `snapshot`, `saved`, `held`, `open_volume`, `availability_zone` | none | they change nothing |
+//! | `volume`, `snapshot`, `saved`, `held`, `held_snapshots`, `open_volume`, `availability_zone` | none | they change nothing |
 //!
 //! A database may run a transaction twice, or throw it away after the hold. A catalogue that is not in our
 //! database cannot follow: it must take the same hold twice, and a hold whose job was never inserted is found
@@ -37,7 +38,7 @@ use crate::config::Config;
 use crate::db::{Db, DbConnection};
 use crate::model::id::{JobId, ProjectId, SnapshotId, VolumeId};
 use crate::model::job::{Lease, RestoreTarget};
-use crate::model::snapshot::SourceSnapshot;
+use crate::model::snapshot::{HeldSnapshot, SourceSnapshot};
 use crate::model::volume::{HeldVolume, RestoredFrom, SavedVolume, SourceVolume};
 use crate::volume::{Source, VolumeReader, VolumeWriter};
 use standalone::{Standalone, quota};
@@ -267,7 +268,7 @@ impl Catalog {
         }
     }
 
-    /// The volumes that are in a state that only a job can end. Snapshots are not looked for.
+    /// The volumes that are in a state that only a job can end.
     pub fn held(&self) -> Result<Vec<HeldVolume>, CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.held(),
@@ -282,6 +283,24 @@ impl Catalog {
             Self::Standalone(standalone) => standalone.give_back(held),
             #[cfg(test)]
             Self::Memory(memory) => memory.give_back(held),
+        }
+    }
+
+    /// The snapshots that are in a state that only a job can end.
+    pub fn held_snapshots(&self) -> Result<Vec<HeldSnapshot>, CatalogError> {
+        match self {
+            Self::Standalone(standalone) => standalone.held_snapshots(),
+            #[cfg(test)]
+            Self::Memory(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Ends a snapshot's state whose job is not there, as if that job had failed.
+    pub fn give_snapshot_back(&self, held: &HeldSnapshot) -> Result<(), CatalogError> {
+        match self {
+            Self::Standalone(standalone) => standalone.give_snapshot_back(held),
+            #[cfg(test)]
+            Self::Memory(_) => Err(CatalogError::NoSnapshot),
         }
     }
 

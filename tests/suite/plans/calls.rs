@@ -522,6 +522,7 @@ fn of_volumes() -> Vec<Call> {
             None,
             NOW,
         );
+        snapshots::busy();
         snapshots::release(&snapshot(1003), &Lease { job_id: job(1003), attempt: 1 }, NOW);
         snapshots::update(&snapshot(OTHER), renamed().as_ref(), None, None, NOW);
         snapshots::any_of(&volume(OTHER));
