@@ -94,6 +94,11 @@ impl Live {
     pub fn ends(&self, id: &str, holder: Option<&JobId>) -> bool {
         holder.is_some_and(|job| self.jobs.contains(job)) || self.subjects.contains(id)
     }
+
+    /// Whether one of them has this id, or works on what has it.
+    pub fn has(&self, id: &str) -> bool {
+        self.jobs.contains(&JobId::new(id)) || self.subjects.contains(id)
+    }
 }
 
 /// The live jobs. Rows that wait for one must have been read before.

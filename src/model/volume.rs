@@ -54,6 +54,14 @@ pub struct HeldVolume {
     pub job: Option<JobId>,
 }
 
+/// A file that a job works in, until what it makes there is whole.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WorkFile {
+    pub name: String,
+    /// The id of the job, or of the volume or snapshot that it makes.
+    pub of: String,
+}
+
 /// What a restored volume takes over from the volume that was backed up.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(default)]

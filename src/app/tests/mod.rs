@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 
 /// Requests and jobs on some catalogue, each done when a test says so.
 struct Bed {
-    _dir: TempDir,
+    dir: TempDir,
     _runtime: Runtime,
     services: Services,
     tasks: Tasks,
@@ -58,7 +58,7 @@ impl Bed {
                 request_id: "req-1".to_owned(),
                 policy: Arc::new(Policy::default()),
             },
-            _dir: dir,
+            dir,
             _runtime: runtime,
         }
     }

@@ -9,7 +9,7 @@
 //! A backup holds its source and a restore its target, from the request to the end of the job. A hold names the
 //! job and its run: a later run takes it over, and an earlier one can no longer end it. What is held for a job that
 //! is not there any more is found by `held` and ended by `give_back`; snapshots have `held_snapshots` and
-//! `give_snapshot_back`.
+//! `give_snapshot_back`, and the files that jobs work in have `work_files` and `remove_work_file`.
 //!
 //! # Which calls share a transaction, and which are repeated
 //!
@@ -18,9 +18,9 @@
 //! | `hold_source`, `hold_target` | may share the caller's, so that a request is accepted or refused as a whole | by each run of the job; nothing happens after the job has ended its hold |
 //! | `begin_restore`, `open_source`, `open_target`, `finish_target`, `has_copy` | never in one: they may take long | by each run of the job |
 //! | `end_backup`, `end_restore`, `give_target_back` | never in one | by each run of the job; what a later run holds or has made stays |
-//! | `give_back`, `give_snapshot_back` | never in one | by any worker; nothing happens once the state has changed |
+//! | `give_back`, `give_snapshot_back`, `remove_work_file` | never in one | by any worker; nothing happens once the state has changed |
 //! | `resources`, `usage` | read in the caller's, beside the quota of backups | they change nothing |
-//! | `volume`, `snapshot`, `saved`, `held`, `held_snapshots`, `open_volume`, `availability_zone` | none | they change nothing |
+//! | `volume`, `snapshot`, `saved`, `held`, `held_snapshots`, `work_files`, `open_volume`, `availability_zone` | none | they change nothing |
 //!
 //! A database may run a transaction twice, or throw it away after the hold. A catalogue that is not in our
 //! database cannot follow: it must take the same hold twice, and a hold whose job was never inserted is found
@@ -39,7 +39,7 @@ use crate::db::{Db, DbConnection};
 use crate::model::id::{JobId, ProjectId, SnapshotId, VolumeId};
 use crate::model::job::{Lease, RestoreTarget};
 use crate::model::snapshot::{HeldSnapshot, SourceSnapshot};
-use crate::model::volume::{HeldVolume, RestoredFrom, SavedVolume, SourceVolume};
+use crate::model::volume::{HeldVolume, RestoredFrom, SavedVolume, SourceVolume, WorkFile};
 use crate::volume::{Source, VolumeReader, VolumeWriter};
 use standalone::{Standalone, quota};
 use std::collections::BTreeMap;
@@ -301,6 +301,24 @@ impl Catalog {
             Self::Standalone(standalone) => standalone.give_snapshot_back(held),
             #[cfg(test)]
             Self::Memory(_) => Err(CatalogError::NoSnapshot),
+        }
+    }
+
+    /// The files that jobs work in.
+    pub fn work_files(&self) -> Result<Vec<WorkFile>, CatalogError> {
+        match self {
+            Self::Standalone(standalone) => standalone.work_files(),
+            #[cfg(test)]
+            Self::Memory(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Removes a file whose job is not there.
+    pub fn remove_work_file(&self, left: &WorkFile) -> Result<(), CatalogError> {
+        match self {
+            Self::Standalone(standalone) => standalone.remove_work_file(left),
+            #[cfg(test)]
+            Self::Memory(_) => Ok(()),
         }
     }
 

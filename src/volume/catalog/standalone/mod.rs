@@ -5,6 +5,7 @@ mod held;
 pub mod quota;
 mod restore;
 pub mod transfer;
+mod work_files;
 
 use crate::clock::Clock;
 use crate::config;
