@@ -115,7 +115,9 @@ impl From<CatalogError> for Error {
             | CatalogError::BeingCopied
             | CatalogError::SnapshotState(_) => Error::invalid("volume", error),
             CatalogError::Db(error) => error.into(),
-            CatalogError::Volume(_) | CatalogError::NotOurs => Error::internal(error),
+            CatalogError::Size { .. } | CatalogError::Volume(_) | CatalogError::NotOurs => {
+                Error::internal(error)
+            }
             CatalogError::Refused(error) => error,
         }
     }

@@ -2,6 +2,8 @@
 
 use crate::db::DbError;
 use crate::model::error::Error;
+use crate::model::id::VolumeId;
+use crate::model::number::ImpossibleNumber;
 use crate::model::volume::VolumeStatus;
 use crate::volume::VolumeError;
 
@@ -20,6 +22,12 @@ pub enum CatalogError {
     /// The snapshot is in a state that does not allow it.
     #[error("the snapshot is {0}")]
     SnapshotState(String),
+    /// A size that no volume can have: a row was changed by hand, or is damaged.
+    #[error("volume {volume} has no size")]
+    Size {
+        volume: VolumeId,
+        source: ImpossibleNumber,
+    },
     #[error(transparent)]
     Db(#[from] DbError),
     #[error(transparent)]

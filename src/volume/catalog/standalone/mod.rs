@@ -22,7 +22,7 @@ use crate::model::standalone::stored::{Resource, Stored};
 use crate::model::standalone::volume::Volume;
 use crate::model::standalone::volume_type::{DEFAULT_TYPE_NAME, VolumeType};
 use crate::model::time::Timestamp;
-use crate::model::volume::{GIB, SavedVolume, VolumeStatus};
+use crate::model::volume::{GIB, SavedVolume, VolumeStatus, bytes_of};
 use crate::volume::VolumeError;
 use crate::volume::catalog::CatalogError;
 use crate::volume::file;
@@ -190,7 +190,7 @@ impl Standalone {
         size_gib: i64,
         since: Option<&str>,
     ) -> Result<Source, CatalogError> {
-        let length = u64::try_from(size_gib).unwrap_or(0) * GIB;
+        let length = length(volume, size_gib)?;
         let open = |path: &Path| VolumeReader::open(path)?.limited(length);
         let content = match snapshot {
             Some(id) => self.snapshot_path(id),
@@ -319,6 +319,7 @@ impl Standalone {
     /// Makes a volume's file: empty, or from a snapshot or another volume. Repeatable.
     pub fn make_volume(&self, volume: &Volume) -> Result<(), CatalogError> {
         let path = self.volume_path(&volume.id);
+        let length = length(&volume.id, volume.size_gib)?;
         let source = match (&volume.snapshot_id, &volume.source_volume_id) {
             (Some(snapshot), _) => Some(self.snapshot_path(snapshot)),
             (None, Some(source)) => Some(self.volume_path(source)),
@@ -327,8 +328,8 @@ impl Standalone {
         match source {
             // A copy appears only when it is whole.
             Some(_) if path.exists() => {}
-            Some(source) => file::clone(&source, &path, volume.size_bytes())?,
-            None => file::create(&path, volume.size_bytes())?,
+            Some(source) => file::clone(&source, &path, length)?,
+            None => file::create(&path, length)?,
         }
         Ok(())
     }
@@ -344,7 +345,7 @@ impl Standalone {
 
     /// Makes a volume's file longer. Repeatable.
     pub fn extend_volume(&self, id: &VolumeId, size_gib: i64) -> Result<(), CatalogError> {
-        let length = u64::try_from(size_gib).unwrap_or(0) * GIB;
+        let length = length(id, size_gib)?;
         Ok(file::extend(&self.volume_path(id), length)?)
     }
 
@@ -366,6 +367,14 @@ impl Standalone {
     pub fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), CatalogError> {
         Ok(file::remove(&self.snapshot_path(id))?)
     }
+}
+
+/// The bytes of a volume; an error that names it if it can have no such size.
+fn length(volume: &VolumeId, size_gib: i64) -> Result<u64, CatalogError> {
+    bytes_of(size_gib).map_err(|source| CatalogError::Size {
+        volume: volume.clone(),
+        source,
+    })
 }
 
 fn default_type(c: &mut DbConnection) -> Result<VolumeType, CatalogError> {
@@ -430,6 +439,34 @@ fn hold_snapshot(
         let held = snapshots::transition(connection, snapshot, &[from], to, Some(&holder), now);
         if held? {
             return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, DataDir};
+
+    #[test]
+    fn a_size_that_no_volume_has_is_refused_and_the_volume_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config {
+            data_dir: DataDir(dir.path().to_owned()),
+            ..Config::default()
+        };
+        let db = Db::open(&config.database_url()).unwrap();
+        let catalog = Standalone::open(db, Clock::System, &config).unwrap();
+        let (job, id) = (JobId::random(), VolumeId::random());
+        file::create(&catalog.volume_path(&id), GIB).unwrap();
+        for size in [-1, i64::MIN, i64::MAX] {
+            let opened = catalog.open_source(&job, &id, None, size, None).map(drop);
+            for refused in [opened, catalog.extend_volume(&id, size)] {
+                let error = refused.unwrap_err();
+                assert!(matches!(error, CatalogError::Size { .. }), "{error:?}");
+                let said = chain(&error);
+                assert!(said.contains(id.as_str()) && said.contains(&size.to_string()));
+            }
         }
     }
 }

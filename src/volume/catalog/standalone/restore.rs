@@ -9,7 +9,7 @@ use crate::model::standalone::volume::Volume;
 use crate::model::volume::{RestoredFrom, VolumeStatus};
 use crate::volume::catalog::CatalogError;
 use crate::volume::catalog::standalone::demand::Demand;
-use crate::volume::catalog::standalone::{Standalone, default_type, hold_volume};
+use crate::volume::catalog::standalone::{Standalone, default_type, hold_volume, length};
 use crate::volume::file::{self, FileWriter};
 use crate::volume::{VolumeError, VolumeWriter};
 use std::collections::BTreeMap;
@@ -120,14 +120,15 @@ impl Standalone {
         data_bytes: u64,
     ) -> Result<VolumeWriter, CatalogError> {
         let row = self.volume(volume)?.ok_or(CatalogError::NoVolume)?;
+        let length = length(volume, row.size_gib)?;
         let mut path = self.volume_path(volume);
         if row.previous_status != Some(VolumeStatus::Creating) {
             // A volume that an earlier restore could not make has none.
-            file::create_new(&path, row.size_bytes())?;
+            file::create_new(&path, length)?;
         } else if !path.exists() {
             self.remove_targets(volume, Some(lease))?;
             path = self.target_path(lease, volume);
-            file::create(&path, row.size_bytes().max(bytes))?;
+            file::create(&path, length.max(bytes))?;
         }
         let writer = FileWriter::open(&path)?;
         writer.check_room(data_bytes)?;
