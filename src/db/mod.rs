@@ -119,6 +119,14 @@ impl DbError {
             DbError::Query(Error::DeserializationError(_) | Error::SerializationError(_))
         )
     }
+
+    /// What a row gives that holds a value that cannot be.
+    #[cfg(test)]
+    pub(crate) fn of_a_row() -> Self {
+        Self::Query(diesel::result::Error::DeserializationError(
+            "no such value".into(),
+        ))
+    }
 }
 
 /// What every query of this folder gives. diesel's own error does not leave it: a caller's `?` turns this one

@@ -3,6 +3,7 @@
 
 mod catalog;
 mod lost;
+mod unsettled;
 
 use super::*;
 use crate::admission::create::CreateBackup;
