@@ -19,5 +19,6 @@ mod metadata;
 mod plans;
 mod policy;
 mod quotas;
+mod rotation;
 mod support;
 mod tracking;
