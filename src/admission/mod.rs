@@ -113,6 +113,7 @@ impl From<CatalogError> for Error {
             CatalogError::NoSnapshot => Error::NotFound("Snapshot could not be found.".to_owned()),
             CatalogError::VolumeState(_)
             | CatalogError::BeingCopied
+            | CatalogError::HoldEnded
             | CatalogError::SnapshotState(_) => Error::invalid("volume", error),
             CatalogError::Db(error) => error.into(),
             CatalogError::Size { .. } | CatalogError::Volume(_) | CatalogError::NotOurs => {

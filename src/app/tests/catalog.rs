@@ -6,6 +6,7 @@ use crate::model::backup::BackupStatus;
 use crate::model::id::JobId;
 use crate::model::job::RestoreTarget;
 use crate::model::volume::{SavedVolume, SourceVolume, VolumeStatus};
+use crate::volume::catalog::Hold;
 use crate::volume::catalog::memory::{Kept, Memory};
 use std::ops::Deref;
 
@@ -161,7 +162,11 @@ fn what_a_lost_job_holds_is_given_back_by_the_port() {
         create: None,
     };
     let catalog = &bed.tasks.catalog;
-    catalog.begin_restore(&lease, &into).unwrap();
+    let hold = bed
+        .tasks
+        .db
+        .write(|c| catalog.hold_target(c, &lease, &into));
+    assert_eq!(hold.unwrap(), Hold::Held { could_change: true });
     let found = bed.settle_orphans();
     assert_eq!(found.len(), 3, "{found:?}");
     assert_eq!(bed.status(&source), VolumeStatus::Available);
@@ -170,4 +175,24 @@ fn what_a_lost_job_holds_is_given_back_by_the_port() {
     assert!(bed.orphans().is_empty());
     bed.accept_backup(&source, false);
     assert_eq!(bed.run(Lane::Backup), Outcome::Settled);
+}
+
+#[test]
+fn a_run_after_the_job_has_let_go_by_the_port_does_not_work() {
+    let bed = Elsewhere::new();
+    let volume = bed.volume(content());
+    let full = bed.accept_backup(&volume, false);
+    assert_eq!(bed.run(Lane::Backup), Outcome::Settled);
+
+    bed.accept_restore(&full, Some(&volume));
+    let outcome = bed.run_after(|catalog, lease| catalog.end_restore(lease, &volume, Err(())));
+    assert!(matches!(outcome, Outcome::Failed { .. }), "{outcome:?}");
+    assert_eq!(bed.status(&volume), VolumeStatus::ErrorRestoring);
+
+    let volume = bed.volume(content());
+    let second = bed.accept_backup(&volume, false);
+    let outcome = bed.run_after(|catalog, lease| catalog.end_backup(lease, &volume, None, false));
+    assert!(matches!(outcome, Outcome::Failed { .. }), "{outcome:?}");
+    assert_eq!(bed.backup(&second).unwrap().status, BackupStatus::Error);
+    assert_eq!(bed.status(&volume), VolumeStatus::Available);
 }

@@ -1,7 +1,8 @@
-//! The wiring: what ends the service; the core on a catalogue that is not the stand-in; jobs that are lost or cannot be
-//! settled.
+//! The wiring: what ends the service; the core on a catalogue that is not the stand-in; jobs that are lost, cannot be
+//! settled, or have let go.
 
 mod catalog;
+mod let_go;
 mod lost;
 mod unsettled;
 
@@ -19,6 +20,7 @@ use crate::model::snapshot::SnapshotStatus;
 use crate::service::backups::{RestoreBackup, Restoring};
 use crate::service::standalone::snapshots::CreateSnapshot;
 use crate::service::standalone::volumes::CreateVolume;
+use crate::volume::catalog::CatalogError;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -169,9 +171,20 @@ impl Bed {
         self.tasks.run(self.claim(lane))
     }
 
+    /// Claims the job whose turn it is, and runs it after something else has happened.
+    fn run_after(
+        &self,
+        before: impl FnOnce(&Catalog, &Lease) -> Result<(), CatalogError>,
+    ) -> Outcome {
+        let claimed = self.claim(Lane::Backup);
+        before(&self.tasks.catalog, &claimed.lease).unwrap();
+        self.tasks.run(claimed)
+    }
+
     fn orphans(&self) -> Vec<Orphan> {
         self.tasks.orphans().unwrap()
     }
+
     /// Settles what waits for jobs that are not there, as is done of what waits for the length of a lease.
     fn settle_orphans(&self) -> Vec<Orphan> {
         let found = self.orphans();

@@ -19,6 +19,8 @@ pub enum CatalogError {
     VolumeState(VolumeStatus),
     #[error("a snapshot or copy of the volume is being taken")]
     BeingCopied,
+    #[error("the job no longer holds the volume")]
+    HoldEnded,
     /// The snapshot is in a state that does not allow it.
     #[error("the snapshot is {0}")]
     SnapshotState(String),

@@ -7,7 +7,9 @@
 //! # Holds
 //!
 //! A backup holds its source and a restore its target, from the request to the end of the job. A hold names the
-//! job and its run: a later run takes it over, and an earlier one can no longer end it. What is held for a job that
+//! job and its run: a later run takes it over, and an earlier one can no longer end it. A job that has let go, or that
+//! the hold was taken from, gets [`Hold::Ended`]: another run may still come, as the job ends in a transaction of its
+//! own after its hold. What is held for a job that
 //! is not there any more is found by `held` and ended by `give_back`; snapshots have `held_snapshots` and
 //! `give_snapshot_back`, and the files that jobs work in have `work_files` and `remove_work_file`.
 //!
@@ -15,7 +17,7 @@
 //!
 //! | calls | transaction | repetition |
 //! |---|---|---|
-//! | `hold_source`, `hold_target` | may share the caller's, so that a request is accepted or refused as a whole | by each run of the job; nothing happens after the job has ended its hold |
+//! | `hold_source`, `hold_target` | may share the caller's, so that a request is accepted or refused as a whole | by each run of the job; after its hold has ended nothing happens, and the answer is `Hold::Ended` |
 //! | `begin_restore`, `open_source`, `open_target`, `finish_target`, `has_copy` | never in one: they may take long | by each run of the job |
 //! | `end_backup`, `end_restore`, `give_target_back` | never in one | by each run of the job; what a later run holds or has made stays |
 //! | `give_back`, `give_snapshot_back`, `remove_work_file` | never in one | by any worker; nothing happens once the state has changed |
@@ -27,11 +29,13 @@
 //! and given back like that of a lost job.
 
 mod error;
+mod hold;
 #[cfg(test)]
 pub mod memory;
 pub mod standalone;
 
 pub use error::CatalogError;
+pub use hold::Hold;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -128,8 +132,7 @@ impl Catalog {
         }
     }
 
-    /// Holds the volume, or the snapshot if one is named, for a backup. Says whether the bytes could change until
-    /// now: of a volume that was not held, or that is in use, as its users go on writing.
+    /// Holds the volume, or the snapshot if one is named, for a backup.
     pub fn hold_source(
         &self,
         c: &mut DbConnection,
@@ -137,7 +140,7 @@ impl Catalog {
         volume: &VolumeId,
         snapshot: Option<&SnapshotId>,
         force: bool,
-    ) -> Result<bool, CatalogError> {
+    ) -> Result<Hold, CatalogError> {
         match self {
             Self::Standalone(standalone) => {
                 standalone.hold_source(c, lease, volume, snapshot, force)
@@ -201,7 +204,7 @@ impl Catalog {
         c: &mut DbConnection,
         lease: &Lease,
         target: &RestoreTarget,
-    ) -> Result<(), CatalogError> {
+    ) -> Result<Hold, CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.hold_target(c, lease, target),
             #[cfg(test)]
@@ -209,12 +212,17 @@ impl Catalog {
         }
     }
 
-    /// Holds the target of a restore, as its job does.
-    pub fn begin_restore(&self, lease: &Lease, target: &RestoreTarget) -> Result<(), CatalogError> {
+    /// Takes over the target that the request of a restore holds. A target that is not held any more is not held
+    /// again, and one that was made and is gone is not made again.
+    pub fn begin_restore(
+        &self,
+        lease: &Lease,
+        target: &RestoreTarget,
+    ) -> Result<Hold, CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.begin_restore(lease, target),
             #[cfg(test)]
-            Self::Memory(memory) => memory.hold_target(lease, target),
+            Self::Memory(memory) => memory.begin_restore(lease, &target.volume_id),
         }
     }
 

@@ -24,7 +24,7 @@ use crate::model::standalone::volume_type::{DEFAULT_TYPE_NAME, VolumeType};
 use crate::model::time::Timestamp;
 use crate::model::volume::{GIB, SavedVolume, VolumeStatus, bytes_of};
 use crate::volume::VolumeError;
-use crate::volume::catalog::CatalogError;
+use crate::volume::catalog::{CatalogError, Hold};
 use crate::volume::file;
 use crate::volume::{Source, VolumeReader, tracking};
 use std::path::{Path, PathBuf};
@@ -144,8 +144,7 @@ impl Standalone {
     }
 
     /// Holds the volume, or the snapshot if one is named, for a backup, inside a transaction of the caller's.
-    /// Repeatable; nothing happens if the job has let go already. Whether the bytes could change until now: of a
-    /// volume that was not held, or that is in use, as its users go on writing.
+    /// Repeatable; nothing happens if the job has let go already.
     pub fn hold_source(
         &self,
         c: &mut DbConnection,
@@ -153,20 +152,25 @@ impl Standalone {
         volume: &VolumeId,
         snapshot: Option<&SnapshotId>,
         force: bool,
-    ) -> Result<bool, CatalogError> {
+    ) -> Result<Hold, CatalogError> {
         let now = self.clock.now();
         if let Some(id) = snapshot {
-            return hold_snapshot(c, id, lease, now).map(|()| false);
+            return hold_snapshot(c, id, lease, now);
         }
         let from: &[VolumeStatus] = if force {
             &[VolumeStatus::Available, VolumeStatus::InUse]
         } else {
             &[VolumeStatus::Available]
         };
-        let is_new = hold_volume(c, volume, from, VolumeStatus::BackingUp, lease, now)?;
+        let hold = hold_volume(c, volume, from, VolumeStatus::BackingUp, lease, now)?;
         let row = volumes::find(c, volume)?;
         let is_in_use = row.is_some_and(|row| row.previous_status == Some(VolumeStatus::InUse));
-        Ok(is_new || is_in_use)
+        Ok(match hold {
+            Hold::Held { could_change } => Hold::Held {
+                could_change: could_change || is_in_use,
+            },
+            Hold::Ended => Hold::Ended,
+        })
     }
 
     /// Whether an earlier run of the job has made a copy of the volume, which it is read from.
@@ -384,7 +388,7 @@ fn default_type(c: &mut DbConnection) -> Result<VolumeType, CatalogError> {
 
 /// Moves a volume into a state that the lease holds: from states in which it is free, or from an
 /// earlier run of the same job. Where another transaction was faster, its result is looked at
-/// again, so that a refusal names the state that caused it. Whether it was free.
+/// again, so that a refusal names the state that caused it. One that was free could change.
 fn hold_volume(
     connection: &mut db::DbConnection,
     volume: &VolumeId,
@@ -392,13 +396,13 @@ fn hold_volume(
     to: VolumeStatus,
     lease: &Lease,
     now: Timestamp,
-) -> Result<bool, CatalogError> {
+) -> Result<Hold, CatalogError> {
     let holder = lease.holder();
     loop {
         let row = volumes::find(connection, volume)?;
         let row = row.ok_or(CatalogError::NoVolume)?;
         if row.released_by.as_ref() == Some(&lease.job_id) {
-            return Ok(false);
+            return Ok(Hold::Ended);
         }
         let is_ours = row.reserved_by.is_some_and(|holder| lease.follows(&holder));
         if !is_ours && !free.contains(&row.status) {
@@ -410,24 +414,26 @@ fn hold_volume(
             volumes::transition(connection, volume, free, to, Some(&holder), now)
         };
         if held? {
-            return Ok(!is_ours);
+            return Ok(Hold::Held {
+                could_change: !is_ours,
+            });
         }
     }
 }
 
-/// The same for a snapshot, which is free when it is available.
+/// The same for a snapshot, which is free when it is available. Its bytes never change.
 fn hold_snapshot(
     connection: &mut db::DbConnection,
     snapshot: &SnapshotId,
     lease: &Lease,
     now: Timestamp,
-) -> Result<(), CatalogError> {
+) -> Result<Hold, CatalogError> {
     let holder = lease.holder();
     loop {
         let row = snapshots::find(connection, snapshot)?;
         let row = row.ok_or(CatalogError::NoSnapshot)?;
         if row.released_by.as_ref() == Some(&lease.job_id) {
-            return Ok(());
+            return Ok(Hold::Ended);
         }
         let is_ours = row.reserved_by.is_some_and(|holder| lease.follows(&holder));
         let from = match (is_ours, row.status) {
@@ -438,7 +444,9 @@ fn hold_snapshot(
         let to = SnapshotStatus::BackingUp;
         let held = snapshots::transition(connection, snapshot, &[from], to, Some(&holder), now);
         if held? {
-            return Ok(());
+            return Ok(Hold::Held {
+                could_change: false,
+            });
         }
     }
 }
