@@ -122,7 +122,7 @@ impl Tasks {
     }
 
     fn copy(&self, claimed: &Claimed, vault: &Vault, backup: &Backup) -> Result<Root, TaskError> {
-        let job = &claimed.job.id;
+        let lease = &claimed.lease;
         let parent = self.parent_root(vault, backup)?;
         let since = parent
             .as_ref()
@@ -130,12 +130,12 @@ impl Tasks {
         let (volume, snapshot) = (&backup.volume_id, backup.snapshot_id.as_ref());
         let source = self
             .catalog
-            .open_source(job, volume, snapshot, backup.size_gib, since)?;
+            .open_source(lease, volume, snapshot, backup.size_gib, since)?;
         let description = backup.describe(self.catalog.saved(&backup.volume_id)?);
         let progress = &claimed.progress;
         Ok(engine::write::backup::run(
             vault,
-            &claimed.lease,
+            lease,
             description,
             parent.as_ref(),
             &source,

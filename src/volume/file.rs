@@ -311,11 +311,11 @@ pub fn extend(path: &Path, length: u64) -> Result<(), VolumeError> {
     make().map_err(|source| VolumeError::of_file(path, "extend", source))
 }
 
-/// Makes `to` a copy of `from` with a length of at least `length`: sharing blocks where the file
-/// system can (a reflink), else copying the data and leaving holes out. `to` appears only when it
-/// is whole.
-pub fn clone(from: &Path, to: &Path, length: u64) -> Result<(), VolumeError> {
-    appear("copy", to, |target| {
+/// Makes `to` a copy of `from` with a length of at least `length`, unless there is one: sharing blocks where the file
+/// system can (a reflink), else copying the data and leaving holes out. It is filled under the name `partial`, and
+/// appears only when it is whole.
+pub fn clone(from: &Path, to: &Path, length: u64, partial: &Path) -> Result<(), VolumeError> {
+    appear("copy", to, partial, |target| {
         let source = File::open(from)?;
         if rustix::fs::ioctl_ficlone(target, &source).is_err() {
             copy_sparse(&source, target)?;
@@ -323,6 +323,7 @@ pub fn clone(from: &Path, to: &Path, length: u64) -> Result<(), VolumeError> {
         if target.metadata()?.len() < length {
             target.set_len(length)?;
         }
+        target.sync_all()?;
         Ok(true)
     })
     .map(drop)
@@ -336,42 +337,48 @@ pub(super) fn never_overwrites_shared(dir: &Path) -> bool {
     rustix::fs::statfs(dir).is_ok_and(|found| [XFS, BTRFS].contains(&found.f_type))
 }
 
-/// Makes `to` share the blocks of `from`; it appears only when it is whole. `false`: the file system
-/// cannot do that.
+/// Makes `to`, whose name nobody else gives, share the blocks of `from`; it appears only when it is whole. `false`: the
+/// file system cannot do that.
 pub(super) fn reflink(from: &Path, to: &Path) -> Result<bool, VolumeError> {
-    appear("clone", to, |target| {
+    appear("clone", to, &to.with_extension("partial"), |target| {
         let source = File::open(from)?;
-        Ok(rustix::fs::ioctl_ficlone(target, &source).is_ok())
+        if rustix::fs::ioctl_ficlone(target, &source).is_err() {
+            return Ok(false);
+        }
+        target.sync_all()?;
+        Ok(true)
     })
 }
 
-/// Fills a file beside `to`, and gives it that name once it is whole and durable. Nothing is left if `fill` fails or
-/// returns `false`.
+/// Fills a file under the name `partial`, until it is whole and durable, and then gives it the name `to`, unless a file
+/// has that already. Otherwise, or if `fill` fails or returns `false`, nothing is left of it.
+///
+/// No two callers may use the same `partial`: of one that was halted, the other would publish the file, and the first
+/// would write into it when it wakes.
 fn appear(
     action: &'static str,
     to: &Path,
+    partial: &Path,
     fill: impl FnOnce(&File) -> io::Result<bool>,
 ) -> Result<bool, VolumeError> {
-    let partial = to.with_extension("partial");
     let make = || {
         let target = OpenOptions::new()
             .create(true)
             .truncate(true)
             .write(true)
-            .open(&partial)?;
-        if !fill(&target)? {
-            std::fs::remove_file(&partial)?;
-            return Ok(false);
-        }
-        target.sync_all()?;
-        std::fs::rename(&partial, to)?;
-        sync_parent(to)?;
-        Ok(true)
+            .open(partial)?;
+        fill(&target)
     };
-    make().map_err(|source| {
-        std::fs::remove_file(&partial).ok();
-        VolumeError::of_file(to, action, source)
-    })
+    let made = make().map_err(|source| VolumeError::of_file(to, action, source));
+    let made = made.and_then(|is_whole| {
+        if is_whole {
+            publish(partial, to)?;
+        }
+        Ok(is_whole)
+    });
+    // It has the other name by now, or nobody needs it.
+    std::fs::remove_file(partial).ok();
+    made
 }
 
 fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
@@ -427,7 +434,7 @@ mod tests {
         create(&from, 8 << 20).unwrap();
         let writer = FileWriter::open(&from).unwrap();
         writer.write_at(&[7; 5000], 3 << 20).unwrap();
-        clone(&from, &to, 9 << 20).unwrap();
+        clone(&from, &to, 9 << 20, &dir.path().join("c")).unwrap();
         let mut expected = std::fs::read(&from).unwrap();
         expected.resize(9 << 20, 0);
         assert_eq!(std::fs::read(&to).unwrap(), expected);
@@ -438,6 +445,33 @@ mod tests {
             data.end - data.start < 1 << 20,
             "the copy is not sparse: {data:?}"
         );
+    }
+
+    #[test]
+    fn who_wakes_late_changes_nothing_that_another_has_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let (to, partials) = (
+            dir.path().join("a"),
+            ["b", "c"].map(|name| dir.path().join(name)),
+        );
+        let made = appear("copy", &to, &partials[0], |early| {
+            early.write_all_at(&[1; 8192], 0)?;
+            let made = appear("copy", &to, &partials[1], |late| {
+                late.write_all_at(&[2; 4096], 0)?;
+                assert!(!to.exists(), "half of it was seen");
+                late.write_all_at(&[2; 4096], 4096)?;
+                Ok(true)
+            });
+            assert!(made.unwrap());
+            let owner = OpenOptions::new().write(true).open(&to)?;
+            owner.write_all_at(&[3; 4096], 0)?;
+            early.write_all_at(&[1; 4096], 0)?;
+            Ok(true)
+        });
+        assert!(made.unwrap());
+        let expected = [[3; 4096], [2; 4096]].concat();
+        assert!(std::fs::read(&to).unwrap() == expected);
+        assert!(!partials.iter().any(|partial| partial.exists()));
     }
 
     #[test]

@@ -20,13 +20,6 @@ impl Bed {
             .unwrap();
         claimed
     }
-
-    /// Names in the directory of the volumes that begin so.
-    fn files(&self, start: &str) -> Vec<String> {
-        let listed = std::fs::read_dir(self.dir.path().join("volumes")).unwrap();
-        let names = listed.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| name.starts_with(start)).collect()
-    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The wiring: what ends the service; the core on a catalogue that is not the stand-in; jobs that are lost, cannot be
-//! settled, or have let go.
+//! settled, have let go, or copy.
 
 mod catalog;
+mod copies;
 mod let_go;
 mod lost;
 mod unsettled;
@@ -96,6 +97,13 @@ impl Bed {
     fn snapshot_status(&self, id: &SnapshotId) -> SnapshotStatus {
         let found = self.tasks.catalog.snapshot(id).unwrap();
         found.unwrap().status
+    }
+
+    /// Names in the directory of the volumes that begin so.
+    fn files(&self, start: &str) -> Vec<String> {
+        let listed = std::fs::read_dir(self.dir.path().join("volumes")).unwrap();
+        let names = listed.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with(start)).collect()
     }
 
     fn lose_jobs(&self) {

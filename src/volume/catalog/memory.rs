@@ -118,7 +118,8 @@ impl Memory {
         })
     }
 
-    pub(super) fn open_source(&self, job: &JobId, id: &VolumeId) -> Result<Source, CatalogError> {
+    pub(super) fn open_source(&self, lease: &Lease, id: &VolumeId) -> Result<Source, CatalogError> {
+        let job = &lease.job_id;
         self.with(id, |kept| {
             let copy = match kept.copy.take() {
                 Some((of, copy)) if of == *job => copy,

@@ -165,7 +165,7 @@ impl Catalog {
     /// earlier backup, given by its change id, if that is known.
     pub fn open_source(
         &self,
-        job: &JobId,
+        lease: &Lease,
         volume: &VolumeId,
         snapshot: Option<&SnapshotId>,
         size_gib: i64,
@@ -173,10 +173,10 @@ impl Catalog {
     ) -> Result<Source, CatalogError> {
         match self {
             Self::Standalone(standalone) => {
-                standalone.open_source(job, volume, snapshot, size_gib, since)
+                standalone.open_source(lease, volume, snapshot, size_gib, since)
             }
             #[cfg(test)]
-            Self::Memory(memory) => memory.open_source(job, volume),
+            Self::Memory(memory) => memory.open_source(lease, volume),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The catalogue of standalone mode: rows in our database, sparse raw files in a directory.
 
+mod copy;
 pub mod demand;
 mod held;
 pub mod quota;
@@ -188,13 +189,13 @@ impl Standalone {
     /// may tear.
     pub fn open_source(
         &self,
-        job: &JobId,
+        lease: &Lease,
         volume: &VolumeId,
         snapshot: Option<&SnapshotId>,
         size_gib: i64,
         since: Option<&str>,
     ) -> Result<Source, CatalogError> {
-        let length = length(volume, size_gib)?;
+        let (job, length) = (&lease.job_id, length(volume, size_gib)?);
         let open = |path: &Path| VolumeReader::open(path)?.limited(length);
         let content = match snapshot {
             Some(id) => self.snapshot_path(id),
@@ -220,7 +221,7 @@ impl Standalone {
             if snapshot.is_some() || row.previous_status != Some(VolumeStatus::InUse) {
                 return Ok(Source::untracked(open(&content)?));
             }
-            file::clone(&content, &temporary, 0)?;
+            self.copy((&content, &temporary), 0, lease)?;
         }
         Ok(Source::untracked(open(&temporary)?))
     }
@@ -321,7 +322,7 @@ impl Standalone {
     }
 
     /// Makes a volume's file: empty, or from a snapshot or another volume. Repeatable.
-    pub fn make_volume(&self, volume: &Volume) -> Result<(), CatalogError> {
+    pub fn make_volume(&self, volume: &Volume, lease: &Lease) -> Result<(), CatalogError> {
         let path = self.volume_path(&volume.id);
         let length = length(&volume.id, volume.size_gib)?;
         let source = match (&volume.snapshot_id, &volume.source_volume_id) {
@@ -330,12 +331,9 @@ impl Standalone {
             (None, None) => None,
         };
         match source {
-            // A copy appears only when it is whole.
-            Some(_) if path.exists() => {}
-            Some(source) => file::clone(&source, &path, length)?,
-            None => file::create(&path, length)?,
+            Some(source) => self.copy((&source, &path), length, lease),
+            None => Ok(file::create(&path, length)?),
         }
-        Ok(())
     }
 
     /// Removes a volume's file. Repeatable.
@@ -359,12 +357,12 @@ impl Standalone {
     }
 
     /// Makes a snapshot's file. Repeatable.
-    pub fn make_snapshot(&self, snapshot: &Snapshot) -> Result<(), CatalogError> {
-        if !self.has_snapshot(&snapshot.id) {
-            let path = self.snapshot_path(&snapshot.id);
-            file::clone(&self.volume_path(&snapshot.volume_id), &path, 0)?;
-        }
-        Ok(())
+    pub fn make_snapshot(&self, snapshot: &Snapshot, lease: &Lease) -> Result<(), CatalogError> {
+        let (from, to) = (
+            self.volume_path(&snapshot.volume_id),
+            self.snapshot_path(&snapshot.id),
+        );
+        self.copy((&from, &to), 0, lease)
     }
 
     /// Removes a snapshot's file. Repeatable.
@@ -465,10 +463,10 @@ mod tests {
         };
         let db = Db::open(&config.database_url()).unwrap();
         let catalog = Standalone::open(db, Clock::System, &config).unwrap();
-        let (job, id) = (JobId::random(), VolumeId::random());
+        let (lease, id) = (Lease::unclaimed(&JobId::random()), VolumeId::random());
         file::create(&catalog.volume_path(&id), GIB).unwrap();
         for size in [-1, i64::MIN, i64::MAX] {
-            let opened = catalog.open_source(&job, &id, None, size, None).map(drop);
+            let opened = catalog.open_source(&lease, &id, None, size, None).map(drop);
             for refused in [opened, catalog.extend_volume(&id, size)] {
                 let error = refused.unwrap_err();
                 assert!(matches!(error, CatalogError::Size { .. }), "{error:?}");

@@ -59,14 +59,17 @@ mod tests {
             format!("restoring-{volume}-{job}-3.raw"),
             format!("temporary-{job}.raw"),
             format!("temporary-{job}.partial"),
+            format!("temporary-{job}.2.partial"),
             format!("tracked-{volume}-{job}.0a1b2c3d.partial"),
         ];
         for name in &of_job {
             assert_eq!(owner(name), Some(job.as_str()), "{name}");
         }
         for kind in ["volume", "snapshot"] {
-            let made = format!("{kind}-{volume}.partial");
-            assert_eq!(owner(&made), Some(volume.as_str()), "{made}");
+            for run in ["partial", "2.partial"] {
+                let made = format!("{kind}-{volume}.{run}");
+                assert_eq!(owner(&made), Some(volume.as_str()), "{made}");
+            }
             assert_eq!(owner(&format!("{kind}-{volume}.raw")), None);
         }
         for name in [
