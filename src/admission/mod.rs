@@ -116,9 +116,11 @@ impl From<CatalogError> for Error {
             | CatalogError::HoldEnded
             | CatalogError::SnapshotState(_) => Error::invalid("volume", error),
             CatalogError::Db(error) => error.into(),
-            CatalogError::Size { .. } | CatalogError::Volume(_) | CatalogError::NotOurs => {
-                Error::internal(error)
-            }
+            CatalogError::Size { .. }
+            | CatalogError::Volume(_)
+            | CatalogError::Stopped
+            | CatalogError::Overdue
+            | CatalogError::NotOurs => Error::internal(error),
             CatalogError::Refused(error) => error,
         }
     }

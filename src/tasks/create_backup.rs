@@ -122,17 +122,16 @@ impl Tasks {
     }
 
     fn copy(&self, claimed: &Claimed, vault: &Vault, backup: &Backup) -> Result<Root, TaskError> {
-        let lease = &claimed.lease;
+        let (lease, progress) = (&claimed.lease, &claimed.progress);
         let parent = self.parent_root(vault, backup)?;
         let since = parent
             .as_ref()
             .and_then(|root| root.source_change_id.as_deref());
         let (volume, snapshot) = (&backup.volume_id, backup.snapshot_id.as_ref());
-        let source = self
-            .catalog
-            .open_source(lease, volume, snapshot, backup.size_gib, since)?;
+        let source =
+            self.catalog
+                .open_source(lease, volume, snapshot, backup.size_gib, since, progress)?;
         let description = backup.describe(self.catalog.saved(&backup.volume_id)?);
-        let progress = &claimed.progress;
         Ok(engine::write::backup::run(
             vault,
             lease,

@@ -116,7 +116,9 @@ impl TaskError {
             TaskError::Catalog(CatalogError::Db(error)) | TaskError::Db(error) => {
                 !error.is_lasting()
             }
-            TaskError::Panicked | TaskError::Rewritten => true,
+            TaskError::Panicked
+            | TaskError::Rewritten
+            | TaskError::Catalog(CatalogError::Overdue) => true,
             TaskError::Catalog(_)
             | TaskError::Subject(_)
             | TaskError::Attempts(_)

@@ -313,20 +313,28 @@ pub fn extend(path: &Path, length: u64) -> Result<(), VolumeError> {
 
 /// Makes `to` a copy of `from` with a length of at least `length`, unless there is one: sharing blocks where the file
 /// system can (a reflink), else copying the data and leaving holes out. It is filled under the name `partial`, and
-/// appears only when it is whole.
-pub fn clone(from: &Path, to: &Path, length: u64, partial: &Path) -> Result<(), VolumeError> {
+/// appears only when it is whole. `false`: the caller may not go on, and nothing has appeared.
+pub fn clone(
+    from: &Path,
+    to: &Path,
+    length: u64,
+    partial: &Path,
+    may_go_on: &dyn Fn() -> bool,
+) -> Result<bool, VolumeError> {
     appear("copy", to, partial, |target| {
         let source = File::open(from)?;
-        if rustix::fs::ioctl_ficlone(target, &source).is_err() {
-            copy_sparse(&source, target)?;
+        if rustix::fs::ioctl_ficlone(target, &source).is_err()
+            && !copy_sparse(&source, target, may_go_on)?
+        {
+            return Ok(false);
         }
         if target.metadata()?.len() < length {
             target.set_len(length)?;
         }
         target.sync_all()?;
-        Ok(true)
+        // To make it durable may have taken long.
+        Ok(may_go_on())
     })
-    .map(drop)
 }
 
 /// Whether the file system of a directory never writes to shared blocks in place, and has extent maps of one address
@@ -381,7 +389,8 @@ fn appear(
     made
 }
 
-fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
+/// Copies the data of a file, and leaves its holes out. `false`: the caller may not go on.
+fn copy_sparse(source: &File, target: &File, may_go_on: &dyn Fn() -> bool) -> io::Result<bool> {
     let length = source.metadata()?.len();
     target.set_len(length)?;
     let mut buffer = vec![0; COPY_BYTES];
@@ -395,6 +404,9 @@ fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
         let end = rustix::fs::seek(source, SeekFrom::Hole(start)).unwrap_or(length);
         let mut at = start;
         while at < end {
+            if !may_go_on() {
+                return Ok(false);
+            }
             let piece = (end - at).min(COPY_BYTES as u64) as usize;
             source.read_exact_at(&mut buffer[..piece], at)?;
             target.write_all_at(&buffer[..piece], at)?;
@@ -402,7 +414,7 @@ fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
         }
         offset = end;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Removes a file; one that is not there is no error, also where nothing can be removed.
@@ -434,7 +446,7 @@ mod tests {
         create(&from, 8 << 20).unwrap();
         let writer = FileWriter::open(&from).unwrap();
         writer.write_at(&[7; 5000], 3 << 20).unwrap();
-        clone(&from, &to, 9 << 20, &dir.path().join("c")).unwrap();
+        assert!(clone(&from, &to, 9 << 20, &dir.path().join("c"), &|| true).unwrap());
         let mut expected = std::fs::read(&from).unwrap();
         expected.resize(9 << 20, 0);
         assert_eq!(std::fs::read(&to).unwrap(), expected);
@@ -472,6 +484,33 @@ mod tests {
         let expected = [[3; 4096], [2; 4096]].concat();
         assert!(std::fs::read(&to).unwrap() == expected);
         assert!(!partials.iter().any(|partial| partial.exists()));
+    }
+
+    #[test]
+    fn a_copy_stops_between_two_pieces_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let [from, to, partial] = ["a", "b", "c"].map(|name| dir.path().join(name));
+        create(&from, 8 << 20).unwrap();
+        let writer = FileWriter::open(&from).unwrap();
+        writer.write_at(&vec![7; 8 << 20], 0).unwrap();
+        let [source, target] = [&from, &partial].map(|path| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false);
+            options.open(path).unwrap()
+        });
+        let asked = std::cell::Cell::new(0);
+        let may_go_on = || {
+            asked.set(asked.get() + 1);
+            asked.get() <= 3
+        };
+        assert!(!copy_sparse(&source, &target, &may_go_on).unwrap());
+        assert_eq!(
+            rustix::fs::seek(&target, SeekFrom::Hole(0)).unwrap(),
+            3 << 20
+        );
+        // Where blocks are shared there are no pieces; it does not appear all the same.
+        assert!(!clone(&from, &to, 0, &partial, &|| false).unwrap());
+        assert!(!to.exists() && !partial.exists());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Jobs that copy volumes: no run touches what another makes.
+//! Jobs that copy volumes: they stop between two pieces, and no run touches what another makes.
 
 use super::*;
 use crate::model::id::JobId;
@@ -19,6 +19,41 @@ impl Bed {
             (of_snapshot, format!("snapshot-{snapshot}")),
             (of_volume, format!("volume-{}", made.volume.id)),
         ]
+    }
+
+    /// Gives the job back, and runs it again.
+    fn run_again(&self, lease: &Lease) -> Outcome {
+        let now = Clock::System.now();
+        let put_back = |c: &mut db::DbConnection| db::jobs::put_back(c, lease, now, None, now);
+        assert!(self.tasks.db.write(put_back).unwrap());
+        self.run(Lane::Copy)
+    }
+}
+
+#[test]
+fn a_copy_stops_with_its_worker_and_is_made_by_the_next_run() {
+    let bed = Bed::standalone();
+    let volume = bed.make_volume();
+    for (claimed, name) in bed.copies_of(&volume) {
+        let lease = claimed.lease.clone();
+        claimed.progress.stop();
+        assert_eq!(bed.tasks.run(claimed), Outcome::Released);
+        assert!(bed.files(&name).is_empty());
+        assert_eq!(bed.run_again(&lease), Outcome::Settled);
+        assert_eq!(bed.files(&name), [format!("{name}.raw")]);
+    }
+}
+
+#[test]
+fn a_copy_ends_with_its_lease() {
+    let bed = Bed::standalone();
+    let volume = bed.make_volume();
+    for (claimed, name) in bed.copies_of(&volume) {
+        claimed.progress.allow_until(Instant::now());
+        std::thread::sleep(Duration::from_millis(2));
+        let outcome = bed.tasks.run(claimed);
+        assert!(matches!(outcome, Outcome::Retry { .. }), "{outcome:?}");
+        assert!(bed.files(&name).is_empty());
     }
 }
 

@@ -1,5 +1,5 @@
 //! The wiring: what ends the service; the core on a catalogue that is not the stand-in; jobs that are lost, cannot be
-//! settled, have let go, or copy.
+//! settled, have let go, or are stopped while they copy.
 
 mod catalog;
 mod copies;

@@ -21,6 +21,12 @@ pub enum CatalogError {
     BeingCopied,
     #[error("the job no longer holds the volume")]
     HoldEnded,
+    /// Between two pieces of a copy.
+    #[error("the copy was stopped")]
+    Stopped,
+    /// The lease was not renewed in time: nothing may be made any more.
+    #[error("the job's lease could not be renewed in time")]
+    Overdue,
     /// The snapshot is in a state that does not allow it.
     #[error("the snapshot is {0}")]
     SnapshotState(String),

@@ -42,6 +42,7 @@ use crate::config::Config;
 use crate::db::{Db, DbConnection};
 use crate::model::id::{JobId, ProjectId, SnapshotId, VolumeId};
 use crate::model::job::{Lease, RestoreTarget};
+use crate::model::progress::Progress;
 use crate::model::snapshot::{HeldSnapshot, SourceSnapshot};
 use crate::model::volume::{HeldVolume, RestoredFrom, SavedVolume, SourceVolume, WorkFile};
 use crate::volume::{Source, VolumeReader, VolumeWriter};
@@ -162,7 +163,8 @@ impl Catalog {
     }
 
     /// Opens what a held volume or snapshot contains, up to its size, at one moment; with what changed since an
-    /// earlier backup, given by its change id, if that is known.
+    /// earlier backup, given by its change id, if that is known. An error once the run was asked to stop, or its lease
+    /// is over, where that takes long.
     pub fn open_source(
         &self,
         lease: &Lease,
@@ -170,10 +172,11 @@ impl Catalog {
         snapshot: Option<&SnapshotId>,
         size_gib: i64,
         since: Option<&str>,
+        progress: &Progress,
     ) -> Result<Source, CatalogError> {
         match self {
             Self::Standalone(standalone) => {
-                standalone.open_source(lease, volume, snapshot, size_gib, since)
+                standalone.open_source(lease, volume, snapshot, size_gib, since, progress)
             }
             #[cfg(test)]
             Self::Memory(memory) => memory.open_source(lease, volume),

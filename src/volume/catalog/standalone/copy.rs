@@ -3,25 +3,35 @@
 //! writes into nor replaces what its successor has made.
 
 use crate::model::job::Lease;
+use crate::model::progress::Progress;
 use crate::volume::catalog::CatalogError;
 use crate::volume::catalog::standalone::Standalone;
 use crate::volume::{VolumeError, file};
 use std::path::Path;
 
 impl Standalone {
-    /// Makes `to` a copy of `from`, at least so long, unless it is there already.
+    /// Makes `to` a copy of `from`, at least so long, unless it is there already. An error once the run was asked to
+    /// stop, or its lease is over.
     pub(super) fn copy(
         &self,
         (from, to): (&Path, &Path),
         length: u64,
         lease: &Lease,
+        progress: &Progress,
     ) -> Result<(), CatalogError> {
         if to.exists() {
             return Ok(());
         }
         self.remove_earlier(to, lease)?;
         let partial = to.with_extension(format!("{}.partial", lease.attempt));
-        Ok(file::clone(from, to, length, &partial)?)
+        let may_go_on = || !progress.is_asked_to_stop() && !progress.is_overdue();
+        if file::clone(from, to, length, &partial, &may_go_on)? {
+            Ok(())
+        } else if progress.is_asked_to_stop() {
+            Err(CatalogError::Stopped)
+        } else {
+            Err(CatalogError::Overdue)
+        }
     }
 
     /// Removes what earlier runs of the job, which are over, have filled.

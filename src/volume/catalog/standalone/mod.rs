@@ -16,6 +16,7 @@ use crate::model::column::Json;
 use crate::model::error::{Error, chain};
 use crate::model::id::{JobId, ProjectId, SnapshotId, VolumeId, VolumeTypeId};
 use crate::model::job::{JobState, Lease};
+use crate::model::progress::Progress;
 use crate::model::snapshot::SnapshotStatus;
 use crate::model::standalone::group::{CONSISTENCY_GROUP_TYPE, GroupType, Visibility};
 use crate::model::standalone::snapshot::Snapshot;
@@ -194,6 +195,7 @@ impl Standalone {
         snapshot: Option<&SnapshotId>,
         size_gib: i64,
         since: Option<&str>,
+        progress: &Progress,
     ) -> Result<Source, CatalogError> {
         let (job, length) = (&lease.job_id, length(volume, size_gib)?);
         let open = |path: &Path| VolumeReader::open(path)?.limited(length);
@@ -221,7 +223,7 @@ impl Standalone {
             if snapshot.is_some() || row.previous_status != Some(VolumeStatus::InUse) {
                 return Ok(Source::untracked(open(&content)?));
             }
-            self.copy((&content, &temporary), 0, lease)?;
+            self.copy((&content, &temporary), 0, lease, progress)?;
         }
         Ok(Source::untracked(open(&temporary)?))
     }
@@ -322,7 +324,12 @@ impl Standalone {
     }
 
     /// Makes a volume's file: empty, or from a snapshot or another volume. Repeatable.
-    pub fn make_volume(&self, volume: &Volume, lease: &Lease) -> Result<(), CatalogError> {
+    pub fn make_volume(
+        &self,
+        volume: &Volume,
+        lease: &Lease,
+        progress: &Progress,
+    ) -> Result<(), CatalogError> {
         let path = self.volume_path(&volume.id);
         let length = length(&volume.id, volume.size_gib)?;
         let source = match (&volume.snapshot_id, &volume.source_volume_id) {
@@ -331,7 +338,7 @@ impl Standalone {
             (None, None) => None,
         };
         match source {
-            Some(source) => self.copy((&source, &path), length, lease),
+            Some(source) => self.copy((&source, &path), length, lease, progress),
             None => Ok(file::create(&path, length)?),
         }
     }
@@ -357,12 +364,17 @@ impl Standalone {
     }
 
     /// Makes a snapshot's file. Repeatable.
-    pub fn make_snapshot(&self, snapshot: &Snapshot, lease: &Lease) -> Result<(), CatalogError> {
+    pub fn make_snapshot(
+        &self,
+        snapshot: &Snapshot,
+        lease: &Lease,
+        progress: &Progress,
+    ) -> Result<(), CatalogError> {
         let (from, to) = (
             self.volume_path(&snapshot.volume_id),
             self.snapshot_path(&snapshot.id),
         );
-        self.copy((&from, &to), 0, lease)
+        self.copy((&from, &to), 0, lease, progress)
     }
 
     /// Removes a snapshot's file. Repeatable.
@@ -466,7 +478,9 @@ mod tests {
         let (lease, id) = (Lease::unclaimed(&JobId::random()), VolumeId::random());
         file::create(&catalog.volume_path(&id), GIB).unwrap();
         for size in [-1, i64::MIN, i64::MAX] {
-            let opened = catalog.open_source(&lease, &id, None, size, None).map(drop);
+            let progress = Progress::default();
+            let opened = catalog.open_source(&lease, &id, None, size, None, &progress);
+            let opened = opened.map(drop);
             for refused in [opened, catalog.extend_volume(&id, size)] {
                 let error = refused.unwrap_err();
                 assert!(matches!(error, CatalogError::Size { .. }), "{error:?}");
