@@ -257,28 +257,19 @@ fn open_measured(path: &Path, options: &OpenOptions) -> Result<(File, u64), Volu
     open().map_err(|source| VolumeError::of_file(path, "open", source))
 }
 
-/// Makes a sparse file of a length, if it is not there; an existing one is made that long.
+/// Makes a sparse file of a length, unless there is one: that may have been made longer since. It appears with its
+/// length.
 pub fn create(path: &Path, length: u64) -> Result<(), VolumeError> {
-    let make = || {
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)?;
+    if path.exists() {
+        return Ok(());
+    }
+    let partial = path.with_extension(format!("{}.partial", uuid::Uuid::new_v4()));
+    appear("create", path, &partial, |file| {
         file.set_len(length)?;
         file.sync_all()?;
-        sync_parent(path)
-    };
-    make().map_err(|source| VolumeError::of_file(path, "create", source))
-}
-
-/// Makes a sparse file of a length, unless there is one.
-pub fn create_new(path: &Path, length: u64) -> Result<(), VolumeError> {
-    let make = || match OpenOptions::new().create_new(true).write(true).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        file => file?.set_len(length),
-    };
-    make().map_err(|source| VolumeError::of_file(path, "create", source))
+        Ok(true)
+    })
+    .map(drop)
 }
 
 /// Renames a file, unless a file has that name already: then nothing happens. An error if neither exists.
@@ -457,6 +448,20 @@ mod tests {
             data.end - data.start < 1 << 20,
             "the copy is not sparse: {data:?}"
         );
+    }
+
+    #[test]
+    fn what_is_created_late_does_not_shorten_what_was_extended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.raw");
+        let length = || std::fs::metadata(&path).unwrap().len();
+        create(&path, 10 << 20).unwrap();
+        assert_eq!(length(), 10 << 20);
+        extend(&path, 20 << 20).unwrap();
+        create(&path, 10 << 20).unwrap();
+        extend(&path, 10 << 20).unwrap();
+        assert_eq!(length(), 20 << 20);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

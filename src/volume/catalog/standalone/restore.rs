@@ -131,7 +131,7 @@ impl Standalone {
         let mut path = self.volume_path(volume);
         if row.previous_status != Some(VolumeStatus::Creating) {
             // A volume that an earlier restore could not make has none.
-            file::create_new(&path, length)?;
+            file::create(&path, length)?;
         } else if !path.exists() {
             self.remove_targets(volume, Some(lease))?;
             path = self.target_path(lease, volume);

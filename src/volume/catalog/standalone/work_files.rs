@@ -41,7 +41,7 @@ fn owner(name: &str) -> Option<&str> {
     let at = match (kind, end) {
         ("temporary", "raw" | "partial") | ("volume" | "snapshot", "partial") => 0,
         // After the id of the volume.
-        ("restoring", "raw") | ("tracked", "partial") => ID_LENGTH + 1,
+        ("restoring", "raw" | "partial") | ("tracked", "partial") => ID_LENGTH + 1,
         _ => return None,
     };
     let id = ids.get(at..at + ID_LENGTH)?;
@@ -57,6 +57,7 @@ mod tests {
         let [volume, job] = [0; 2].map(|_| Uuid::new_v4().to_string());
         let of_job = [
             format!("restoring-{volume}-{job}-3.raw"),
+            format!("restoring-{volume}-{job}-3.{volume}.partial"),
             format!("temporary-{job}.raw"),
             format!("temporary-{job}.partial"),
             format!("temporary-{job}.2.partial"),
@@ -66,7 +67,7 @@ mod tests {
             assert_eq!(owner(name), Some(job.as_str()), "{name}");
         }
         for kind in ["volume", "snapshot"] {
-            for run in ["partial", "2.partial"] {
+            for run in ["partial", "2.partial", &format!("{job}.partial")] {
                 let made = format!("{kind}-{volume}.{run}");
                 assert_eq!(owner(&made), Some(volume.as_str()), "{made}");
             }
