@@ -392,8 +392,6 @@ impl Lease {
 pub enum Outcome {
     /// Done; the task settled job and subject in one transaction.
     Settled,
-    /// Done, and only the job is left to be settled.
-    Done,
     /// A temporary fault: try again after a while.
     Retry { after: Duration, reason: String },
     /// The worker is stopping: another one may resume the job at once.
@@ -408,7 +406,7 @@ impl Outcome {
     /// The outcome in one word.
     pub fn as_str(&self) -> &'static str {
         match self {
-            Outcome::Settled | Outcome::Done => "done",
+            Outcome::Settled => "done",
             Outcome::Retry { .. } => "retry",
             Outcome::Released => "released",
             Outcome::Cancelled => "cancelled",
