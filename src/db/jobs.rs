@@ -114,8 +114,8 @@ pub struct Claimer {
 }
 
 /// Takes the next due job of a lane, from the project with the fewest running jobs; or a job that its worker has
-/// abandoned, if its `beats` are still the same. New jobs, retries and abandoned jobs all come through here. None of
-/// them gets the last place of all workers for its project, or for upkeep.
+/// abandoned, if its `beats` are still the same. New jobs, retries and abandoned jobs all come through here. No project
+/// gets the last place of all workers, and upkeep does not get all places.
 pub fn claim(
     connection: &mut DbConnection,
     lane: Lane,
@@ -211,19 +211,18 @@ impl<'u> Places<'u> {
         Ok(running < most)
     }
 
-    /// Upkeep has one place on each worker at most, as its memory is counted once. It leaves one place free, where there
-    /// is more than one: it may take hours.
+    /// Upkeep has one place on each worker at most, as its memory is counted once. It leaves one place of all to projects,
+    /// where there is more than one: it may take hours. The places that projects have do not matter, as projects with a
+    /// long queue have all of them all the time.
     fn has_room_for_upkeep(&self, connection: &mut DbConnection) -> DbResult<bool> {
         db::lock(connection, &format!("{} places of upkeep", self.lane))?;
-        let running: i64 = running_in(self.lane, &self.idle)
-            .count()
-            .get_result(connection)?;
-        let here: i64 = running_in(self.lane, &self.idle)
+        let running: Vec<Option<String>> = running_in(self.lane, &self.idle)
             .filter(jobs::project_id.is_null())
-            .filter(jobs::worker.eq(&self.us.worker))
-            .count()
-            .get_result(connection)?;
-        Ok(here == 0 && running < (self.all - 1).max(1))
+            .select(jobs::worker)
+            .load(connection)?;
+        let is_ours = |worker: &Option<String>| worker.as_ref() == Some(&self.us.worker);
+        let count = i64::try_from(running.len()).unwrap_or(i64::MAX);
+        Ok(!running.iter().any(is_ours) && count < (self.all - 1).max(1))
     }
 }
 

@@ -248,7 +248,7 @@ fn no_project_has_the_last_place_of_all_workers() {
 }
 
 #[test]
-fn upkeep_has_one_place_on_each_worker_and_not_the_last_one() {
+fn upkeep_has_one_place_on_each_worker_and_leaves_one_to_projects() {
     for database in BOTH {
         let bed = bed(database);
         let ours = |places| claim_by(&bed.db, &claimer(places, true), Timestamp(100), &[]);
@@ -266,16 +266,44 @@ fn upkeep_has_one_place_on_each_worker_and_not_the_last_one() {
         let second = ours(4).unwrap();
         assert!(ours(4).is_none(), "upkeep and one project have all places");
         settle(&bed.db, &upkeep);
-        assert!(ours(3).is_none(), "upkeep took the last place");
-        let upkeep = ours(4).unwrap();
+        let upkeep = ours(3).unwrap();
         assert!(is_upkeep(&upkeep));
 
+        insert(&bed.db, &job());
+        let elsewhere = |places| {
+            let them = Claimer {
+                worker: "elsewhere".to_owned(),
+                ..claimer(places, true)
+            };
+            claim_by(&bed.db, &them, Timestamp(100), &[])
+        };
+        assert!(elsewhere(2).is_none(), "upkeep took all places");
+        let second_upkeep = elsewhere(3).unwrap();
+        assert!(is_upkeep(&second_upkeep));
+
         // Who has one place only gives it to upkeep too.
-        for job in [upkeep, first, second] {
+        for job in [upkeep, second_upkeep, first, second] {
             settle(&bed.db, &job);
         }
         insert(&bed.db, &job());
         assert!(is_upkeep(&ours(1).unwrap()));
+    }
+}
+
+#[test]
+fn upkeep_has_its_turn_while_projects_have_long_queues() {
+    for database in BOTH {
+        let bed = bed(database);
+        let ours = || claim_by(&bed.db, &claimer(4, true), Timestamp(100), &[]);
+        for project in ["a", "b"] {
+            for _ in 0..10 {
+                insert(&bed.db, &job_of(project, 0));
+            }
+        }
+        let running = [(); 4].map(|()| ours().unwrap());
+        insert(&bed.db, &job());
+        settle(&bed.db, &running[0]);
+        assert_eq!(ours().unwrap().project_id, None);
     }
 }
 
