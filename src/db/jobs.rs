@@ -20,6 +20,13 @@ const IS_LIVE: &str = "jobs.state IN ('available', 'running')";
 const IS_AVAILABLE: &str = "jobs.state = 'available'";
 const IS_RUNNING: &str = "jobs.state = 'running'";
 
+/// A running job takes a place, unless its worker has none: one that stops, or rests, works on with what it has. [`NEXT`]
+/// says the same.
+const HAS_PLACE: &str = "NOT EXISTS ( \
+     SELECT 1 FROM workers WHERE workers.name = jobs.worker \
+     AND 0 = CASE jobs.lane WHEN 'backup' THEN workers.backups WHEN 'copy' THEN workers.copies ELSE workers.quick END \
+     )";
+
 /// The job whose turn it is: of the projects that have one waiting, found by stepping through the index, the one
 /// that has the fewest running, and fewer than it may have; of its jobs, the one that is due the longest.
 /// `$1` lane, `$2` now, `$3` the horizon, `$4` what a project may have.
@@ -32,7 +39,10 @@ const NEXT: &str = "WITH RECURSIVE waiting (project) AS ( \
      WHERE lane = $1 AND state = 'available' AND project_id > waiting.project ORDER BY project_id LIMIT 1 \
      ) FROM waiting WHERE waiting.project IS NOT NULL \
      ), running (project, places) AS ( \
-     SELECT project_id, COUNT(*) FROM jobs WHERE lane = $1 AND state = 'running' GROUP BY project_id \
+     SELECT project_id, COUNT(*) FROM jobs WHERE lane = $1 AND state = 'running' AND NOT EXISTS ( \
+     SELECT 1 FROM workers WHERE workers.name = jobs.worker \
+     AND 0 = CASE jobs.lane WHEN 'backup' THEN workers.backups WHEN 'copy' THEN workers.copies ELSE workers.quick END \
+     ) GROUP BY project_id \
      ) \
      SELECT jobs.id AS id FROM waiting \
      JOIN jobs ON jobs.id = ( \
@@ -226,13 +236,15 @@ impl<'u> Places<'u> {
     }
 }
 
-/// Jobs of a lane that run, besides some.
+/// Jobs of a lane that run and take a place, besides some.
 #[diesel::dsl::auto_type(no_type_alias)]
 fn running_in<'a>(lane: Lane, idle: &'a [JobId]) -> _ {
     let is_running: SqlLiteral<Bool> = sql(IS_RUNNING);
+    let has_place: SqlLiteral<Bool> = sql(HAS_PLACE);
     jobs::table
         .filter(jobs::lane.eq(lane))
         .filter(is_running)
+        .filter(has_place)
         .filter(jobs::id.ne_all(idle))
 }
 

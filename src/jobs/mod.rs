@@ -27,6 +27,7 @@
 //! the next free place. Unless `jobs.reserve` is off, no project gets the last free place of all workers: a
 //! running job cannot be suspended, so other projects would wait until it ends. Only workers that are alive count,
 //! judged by their heartbeats as leases are ([`Peers`]): a worker that died or hangs counts for a lease at most.
+//! One that is stopping has no places, and the jobs that it still runs take none.
 
 mod heartbeat;
 mod peers;

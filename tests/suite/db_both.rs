@@ -248,6 +248,46 @@ fn no_project_has_the_last_place_of_all_workers() {
 }
 
 #[test]
+fn jobs_of_a_worker_that_stops_take_no_places() {
+    for database in BOTH {
+        let bed = bed(database);
+        let stopping = Claimer {
+            worker: "stopping".to_owned(),
+            ..claimer(4, true)
+        };
+        let us = Claimer {
+            others: vec!["stopping".to_owned()],
+            ..claimer(2, true)
+        };
+        let claim = |us: &Claimer| claim_by(&bed.db, us, Timestamp(100), &[]);
+        let alive = |quick| {
+            let row = WorkerRow {
+                name: "stopping".to_owned(),
+                started_at: Timestamp(0),
+                seen_at: Timestamp(0),
+                backups: 2,
+                copies: 2,
+                quick,
+            };
+            bed.db.write(|c| db::workers::put(c, &row)).unwrap();
+        };
+        for _ in 0..6 {
+            insert(&bed.db, &job_of("p", 0));
+        }
+        alive(2);
+        let last = [(); 3].map(|()| claim(&stopping).unwrap());
+        assert!(claim(&us).is_none(), "one project has all places");
+        alive(0);
+        assert!(claim(&us).is_some());
+        assert!(claim(&us).is_none(), "one project has all our places");
+        for job in last {
+            settle(&bed.db, &job);
+        }
+        assert!(claim(&us).is_none());
+    }
+}
+
+#[test]
 fn upkeep_has_one_place_on_each_worker_and_leaves_one_to_projects() {
     for database in BOTH {
         let bed = bed(database);

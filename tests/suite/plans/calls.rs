@@ -492,7 +492,6 @@ fn of_jobs() -> Vec<Call> {
         services::is_disabled("cinder-backup");
         workers::put(&worker());
         workers::all();
-        services::disabled();
         workers::places(Lane::Backup, &["w"]);
         workers::is_resting("w", &["w2".to_owned()]);
         workers::are_disabled();
