@@ -19,6 +19,7 @@ const LIVE: [JobState; 2] = [JobState::Available, JobState::Running];
 const IS_LIVE: &str = "jobs.state IN ('available', 'running')";
 const IS_AVAILABLE: &str = "jobs.state = 'available'";
 const IS_RUNNING: &str = "jobs.state = 'running'";
+const IS_CANCELLED: &str = "jobs.state = 'available' AND jobs.cancel_requested";
 
 /// A running job takes a place, unless its worker has none: one that stops, or rests, works on with what it has. [`NEXT`]
 /// says the same.
@@ -248,7 +249,7 @@ fn running_in<'a>(lane: Lane, idle: &'a [JobId]) -> _ {
         .filter(jobs::id.ne_all(idle))
 }
 
-/// A job that was left, or else the one whose turn it is.
+/// A job that was left, or one that is to be cancelled, or else the one whose turn it is.
 fn find_next(
     connection: &mut DbConnection,
     now: Timestamp,
@@ -262,6 +263,10 @@ fn find_next(
     }
     // No job is put off for longer; if one seems to be, the clock was set back.
     let horizon = now.after(PUT_OFF_MAX);
+    let cancelled = find_cancelled(connection, places.lane, now, horizon)?;
+    if cancelled.is_some() {
+        return Ok(cancelled);
+    }
     if let Some(job) = find_upkeep(connection, places.lane, now, horizon)?
         && places.has_room(connection, &job)?
     {
@@ -271,6 +276,23 @@ fn find_next(
         Some(job) if places.has_room(connection, &job)? => Ok(Some(job)),
         _ => Ok(None),
     }
+}
+
+/// A job that is to be cancelled, which waits for no other of its project.
+fn find_cancelled(
+    connection: &mut DbConnection,
+    lane: Lane,
+    now: Timestamp,
+    horizon: Timestamp,
+) -> DbResult<Option<Job>> {
+    Ok(jobs::table
+        .filter(jobs::lane.eq(lane))
+        .filter(sql::<Bool>(IS_CANCELLED))
+        .filter(jobs::run_at.le(now).or(jobs::run_at.gt(horizon)))
+        .order((jobs::run_at, jobs::id))
+        .select(Job::as_select())
+        .first(connection)
+        .optional()?)
 }
 
 /// Upkeep, which is of no project.

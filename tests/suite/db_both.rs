@@ -348,6 +348,31 @@ fn upkeep_has_its_turn_while_projects_have_long_queues() {
 }
 
 #[test]
+fn a_job_that_is_to_be_cancelled_waits_for_no_other() {
+    for database in BOTH {
+        let bed = bed(database);
+        let ours = || claim_by(&bed.db, &claimer(4, true), Timestamp(100), &[]);
+        let jobs = [(); 10].map(|()| job_of("p", 0));
+        for job in &jobs {
+            insert(&bed.db, job);
+        }
+        let running: Vec<JobId> = std::iter::from_fn(ours).map(|job| job.id).collect();
+        assert_eq!(running.len(), 3);
+        let mut waiting: Vec<&Job> = jobs
+            .iter()
+            .filter(|job| !running.contains(&job.id))
+            .collect();
+        waiting.sort_by_key(|job| job.id.to_string());
+        let last = waiting.last().unwrap();
+        let cancel =
+            |c: &mut db::DbConnection| db::jobs::request_cancel(c, &last.subject, Timestamp(100));
+        assert!(bed.db.write(cancel).unwrap().is_some());
+        assert_eq!(ours().map(|job| job.id), Some(last.id.clone()));
+        assert!(ours().is_none());
+    }
+}
+
+#[test]
 fn several_jobs_that_a_worker_left_do_not_wait_for_one_another() {
     for database in BOTH {
         let bed = bed(database);
