@@ -11,7 +11,7 @@ use crate::model::metadata::Metadata;
 use crate::model::snapshot::{SnapshotStatus, SourceSnapshot};
 use crate::model::time::Timestamp;
 use crate::model::volume::{SavedVolume, SourceVolume, VolumeStatus};
-use crate::volume::catalog::CatalogError;
+use crate::volume::catalog::{CatalogError, Hold};
 
 /// What is to be backed up, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +83,7 @@ impl Admission {
             // What is bound to fail counts for no quota: the hold comes first, and all of it or nothing.
             self.catalog
                 .hold_source(c, lease, &volume_id, snapshot_id.as_ref(), force)
+                .and_then(Hold::could_change)
                 .map_err(|error| refused_source(error, &volume_id))?;
             // Until the volume was held, which others may have put off, it could change.
             let held_at = self.clock.now();

@@ -113,9 +113,14 @@ impl From<CatalogError> for Error {
             CatalogError::NoSnapshot => Error::NotFound("Snapshot could not be found.".to_owned()),
             CatalogError::VolumeState(_)
             | CatalogError::BeingCopied
+            | CatalogError::HoldEnded
             | CatalogError::SnapshotState(_) => Error::invalid("volume", error),
             CatalogError::Db(error) => error.into(),
-            CatalogError::Volume(_) | CatalogError::NotOurs => Error::internal(error),
+            CatalogError::Size { .. }
+            | CatalogError::Volume(_)
+            | CatalogError::Stopped
+            | CatalogError::Overdue
+            | CatalogError::NotOurs => Error::internal(error),
             CatalogError::Refused(error) => error,
         }
     }

@@ -6,7 +6,7 @@ use crate::model::backup::BackupEvent;
 use crate::model::error::Error;
 use crate::model::id::{BackupId, VolumeId};
 use crate::model::job::{JobArgs, RestoreTarget};
-use crate::volume::catalog::CatalogError;
+use crate::volume::catalog::{CatalogError, Hold};
 
 impl Admission {
     /// Accepts a restore of a backup: to an existing volume, or to one that is made for it.
@@ -27,6 +27,7 @@ impl Admission {
             }
             self.catalog
                 .hold_target(c, lease, target)
+                .and_then(Hold::could_change)
                 .map_err(|error| refused_target(error, &target.volume_id))?;
             Ok(db::backups::set_restore_volume(c, id, &target.volume_id)?)
         })

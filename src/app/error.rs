@@ -85,6 +85,11 @@ pub enum StartError {
         next: PathBuf,
         source: Box<StartError>,
     },
+    #[error(
+        "another `embervault key rotate` is at work on this database, here or on another host. Wait until it has ended; \
+         then copy its master keys to this host instead of changing them again"
+    )]
+    Rotating,
     #[error("these workers are running: {}; stop all processes first", .0.join(", "))]
     Workers(Vec<String>),
     #[error("the rows of vaults cannot be changed")]

@@ -3,7 +3,7 @@
 //! The passwords stand in a private file of their own, so that every start can write `clouds.yaml`
 //! anew with the address it has now; the database keeps only their hashes.
 
-use crate::app::StartError;
+use crate::app::{StartError, locks};
 use crate::config::{ConfiguredUser, Secret, without_content};
 use crate::identity::embedded::random_text;
 use crate::model::standalone::identity::Role;
@@ -63,13 +63,15 @@ fn make_users(path: &Path) -> Result<Vec<ConfiguredUser>, StartError> {
     Ok(users)
 }
 
-/// Writes the file for clients: an ordinary member and the administrator.
+/// Writes the file for clients: an ordinary member and the administrator. Processes that start at the same time do so
+/// one after another, as each fills the same file beside it.
 pub(super) fn write_clouds_yaml(
     data_dir: &Path,
     url: &str,
     region: &str,
     users: &[ConfiguredUser],
 ) -> Result<PathBuf, StartError> {
+    let _starting = locks::starting(data_dir)?;
     let path = data_dir.join("clouds.yaml");
     let mut text = String::from("# Written anew at every start of embervault.\nclouds:\n");
     for user in users {
@@ -115,4 +117,25 @@ fn write_private(path: &Path, text: &str) -> Result<(), StartError> {
         path: path.to_owned(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_that_start_together_all_write_the_file_for_clients() {
+        let dir = tempfile::tempdir().unwrap();
+        let users = default_users(dir.path()).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        write_clouds_yaml(dir.path(), "http://127.0.0.1", "here", &users).unwrap();
+                    }
+                });
+            }
+        });
+        assert!(!dir.path().join("clouds.partial").exists());
+    }
 }

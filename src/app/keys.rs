@@ -15,6 +15,9 @@
 //! | the old key was linked as `master.previous-N` | the old key under two names | the same; it keeps that name |
 //! | `master.next` was renamed to the key file | done, but for old wrappings in unused parts of the database's files, and perhaps `master.partial` | another `key rotate` |
 //!
+//! Two of them never run at once, on one host or on two: each host has its own `master.next`, and vaults that are wrapped
+//! with the one could not be opened with the other.
+//!
 //! A crash of `vault shred`: [`mod@shred`].
 
 use crate::app::{Role, StartError, locks, storages};
@@ -30,6 +33,9 @@ use crate::store::Store;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::runtime::Handle;
+
+/// What a change of the master key holds in the database.
+const ROTATION: &str = "key-rotation";
 
 /// What a rotation has done.
 pub struct Rotated {
@@ -65,6 +71,8 @@ pub fn rotate(config: &Config, handle: &Handle) -> Result<Rotated, StartError> {
     let path = config.master_key_file();
     let next = path.with_extension(NEXT);
     let db = Db::open(&config.database_url())?;
+    // Before the keys are read: another one may be about to change them.
+    let rotation = db.exclusive(ROTATION)?.ok_or(StartError::Rotating)?;
     refuse_beside_workers(&db, config.jobs.lease)?;
     let old = storages::open_keys(config, &db)?;
     let new = match MasterKey::load(&next)? {
@@ -98,6 +106,7 @@ pub fn rotate(config: &Config, handle: &Handle) -> Result<Rotated, StartError> {
     let each = |work: Work| -> Result<(), StartError> {
         for (storage, vault, row) in &vaults {
             let (name, store) = &stores[*storage];
+            rotation.check()?;
             work(&db, store, vault, *row, &old, &new)
                 .map_err(|source| unusable(name, &path, source))?;
         }
@@ -115,6 +124,7 @@ pub fn rotate(config: &Config, handle: &Handle) -> Result<Rotated, StartError> {
             let check = new.check();
             db.write(|c| db::vaults::set_master_key_check(c, storage, &check))?;
         }
+        rotation.check()?;
         Ok(old.promote(&next, &path)?)
     };
     let kept = change().map_err(|source| StartError::Unfinished {

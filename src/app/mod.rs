@@ -420,12 +420,14 @@ fn run_lanes(
         look_after_orphans(tasks.clone(), lease, taking()).boxed(),
     );
     let run = Arc::new(move |claimed| tasks.run(claimed));
+    let jobs = TaskTracker::new();
     for lane in [Lane::Backup, Lane::Copy, Lane::Quick] {
         let runner = Runner::new(worker.clone(), lane, run.clone());
         let work = runner.work(taking(), stop.working.clone());
-        vital(lane.as_str(), work.boxed());
+        vital(lane.as_str(), jobs.track_future(work).boxed());
     }
-    vital("heartbeat", beat(worker, taking()).boxed());
+    jobs.close();
+    vital("heartbeat", beat(worker, taking(), jobs).boxed());
 }
 
 /// Adds maintenance jobs when they are due.

@@ -187,7 +187,7 @@ pub struct Jobs {
     /// Snapshots and copies of volumes at once.
     pub copies: usize,
     /// Short jobs (new volumes, imports, deletions) and upkeep of vaults at once. Upkeep takes one at most, and not
-    /// the last free one of all workers.
+    /// all of all workers.
     pub quick: usize,
     /// No single project may use the last free place of all workers, so that other projects need not wait until
     /// its jobs end. With two places for backups, one project alone then has one. If there is only one project,

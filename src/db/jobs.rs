@@ -19,6 +19,14 @@ const LIVE: [JobState; 2] = [JobState::Available, JobState::Running];
 const IS_LIVE: &str = "jobs.state IN ('available', 'running')";
 const IS_AVAILABLE: &str = "jobs.state = 'available'";
 const IS_RUNNING: &str = "jobs.state = 'running'";
+const IS_CANCELLED: &str = "jobs.state = 'available' AND jobs.cancel_requested";
+
+/// A running job takes a place, unless its worker has none: one that stops, or rests, works on with what it has. [`NEXT`]
+/// says the same.
+const HAS_PLACE: &str = "NOT EXISTS ( \
+     SELECT 1 FROM workers WHERE workers.name = jobs.worker \
+     AND 0 = CASE jobs.lane WHEN 'backup' THEN workers.backups WHEN 'copy' THEN workers.copies ELSE workers.quick END \
+     )";
 
 /// The job whose turn it is: of the projects that have one waiting, found by stepping through the index, the one
 /// that has the fewest running, and fewer than it may have; of its jobs, the one that is due the longest.
@@ -32,7 +40,10 @@ const NEXT: &str = "WITH RECURSIVE waiting (project) AS ( \
      WHERE lane = $1 AND state = 'available' AND project_id > waiting.project ORDER BY project_id LIMIT 1 \
      ) FROM waiting WHERE waiting.project IS NOT NULL \
      ), running (project, places) AS ( \
-     SELECT project_id, COUNT(*) FROM jobs WHERE lane = $1 AND state = 'running' GROUP BY project_id \
+     SELECT project_id, COUNT(*) FROM jobs WHERE lane = $1 AND state = 'running' AND NOT EXISTS ( \
+     SELECT 1 FROM workers WHERE workers.name = jobs.worker \
+     AND 0 = CASE jobs.lane WHEN 'backup' THEN workers.backups WHEN 'copy' THEN workers.copies ELSE workers.quick END \
+     ) GROUP BY project_id \
      ) \
      SELECT jobs.id AS id FROM waiting \
      JOIN jobs ON jobs.id = ( \
@@ -114,8 +125,8 @@ pub struct Claimer {
 }
 
 /// Takes the next due job of a lane, from the project with the fewest running jobs; or a job that its worker has
-/// abandoned, if its `beats` are still the same. New jobs, retries and abandoned jobs all come through here. None of
-/// them gets the last place of all workers for its project, or for upkeep.
+/// abandoned, if its `beats` are still the same. New jobs, retries and abandoned jobs all come through here. No project
+/// gets the last place of all workers, and upkeep does not get all places.
 pub fn claim(
     connection: &mut DbConnection,
     lane: Lane,
@@ -211,32 +222,33 @@ impl<'u> Places<'u> {
         Ok(running < most)
     }
 
-    /// Upkeep has one place on each worker at most, as its memory is counted once. It leaves one place free, where there
-    /// is more than one: it may take hours.
+    /// Upkeep has one place on each worker at most, as its memory is counted once. It leaves one place of all to projects,
+    /// where there is more than one: it may take hours. The places that projects have do not matter, as projects with a
+    /// long queue have all of them all the time.
     fn has_room_for_upkeep(&self, connection: &mut DbConnection) -> DbResult<bool> {
-        let running: i64 = running_in(self.lane, &self.idle)
-            .count()
-            .get_result(connection)?;
-        let here: i64 = running_in(self.lane, &self.idle)
+        let running: Vec<Option<String>> = running_in(self.lane, &self.idle)
             .filter(jobs::project_id.is_null())
-            .filter(jobs::worker.eq(&self.us.worker))
-            .count()
-            .get_result(connection)?;
-        Ok(here == 0 && running < (self.all - 1).max(1))
+            .select(jobs::worker)
+            .load(connection)?;
+        let is_ours = |worker: &Option<String>| worker.as_ref() == Some(&self.us.worker);
+        let count = i64::try_from(running.len()).unwrap_or(i64::MAX);
+        Ok(!running.iter().any(is_ours) && count < (self.all - 1).max(1))
     }
 }
 
-/// Jobs of a lane that run, besides some.
+/// Jobs of a lane that run and take a place, besides some.
 #[diesel::dsl::auto_type(no_type_alias)]
 fn running_in<'a>(lane: Lane, idle: &'a [JobId]) -> _ {
     let is_running: SqlLiteral<Bool> = sql(IS_RUNNING);
+    let has_place: SqlLiteral<Bool> = sql(HAS_PLACE);
     jobs::table
         .filter(jobs::lane.eq(lane))
         .filter(is_running)
+        .filter(has_place)
         .filter(jobs::id.ne_all(idle))
 }
 
-/// A job that was left, or else the one whose turn it is.
+/// A job that was left, or one that is to be cancelled, or else the one whose turn it is.
 fn find_next(
     connection: &mut DbConnection,
     now: Timestamp,
@@ -250,6 +262,10 @@ fn find_next(
     }
     // No job is put off for longer; if one seems to be, the clock was set back.
     let horizon = now.after(PUT_OFF_MAX);
+    let cancelled = find_cancelled(connection, places.lane, now, horizon)?;
+    if cancelled.is_some() {
+        return Ok(cancelled);
+    }
     if let Some(job) = find_upkeep(connection, places.lane, now, horizon)?
         && places.has_room(connection, &job)?
     {
@@ -259,6 +275,23 @@ fn find_next(
         Some(job) if places.has_room(connection, &job)? => Ok(Some(job)),
         _ => Ok(None),
     }
+}
+
+/// A job that is to be cancelled, which waits for no other of its project.
+fn find_cancelled(
+    connection: &mut DbConnection,
+    lane: Lane,
+    now: Timestamp,
+    horizon: Timestamp,
+) -> DbResult<Option<Job>> {
+    Ok(jobs::table
+        .filter(jobs::lane.eq(lane))
+        .filter(sql::<Bool>(IS_CANCELLED))
+        .filter(jobs::run_at.le(now).or(jobs::run_at.gt(horizon)))
+        .order((jobs::run_at, jobs::id))
+        .select(Job::as_select())
+        .first(connection)
+        .optional()?)
 }
 
 /// Upkeep, which is of no project.

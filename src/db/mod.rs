@@ -18,6 +18,7 @@ pub mod backups;
 pub mod chunks;
 pub mod collection;
 pub mod condition;
+mod exclusive;
 pub mod jobs;
 pub mod messages;
 pub mod orphans;
@@ -123,6 +124,14 @@ impl DbError {
             self,
             DbError::Query(Error::DeserializationError(_) | Error::SerializationError(_))
         )
+    }
+
+    /// What a row gives that holds a value that cannot be.
+    #[cfg(test)]
+    pub(crate) fn of_a_row() -> Self {
+        Self::Query(diesel::result::Error::DeserializationError(
+            "no such value".into(),
+        ))
     }
 }
 
@@ -259,6 +268,8 @@ pub struct Db {
     renewals: Pool<Manager>,
     /// Of SQLite.
     reserve: Option<Arc<Reserve>>,
+    /// Where an SQLite database is.
+    file: Option<PathBuf>,
     /// Whether the last transaction failed because the database could not be written.
     is_unwritable: Arc<AtomicBool>,
 }
@@ -267,6 +278,10 @@ impl Db {
     /// Connects, and brings the tables to the present form.
     pub fn open(url: &str) -> Result<Self, DbError> {
         let manager = Manager::from_url(url)?;
+        let file = match &manager {
+            Manager::Sqlite(path) => Some(path.clone()),
+            Manager::Postgres(_) => None,
+        };
         let reserve = match &manager {
             Manager::Sqlite(path) => {
                 let reserve = Reserve::beside(path);
@@ -295,6 +310,7 @@ impl Db {
             writer,
             renewals,
             reserve,
+            file,
             is_unwritable: Arc::default(),
         };
         db.has_room();

@@ -5,7 +5,6 @@ use crate::model::backup::BackupStatus;
 use crate::model::id::{BackupId, JobId};
 use crate::model::job::JobState;
 use crate::model::schema::{backups, jobs, packs, sessions};
-use crate::model::volume::HeldVolume;
 use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_types::{Bool, Text};
@@ -91,10 +90,14 @@ pub struct Live {
 }
 
 impl Live {
-    /// Whether one of them ends the state of a volume: it holds the volume, or works on it.
-    pub fn ends(&self, held: &HeldVolume) -> bool {
-        held.job.as_ref().is_some_and(|job| self.jobs.contains(job))
-            || self.subjects.contains(held.id.as_str())
+    /// Whether one of them ends the state of a volume or snapshot: it holds it, or works on it.
+    pub fn ends(&self, id: &str, holder: Option<&JobId>) -> bool {
+        holder.is_some_and(|job| self.jobs.contains(job)) || self.subjects.contains(id)
+    }
+
+    /// Whether one of them has this id, or works on what has it.
+    pub fn has(&self, id: &str) -> bool {
+        self.jobs.contains(&JobId::new(id)) || self.subjects.contains(id)
     }
 }
 

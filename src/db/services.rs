@@ -39,14 +39,6 @@ pub fn put(connection: &mut DbConnection, row: &ServiceRow) -> DbResult<()> {
     Ok(())
 }
 
-/// Names of the services that an administrator has disabled.
-pub fn disabled(connection: &mut DbConnection) -> DbResult<Vec<String>> {
-    Ok(services::table
-        .filter(services::disabled.eq(true))
-        .select(services::name)
-        .load(connection)?)
-}
-
 /// Whether an administrator has disabled a service.
 pub fn is_disabled(connection: &mut DbConnection, name: &str) -> DbResult<bool> {
     Ok(find(connection, name)?.is_some_and(|row| row.disabled))

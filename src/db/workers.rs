@@ -18,7 +18,7 @@ pub struct WorkerRow {
     pub name: String,
     pub started_at: Timestamp,
     pub seen_at: Timestamp,
-    /// Jobs that it runs at once in each lane.
+    /// Jobs that it runs at once in each lane. None: it stops or rests, and works on with those that it has.
     pub backups: i32,
     pub copies: i32,
     pub quick: i32,
@@ -75,14 +75,9 @@ pub fn is_resting(connection: &mut DbConnection, name: &str, others: &[String]) 
 
 /// How many jobs of a lane these workers run at once.
 pub fn places(connection: &mut DbConnection, lane: Lane, names: &[&str]) -> DbResult<i64> {
-    let resting = match lane {
-        Lane::Backup => services::disabled(connection)?,
-        Lane::Copy | Lane::Quick => Vec::new(),
-    };
     let counts = all(connection)?
         .into_iter()
         .filter(|row| names.contains(&row.name.as_str()))
-        .filter(|row| !resting.contains(&service_name(&row.name)))
         .map(|row| row.places(lane));
     Ok(counts.sum())
 }

@@ -18,7 +18,7 @@
 //! No wall clock decides who owns a job. A worker renews its lease by incrementing `beats`. Another worker may
 //! take the job when it has seen `beats` unchanged for the length of a lease, by its own monotonic clock. The
 //! owner stops writing when its own monotonic clock shows that its last renewal is a lease ago. So wall clocks
-//! may jump, and processes may be halted and woken, and still two workers never work on one job.
+//! may jump, and processes may be halted and woken: one whose lease is over sees that before its next step.
 //!
 //! A process that starts need not wait so long for the jobs that its predecessor left. It recognises them by its
 //! place (`holder`), which only one process has at a time (`app::locks`), and takes them at once.
@@ -27,6 +27,7 @@
 //! the next free place. Unless `jobs.reserve` is off, no project gets the last free place of all workers: a
 //! running job cannot be suspended, so other projects would wait until it ends. Only workers that are alive count,
 //! judged by their heartbeats as leases are ([`Peers`]): a worker that died or hangs counts for a lease at most.
+//! One that is stopping has no places, and the jobs that it still runs take none.
 
 mod heartbeat;
 mod peers;

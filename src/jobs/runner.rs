@@ -331,7 +331,6 @@ where
         let now = self.worker.clock.now();
         self.write(move |c| match &outcome {
             Outcome::Settled | Outcome::Cancelled => Ok(true),
-            Outcome::Done => db::jobs::settle(c, &lease, JobState::Completed, None, now),
             Outcome::Failed { reason } => {
                 db::jobs::settle(c, &lease, JobState::Discarded, Some(reason), now)
             }
@@ -387,7 +386,7 @@ impl Drop for Here<'_> {
 fn log_outcome(lease: &Lease, kind: &str, subject: &str, duration_ms: u64, outcome: &Outcome) {
     let id = &lease.job_id;
     match outcome {
-        Outcome::Settled | Outcome::Done => {
+        Outcome::Settled => {
             tracing::info!(job.id = %id, kind, subject, duration_ms, "job done");
         }
         Outcome::Cancelled => {

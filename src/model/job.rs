@@ -363,6 +363,19 @@ impl Lease {
         format!("{}#{}", self.job_id, self.attempt)
     }
 
+    /// A lease that follows every run of a job: it ends what a lost job holds.
+    pub fn after_all(job_id: JobId) -> Self {
+        Self {
+            job_id,
+            attempt: i32::MAX,
+        }
+    }
+
+    /// The job in the text of a holder.
+    pub fn job_of(holder: &str) -> Option<JobId> {
+        Some(JobId::new(holder.split_once('#')?.0))
+    }
+
     /// Whether a holder is this lease or an earlier one of the same job, which this one follows.
     pub fn follows(&self, holder: &str) -> bool {
         holder.split_once('#').is_some_and(|(job, attempt)| {
@@ -379,8 +392,6 @@ impl Lease {
 pub enum Outcome {
     /// Done; the task settled job and subject in one transaction.
     Settled,
-    /// Done, and only the job is left to be settled.
-    Done,
     /// A temporary fault: try again after a while.
     Retry { after: Duration, reason: String },
     /// The worker is stopping: another one may resume the job at once.
@@ -395,7 +406,7 @@ impl Outcome {
     /// The outcome in one word.
     pub fn as_str(&self) -> &'static str {
         match self {
-            Outcome::Settled | Outcome::Done => "done",
+            Outcome::Settled => "done",
             Outcome::Retry { .. } => "retry",
             Outcome::Released => "released",
             Outcome::Cancelled => "cancelled",

@@ -17,6 +17,15 @@ pub struct ImpossibleNumber {
     what: &'static str,
 }
 
+impl ImpossibleNumber {
+    pub(super) fn new(value: impl fmt::Display, what: &'static str) -> Self {
+        Self {
+            value: value.to_string(),
+            what,
+        }
+    }
+}
+
 /// Makes a type for the numbers that are in the range of `$plain`, in a column of `$sql`, which is `$kept`.
 macro_rules! number {
     ($(#[$meta:meta])* $name:ident: $plain:ty, $sql:ident as $kept:ty, $what:literal) => {
@@ -34,10 +43,7 @@ macro_rules! number {
             }
 
             fn impossible(value: impl fmt::Display) -> ImpossibleNumber {
-                ImpossibleNumber {
-                    value: value.to_string(),
-                    what: $what,
-                }
+                ImpossibleNumber::new(value, $what)
             }
         }
 

@@ -1,7 +1,7 @@
 //! Volume snapshots, as backups see them, and their states.
 
 use crate::model::column::text_enum;
-use crate::model::id::{ProjectId, SnapshotId, VolumeId};
+use crate::model::id::{JobId, ProjectId, SnapshotId, VolumeId};
 use crate::model::time::Timestamp;
 
 text_enum! {
@@ -25,4 +25,14 @@ pub struct SourceSnapshot {
     pub status: SnapshotStatus,
     /// The moment of its data: all that was written before is in it.
     pub data_timestamp: Timestamp,
+}
+
+/// A snapshot in a state that only a job can end.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HeldSnapshot {
+    pub id: SnapshotId,
+    pub volume_id: VolumeId,
+    pub status: SnapshotStatus,
+    /// The job that holds it. `None`: one that works on the snapshot itself.
+    pub job: Option<JobId>,
 }

@@ -2,10 +2,19 @@
 
 use crate::model::column::text_enum;
 use crate::model::id::{BackupId, JobId, ProjectId, VolumeId};
+use crate::model::number::ImpossibleNumber;
 use std::collections::BTreeMap;
 
 /// Bytes in a GiB, the unit of volume sizes.
 pub const GIB: u64 = 1 << 30;
+
+/// The bytes of a volume of this size.
+pub fn bytes_of(size_gib: i64) -> Result<u64, ImpossibleNumber> {
+    u64::try_from(size_gib)
+        .ok()
+        .and_then(|size| size.checked_mul(GIB))
+        .ok_or_else(|| ImpossibleNumber::new(size_gib, "the size of a volume in GiB"))
+}
 
 text_enum! {
     /// Cinder's volume states, in its order.
@@ -54,6 +63,14 @@ pub struct HeldVolume {
     pub job: Option<JobId>,
 }
 
+/// A file that a job works in, until what it makes there is whole.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WorkFile {
+    pub name: String,
+    /// The id of the job, or of the volume or snapshot that it makes.
+    pub of: String,
+}
+
 /// What a restored volume takes over from the volume that was backed up.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
@@ -87,5 +104,19 @@ text_enum! {
     AttachMode {
         ReadWrite => "rw",
         ReadOnly => "ro",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_that_no_volume_has_is_an_error_and_not_another_size() {
+        assert_eq!(bytes_of(3).unwrap(), 3 * GIB);
+        for size in [-1, i64::MIN, 1 << 34, i64::MAX] {
+            let error = bytes_of(size).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{size} cannot be")), "{error}");
+        }
     }
 }

@@ -102,7 +102,7 @@ impl Tasks {
 
     /// Holds the source. If the volume could change until now, its data is that of a later moment, so the backup's
     /// `data_timestamp` is set to now: nothing that was written before is missing. If an earlier run has made a copy,
-    /// the time that was noted before the copy stays.
+    /// the time that was noted before the copy stays. An error if an earlier run has let go: the owner may write by now.
     fn hold(&self, claimed: &Claimed, backup: &Backup, force: bool) -> Result<Backup, TaskError> {
         let (lease, id) = (&claimed.lease, &backup.id);
         let (volume, snapshot) = (&backup.volume_id, backup.snapshot_id.as_ref());
@@ -110,7 +110,8 @@ impl Tasks {
         let held = self.db.write(|c| -> Result<_, TaskError> {
             let could_change = self
                 .catalog
-                .hold_source(c, lease, volume, snapshot, force)?;
+                .hold_source(c, lease, volume, snapshot, force)?
+                .could_change()?;
             if could_change && !is_copied {
                 let now = self.clock.now();
                 db::backups::set_data_timestamp(c, id, now)?;
@@ -121,20 +122,19 @@ impl Tasks {
     }
 
     fn copy(&self, claimed: &Claimed, vault: &Vault, backup: &Backup) -> Result<Root, TaskError> {
-        let job = &claimed.job.id;
+        let (lease, progress) = (&claimed.lease, &claimed.progress);
         let parent = self.parent_root(vault, backup)?;
         let since = parent
             .as_ref()
             .and_then(|root| root.source_change_id.as_deref());
         let (volume, snapshot) = (&backup.volume_id, backup.snapshot_id.as_ref());
-        let source = self
-            .catalog
-            .open_source(job, volume, snapshot, backup.size_gib, since)?;
+        let source =
+            self.catalog
+                .open_source(lease, volume, snapshot, backup.size_gib, since, progress)?;
         let description = backup.describe(self.catalog.saved(&backup.volume_id)?);
-        let progress = &claimed.progress;
         Ok(engine::write::backup::run(
             vault,
-            &claimed.lease,
+            lease,
             description,
             parent.as_ref(),
             &source,

@@ -116,7 +116,9 @@ impl TaskError {
             TaskError::Catalog(CatalogError::Db(error)) | TaskError::Db(error) => {
                 !error.is_lasting()
             }
-            TaskError::Panicked | TaskError::Rewritten => true,
+            TaskError::Panicked
+            | TaskError::Rewritten
+            | TaskError::Catalog(CatalogError::Overdue) => true,
             TaskError::Catalog(_)
             | TaskError::Subject(_)
             | TaskError::Attempts(_)
@@ -310,4 +312,29 @@ fn finished(root: &Root) -> engine::Result<Finished> {
 
 fn fail_reason(error: &TaskError) -> String {
     chain(error).chars().take(FAIL_REASON_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_of_the_database_passes_unless_a_row_cannot_be_read() {
+        let (passing, lasting) = (|| DbError::Panicked, DbError::of_a_row);
+        let wrapped = |error: fn() -> DbError| {
+            [
+                TaskError::Db(error()),
+                TaskError::Catalog(CatalogError::Db(error())),
+                TaskError::Engine(engine::Error::Db(error())),
+            ]
+        };
+        for error in wrapped(passing) {
+            assert!(error.is_of_database() && error.is_temporary(), "{error:?}");
+        }
+        let others = [TaskError::Panicked, TaskError::Fenced];
+        for error in wrapped(lasting).iter().chain(&others) {
+            assert!(!error.is_of_database(), "{error:?}");
+        }
+        assert!(wrapped(lasting).iter().all(|error| !error.is_temporary()));
+    }
 }

@@ -1,11 +1,12 @@
-//! Rows that wait for a job that does not exist. They are settled as if the job had failed, so that no state lasts for
-//! ever, even if rows are lost.
+//! Rows that wait for a job that does not exist, and files that it has left. They are settled as if the job had failed,
+//! so that no state lasts for ever and nothing takes room for ever, even if rows are lost.
 
 use crate::db::{self, DbError, orphans};
 use crate::model::backup::{BackupEvent, BackupStatus};
 use crate::model::id::{BackupId, JobId};
 use crate::model::job::{Job, JobArgs};
-use crate::model::volume::HeldVolume;
+use crate::model::snapshot::HeldSnapshot;
+use crate::model::volume::{HeldVolume, WorkFile};
 use crate::tasks::{TaskError, Tasks};
 
 const REASON: &str = "Its job was lost.";
@@ -16,13 +17,18 @@ pub enum Orphan {
     Session(JobId),
     Backup(BackupId, BackupStatus),
     Volume(HeldVolume),
+    Snapshot(HeldSnapshot),
+    File(WorkFile),
 }
 
 impl Tasks {
     /// Candidates. Settle one only if it is still here a lease later; its job may be about to be inserted.
     pub fn orphans(&self) -> Result<Vec<Orphan>, TaskError> {
-        // Before the live jobs: a job that ends meanwhile releases its volume first.
-        let held = self.catalog.held()?;
+        // Before the live jobs: a job that ends meanwhile releases its volume or snapshot first. And a job
+        // that has made a file was inserted before.
+        let volumes = self.catalog.held()?;
+        let snapshots = self.catalog.held_snapshots()?;
+        let files = self.catalog.work_files()?;
         let found = self.db.read(|c| -> Result<_, DbError> {
             let mut found: Vec<Orphan> = orphans::sessions(c)?
                 .into_iter()
@@ -35,8 +41,16 @@ impl Tasks {
                     .map(|(id, status)| Orphan::Backup(id, status)),
             );
             let live = orphans::live(c)?;
-            let lost = held.into_iter().filter(|held| !live.ends(held));
-            found.extend(lost.map(Orphan::Volume));
+            let lost = volumes
+                .iter()
+                .filter(|held| !live.ends(held.id.as_str(), held.job.as_ref()));
+            found.extend(lost.cloned().map(Orphan::Volume));
+            let lost = snapshots
+                .iter()
+                .filter(|held| !live.ends(held.id.as_str(), held.job.as_ref()));
+            found.extend(lost.cloned().map(Orphan::Snapshot));
+            let lost = files.iter().filter(|file| !live.has(&file.of));
+            found.extend(lost.cloned().map(Orphan::File));
             Ok(found)
         })?;
         Ok(found)
@@ -44,7 +58,7 @@ impl Tasks {
 
     /// Settles an orphan as if its job had failed.
     pub fn settle_orphan(&self, orphan: &Orphan) -> Result<(), TaskError> {
-        tracing::error!(?orphan, "settling an orphan: it has no job row");
+        tracing::error!(?orphan, "settling an orphan: it has no job");
         let now = self.clock.now();
         match orphan {
             Orphan::Session(job) => self.db.write(|c| db::packs::end_session(c, job))?,
@@ -68,6 +82,8 @@ impl Tasks {
                 Ok(())
             })?,
             Orphan::Volume(held) => self.catalog.give_back(held)?,
+            Orphan::Snapshot(held) => self.catalog.give_snapshot_back(held)?,
+            Orphan::File(left) => self.catalog.remove_work_file(left)?,
         }
         Ok(())
     }

@@ -31,7 +31,8 @@ impl Tasks {
             .ok_or(TaskError::Subject("the backup has no vault"))?;
         // After an earlier run has written the target, it may be in use, and must not be written again.
         if claimed.job.checkpoint != Some(Checkpoint::Written) {
-            self.catalog.begin_restore(lease, target)?;
+            // Nor after an earlier run has failed and let go.
+            self.catalog.begin_restore(lease, target)?.could_change()?;
             let root = vault.root(backup.root_name())?;
             let writer =
                 self.catalog

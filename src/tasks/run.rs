@@ -7,6 +7,7 @@ use crate::model::id::BackupId;
 use crate::model::job::{BackupWork, JobState, Outcome, Subject};
 use crate::model::message::Detail;
 use crate::tasks::{TaskError, Tasks, fail_reason, retry_delay};
+use crate::volume::catalog::CatalogError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Most temporary faults of a job; the next one counts as permanent.
@@ -24,6 +25,7 @@ pub(super) fn what_next(claimed: &Claimed, error: &TaskError) -> Next {
     match error {
         TaskError::Fenced
         | TaskError::Overtaken
+        | TaskError::Catalog(CatalogError::Stopped)
         | TaskError::Engine(engine::Error::Cancelled | engine::Error::Fenced) => Next::GiveBack,
         error if error.is_temporary() && claimed.job.failures < RETRIES_MAX => Next::TryAgain,
         _ => Next::GiveUp,

@@ -257,28 +257,19 @@ fn open_measured(path: &Path, options: &OpenOptions) -> Result<(File, u64), Volu
     open().map_err(|source| VolumeError::of_file(path, "open", source))
 }
 
-/// Makes a sparse file of a length, if it is not there; an existing one is made that long.
+/// Makes a sparse file of a length, unless there is one: that may have been made longer since. It appears with its
+/// length.
 pub fn create(path: &Path, length: u64) -> Result<(), VolumeError> {
-    let make = || {
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)?;
+    if path.exists() {
+        return Ok(());
+    }
+    let partial = path.with_extension(format!("{}.partial", uuid::Uuid::new_v4()));
+    appear("create", path, &partial, |file| {
         file.set_len(length)?;
         file.sync_all()?;
-        sync_parent(path)
-    };
-    make().map_err(|source| VolumeError::of_file(path, "create", source))
-}
-
-/// Makes a sparse file of a length, unless there is one.
-pub fn create_new(path: &Path, length: u64) -> Result<(), VolumeError> {
-    let make = || match OpenOptions::new().create_new(true).write(true).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        file => file?.set_len(length),
-    };
-    make().map_err(|source| VolumeError::of_file(path, "create", source))
+        Ok(true)
+    })
+    .map(drop)
 }
 
 /// Renames a file, unless a file has that name already: then nothing happens. An error if neither exists.
@@ -311,21 +302,30 @@ pub fn extend(path: &Path, length: u64) -> Result<(), VolumeError> {
     make().map_err(|source| VolumeError::of_file(path, "extend", source))
 }
 
-/// Makes `to` a copy of `from` with a length of at least `length`: sharing blocks where the file
-/// system can (a reflink), else copying the data and leaving holes out. `to` appears only when it
-/// is whole.
-pub fn clone(from: &Path, to: &Path, length: u64) -> Result<(), VolumeError> {
-    appear("copy", to, |target| {
+/// Makes `to` a copy of `from` with a length of at least `length`, unless there is one: sharing blocks where the file
+/// system can (a reflink), else copying the data and leaving holes out. It is filled under the name `partial`, and
+/// appears only when it is whole. `false`: the caller may not go on, and nothing has appeared.
+pub fn clone(
+    from: &Path,
+    to: &Path,
+    length: u64,
+    partial: &Path,
+    may_go_on: &dyn Fn() -> bool,
+) -> Result<bool, VolumeError> {
+    appear("copy", to, partial, |target| {
         let source = File::open(from)?;
-        if rustix::fs::ioctl_ficlone(target, &source).is_err() {
-            copy_sparse(&source, target)?;
+        if rustix::fs::ioctl_ficlone(target, &source).is_err()
+            && !copy_sparse(&source, target, may_go_on)?
+        {
+            return Ok(false);
         }
         if target.metadata()?.len() < length {
             target.set_len(length)?;
         }
-        Ok(true)
+        target.sync_all()?;
+        // To make it durable may have taken long.
+        Ok(may_go_on())
     })
-    .map(drop)
 }
 
 /// Whether the file system of a directory never writes to shared blocks in place, and has extent maps of one address
@@ -336,45 +336,52 @@ pub(super) fn never_overwrites_shared(dir: &Path) -> bool {
     rustix::fs::statfs(dir).is_ok_and(|found| [XFS, BTRFS].contains(&found.f_type))
 }
 
-/// Makes `to` share the blocks of `from`; it appears only when it is whole. `false`: the file system
-/// cannot do that.
+/// Makes `to`, whose name nobody else gives, share the blocks of `from`; it appears only when it is whole. `false`: the
+/// file system cannot do that.
 pub(super) fn reflink(from: &Path, to: &Path) -> Result<bool, VolumeError> {
-    appear("clone", to, |target| {
+    appear("clone", to, &to.with_extension("partial"), |target| {
         let source = File::open(from)?;
-        Ok(rustix::fs::ioctl_ficlone(target, &source).is_ok())
+        if rustix::fs::ioctl_ficlone(target, &source).is_err() {
+            return Ok(false);
+        }
+        target.sync_all()?;
+        Ok(true)
     })
 }
 
-/// Fills a file beside `to`, and gives it that name once it is whole and durable. Nothing is left if `fill` fails or
-/// returns `false`.
+/// Fills a file under the name `partial`, until it is whole and durable, and then gives it the name `to`, unless a file
+/// has that already. Otherwise, or if `fill` fails or returns `false`, nothing is left of it.
+///
+/// No two callers may use the same `partial`: of one that was halted, the other would publish the file, and the first
+/// would write into it when it wakes.
 fn appear(
     action: &'static str,
     to: &Path,
+    partial: &Path,
     fill: impl FnOnce(&File) -> io::Result<bool>,
 ) -> Result<bool, VolumeError> {
-    let partial = to.with_extension("partial");
     let make = || {
         let target = OpenOptions::new()
             .create(true)
             .truncate(true)
             .write(true)
-            .open(&partial)?;
-        if !fill(&target)? {
-            std::fs::remove_file(&partial)?;
-            return Ok(false);
-        }
-        target.sync_all()?;
-        std::fs::rename(&partial, to)?;
-        sync_parent(to)?;
-        Ok(true)
+            .open(partial)?;
+        fill(&target)
     };
-    make().map_err(|source| {
-        std::fs::remove_file(&partial).ok();
-        VolumeError::of_file(to, action, source)
-    })
+    let made = make().map_err(|source| VolumeError::of_file(to, action, source));
+    let made = made.and_then(|is_whole| {
+        if is_whole {
+            publish(partial, to)?;
+        }
+        Ok(is_whole)
+    });
+    // It has the other name by now, or nobody needs it.
+    std::fs::remove_file(partial).ok();
+    made
 }
 
-fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
+/// Copies the data of a file, and leaves its holes out. `false`: the caller may not go on.
+fn copy_sparse(source: &File, target: &File, may_go_on: &dyn Fn() -> bool) -> io::Result<bool> {
     let length = source.metadata()?.len();
     target.set_len(length)?;
     let mut buffer = vec![0; COPY_BYTES];
@@ -388,6 +395,9 @@ fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
         let end = rustix::fs::seek(source, SeekFrom::Hole(start)).unwrap_or(length);
         let mut at = start;
         while at < end {
+            if !may_go_on() {
+                return Ok(false);
+            }
             let piece = (end - at).min(COPY_BYTES as u64) as usize;
             source.read_exact_at(&mut buffer[..piece], at)?;
             target.write_all_at(&buffer[..piece], at)?;
@@ -395,7 +405,7 @@ fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
         }
         offset = end;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Removes a file; one that is not there is no error, also where nothing can be removed.
@@ -427,7 +437,7 @@ mod tests {
         create(&from, 8 << 20).unwrap();
         let writer = FileWriter::open(&from).unwrap();
         writer.write_at(&[7; 5000], 3 << 20).unwrap();
-        clone(&from, &to, 9 << 20).unwrap();
+        assert!(clone(&from, &to, 9 << 20, &dir.path().join("c"), &|| true).unwrap());
         let mut expected = std::fs::read(&from).unwrap();
         expected.resize(9 << 20, 0);
         assert_eq!(std::fs::read(&to).unwrap(), expected);
@@ -438,6 +448,74 @@ mod tests {
             data.end - data.start < 1 << 20,
             "the copy is not sparse: {data:?}"
         );
+    }
+
+    #[test]
+    fn what_is_created_late_does_not_shorten_what_was_extended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.raw");
+        let length = || std::fs::metadata(&path).unwrap().len();
+        create(&path, 10 << 20).unwrap();
+        assert_eq!(length(), 10 << 20);
+        extend(&path, 20 << 20).unwrap();
+        create(&path, 10 << 20).unwrap();
+        extend(&path, 10 << 20).unwrap();
+        assert_eq!(length(), 20 << 20);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn who_wakes_late_changes_nothing_that_another_has_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let (to, partials) = (
+            dir.path().join("a"),
+            ["b", "c"].map(|name| dir.path().join(name)),
+        );
+        let made = appear("copy", &to, &partials[0], |early| {
+            early.write_all_at(&[1; 8192], 0)?;
+            let made = appear("copy", &to, &partials[1], |late| {
+                late.write_all_at(&[2; 4096], 0)?;
+                assert!(!to.exists(), "half of it was seen");
+                late.write_all_at(&[2; 4096], 4096)?;
+                Ok(true)
+            });
+            assert!(made.unwrap());
+            let owner = OpenOptions::new().write(true).open(&to)?;
+            owner.write_all_at(&[3; 4096], 0)?;
+            early.write_all_at(&[1; 4096], 0)?;
+            Ok(true)
+        });
+        assert!(made.unwrap());
+        let expected = [[3; 4096], [2; 4096]].concat();
+        assert!(std::fs::read(&to).unwrap() == expected);
+        assert!(!partials.iter().any(|partial| partial.exists()));
+    }
+
+    #[test]
+    fn a_copy_stops_between_two_pieces_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let [from, to, partial] = ["a", "b", "c"].map(|name| dir.path().join(name));
+        create(&from, 8 << 20).unwrap();
+        let writer = FileWriter::open(&from).unwrap();
+        writer.write_at(&vec![7; 8 << 20], 0).unwrap();
+        let [source, target] = [&from, &partial].map(|path| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false);
+            options.open(path).unwrap()
+        });
+        let asked = std::cell::Cell::new(0);
+        let may_go_on = || {
+            asked.set(asked.get() + 1);
+            asked.get() <= 3
+        };
+        assert!(!copy_sparse(&source, &target, &may_go_on).unwrap());
+        assert_eq!(
+            rustix::fs::seek(&target, SeekFrom::Hole(0)).unwrap(),
+            3 << 20
+        );
+        // Where blocks are shared there are no pieces; it does not appear all the same.
+        assert!(!clone(&from, &to, 0, &partial, &|| false).unwrap());
+        assert!(!to.exists() && !partial.exists());
     }
 
     #[test]

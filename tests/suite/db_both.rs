@@ -252,7 +252,47 @@ fn no_project_has_the_last_place_of_all_workers() {
 }
 
 #[test]
-fn upkeep_has_one_place_on_each_worker_and_not_the_last_one() {
+fn jobs_of_a_worker_that_stops_take_no_places() {
+    for database in BOTH {
+        let bed = bed(database);
+        let stopping = Claimer {
+            worker: "stopping".to_owned(),
+            ..claimer(4, true)
+        };
+        let us = Claimer {
+            others: vec!["stopping".to_owned()],
+            ..claimer(2, true)
+        };
+        let claim = |us: &Claimer| claim_by(&bed.db, us, Timestamp(100), &[]);
+        let alive = |quick| {
+            let row = WorkerRow {
+                name: "stopping".to_owned(),
+                started_at: Timestamp(0),
+                seen_at: Timestamp(0),
+                backups: 2,
+                copies: 2,
+                quick,
+            };
+            bed.db.write(|c| db::workers::put(c, &row)).unwrap();
+        };
+        for _ in 0..6 {
+            insert(&bed.db, &job_of("p", 0));
+        }
+        alive(2);
+        let last = [(); 3].map(|()| claim(&stopping).unwrap());
+        assert!(claim(&us).is_none(), "one project has all places");
+        alive(0);
+        assert!(claim(&us).is_some());
+        assert!(claim(&us).is_none(), "one project has all our places");
+        for job in last {
+            settle(&bed.db, &job);
+        }
+        assert!(claim(&us).is_none());
+    }
+}
+
+#[test]
+fn upkeep_has_one_place_on_each_worker_and_leaves_one_to_projects() {
     for database in BOTH {
         let bed = bed(database);
         let ours = |places| claim_by(&bed.db, &claimer(places, true), Timestamp(100), &[]);
@@ -270,12 +310,23 @@ fn upkeep_has_one_place_on_each_worker_and_not_the_last_one() {
         let second = ours(4).unwrap();
         assert!(ours(4).is_none(), "upkeep and one project have all places");
         settle(&bed.db, &upkeep);
-        assert!(ours(3).is_none(), "upkeep took the last place");
-        let upkeep = ours(4).unwrap();
+        let upkeep = ours(3).unwrap();
         assert!(is_upkeep(&upkeep));
 
+        insert(&bed.db, &job());
+        let elsewhere = |places| {
+            let them = Claimer {
+                worker: "elsewhere".to_owned(),
+                ..claimer(places, true)
+            };
+            claim_by(&bed.db, &them, Timestamp(100), &[])
+        };
+        assert!(elsewhere(2).is_none(), "upkeep took all places");
+        let second_upkeep = elsewhere(3).unwrap();
+        assert!(is_upkeep(&second_upkeep));
+
         // Who has one place only gives it to upkeep too.
-        for job in [upkeep, first, second] {
+        for job in [upkeep, second_upkeep, first, second] {
             settle(&bed.db, &job);
         }
         insert(&bed.db, &job());
@@ -335,6 +386,48 @@ fn upkeep_and_a_project_that_ask_at_once_leave_one_place() {
         });
         assert!(first.is_some_and(|job| job.project_id.is_none()));
         assert!(second.is_none(), "{database:?}: no place is left");
+    }
+}
+
+#[test]
+fn upkeep_has_its_turn_while_projects_have_long_queues() {
+    for database in BOTH {
+        let bed = bed(database);
+        let ours = || claim_by(&bed.db, &claimer(4, true), Timestamp(100), &[]);
+        for project in ["a", "b"] {
+            for _ in 0..10 {
+                insert(&bed.db, &job_of(project, 0));
+            }
+        }
+        let running = [(); 4].map(|()| ours().unwrap());
+        insert(&bed.db, &job());
+        settle(&bed.db, &running[0]);
+        assert_eq!(ours().unwrap().project_id, None);
+    }
+}
+
+#[test]
+fn a_job_that_is_to_be_cancelled_waits_for_no_other() {
+    for database in BOTH {
+        let bed = bed(database);
+        let ours = || claim_by(&bed.db, &claimer(4, true), Timestamp(100), &[]);
+        let jobs = [(); 10].map(|()| job_of("p", 0));
+        for job in &jobs {
+            insert(&bed.db, job);
+        }
+        let running: Vec<JobId> = std::iter::from_fn(ours).map(|job| job.id).collect();
+        assert_eq!(running.len(), 3);
+        let mut waiting: Vec<&Job> = jobs
+            .iter()
+            .filter(|job| !running.contains(&job.id))
+            .collect();
+        waiting.sort_by_key(|job| job.id.to_string());
+        let last = waiting.last().unwrap();
+        let cancel =
+            |c: &mut db::DbConnection| db::jobs::request_cancel(c, &last.subject, Timestamp(100));
+        assert!(bed.db.write(cancel).unwrap().is_some());
+        assert_eq!(ours().map(|job| job.id), Some(last.id.clone()));
+        assert!(ours().is_none());
     }
 }
 

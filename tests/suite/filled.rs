@@ -278,7 +278,7 @@ fn statements(size: Size, bytes: impl Fn(&str) -> String) -> Vec<String> {
                 &of_project,
                 "'u'",
                 "'snapshot ' || i",
-                "10, 'available', '{}'",
+                "10, CASE i % 1000 WHEN 3 THEN 'backing-up' ELSE 'available' END, '{}'",
                 &format!("CASE i % 1000 WHEN 3 THEN {i} || '#1' END"),
                 &format!("CASE i % 10 WHEN 3 THEN {} END", sql_id("(i % 1000)")),
                 &created,

@@ -20,6 +20,7 @@ mod plans;
 mod policy;
 mod quotas;
 mod races;
+mod rotation;
 mod support;
 mod tracking;
 mod upgrade;

@@ -2,20 +2,13 @@
 //! What reaches round the port finds no table, or changes nothing that the catalogue knows of.
 
 use super::*;
-use crate::admission::create::CreateBackup;
-use crate::config::DataDir;
-use crate::db;
-use crate::db::jobs::Claimer;
-use crate::identity::RequestContext;
-use crate::jobs::Claimed;
-use crate::model::backup::{Backup, BackupStatus};
-use crate::model::id::{BackupId, JobId, ProjectId, UserId, VolumeId};
-use crate::model::job::{Lease, Outcome, RestoreTarget};
+use crate::model::backup::BackupStatus;
+use crate::model::id::JobId;
+use crate::model::job::RestoreTarget;
 use crate::model::volume::{SavedVolume, SourceVolume, VolumeStatus};
-use crate::service::backups::{RestoreBackup, Restoring};
+use crate::volume::catalog::Hold;
 use crate::volume::catalog::memory::{Kept, Memory};
-use tempfile::TempDir;
-use tokio::runtime::Runtime;
+use std::ops::Deref;
 
 /// Tables that only the stand-in for Cinder and Keystone has, those that refer to others first.
 const TABLES_OF_THE_STAND_IN: &[&str] = &[
@@ -33,51 +26,29 @@ const TABLES_OF_THE_STAND_IN: &[&str] = &[
 
 const VOLUME_BYTES: usize = 1 << 20;
 
-struct Bed {
-    _dir: TempDir,
-    _runtime: Runtime,
+struct Elsewhere {
+    bed: Bed,
     memory: Memory,
-    services: Services,
-    tasks: Tasks,
-    ctx: RequestContext,
 }
 
-impl Bed {
+impl Deref for Elsewhere {
+    type Target = Bed;
+
+    fn deref(&self) -> &Bed {
+        &self.bed
+    }
+}
+
+impl Elsewhere {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let runtime = Runtime::new().unwrap();
-        let config = Config {
-            data_dir: DataDir(dir.path().to_owned()),
-            ..Config::default()
-        };
-        let (clock, stop) = (Clock::System, CancellationToken::new());
-        let db = Db::open(&config.database_url()).unwrap();
-        for table in TABLES_OF_THE_STAND_IN {
-            db.batch_execute(&format!("DROP TABLE {table}"));
-        }
-        let masters = storages::open_keys(&config, &db).unwrap();
-        let (handle, metrics) = (runtime.handle(), Arc::default());
-        let (storages, default_storage) =
-            storages::open(&config, &db, &clock, &masters, handle, &stop, &metrics).unwrap();
         let memory = Memory::default();
-        let catalog = Catalog::Memory(memory.clone());
-        let parts = (db.clone(), clock.clone(), catalog.clone());
-        let services = make_services(&config, parts, Arc::default(), default_storage);
-        let roles = ["admin", "member", "reader"].map(str::to_owned);
-        Self {
-            memory,
-            services,
-            tasks: make_tasks(&config, db, clock, catalog, storages, masters),
-            ctx: RequestContext {
-                user_id: UserId::new("u"),
-                project_id: ProjectId::new("p"),
-                roles: roles.into(),
-                request_id: "req-1".to_owned(),
-                policy: Arc::new(Policy::default()),
-            },
-            _dir: dir,
-            _runtime: runtime,
-        }
+        let bed = Bed::on(|db, _| {
+            for table in TABLES_OF_THE_STAND_IN {
+                db.batch_execute(&format!("DROP TABLE {table}"));
+            }
+            Catalog::Memory(memory.clone())
+        });
+        Self { bed, memory }
     }
 
     /// A volume of the other service.
@@ -106,65 +77,6 @@ impl Bed {
     fn status(&self, id: &VolumeId) -> VolumeStatus {
         self.kept(id).volume.status
     }
-
-    fn backup(&self, id: &BackupId) -> Option<Backup> {
-        let found = self.services.show_backup(&self.ctx, id);
-        found.ok().map(|(backup, _)| backup)
-    }
-
-    fn accept_backup(&self, volume: &VolumeId, incremental: bool) -> BackupId {
-        let wanted = CreateBackup {
-            volume_id: volume.clone(),
-            snapshot_id: None,
-            name: None,
-            description: None,
-            container: None,
-            availability_zone: None,
-            metadata: BTreeMap::new(),
-            incremental,
-            force: false,
-        };
-        self.services.create_backup(&self.ctx, wanted).unwrap().id
-    }
-
-    fn accept_restore(&self, backup: &BackupId, volume: Option<&VolumeId>) -> Restoring {
-        let wanted = RestoreBackup {
-            volume_id: volume.cloned(),
-            name: None,
-        };
-        let accepted = self.services.restore_backup(&self.ctx, backup, wanted);
-        accepted.unwrap()
-    }
-
-    /// Runs the job whose turn it is.
-    fn run(&self, lane: Lane) -> Outcome {
-        let us = Claimer {
-            worker: "w".to_owned(),
-            place: "w".to_owned(),
-            places: 1,
-            reserves: false,
-            others: Vec::new(),
-        };
-        let now = Clock::System.now();
-        let until = now.after(Duration::from_secs(15));
-        let job = self
-            .tasks
-            .db
-            .write(|c| db::jobs::claim(c, lane, &us, now, until, &[]));
-        let job = job.unwrap().expect("a job is due");
-        self.tasks.run(Claimed {
-            lease: Lease {
-                job_id: job.id.clone(),
-                attempt: job.attempt,
-            },
-            progress: Arc::default(),
-            job,
-        })
-    }
-
-    fn orphans(&self) -> Vec<Orphan> {
-        self.tasks.orphans().unwrap()
-    }
 }
 
 /// Bytes that differ from place to place.
@@ -175,7 +87,7 @@ fn content() -> Vec<u8> {
 
 #[test]
 fn backups_and_restores_reach_volumes_by_the_port_alone() {
-    let bed = Bed::new();
+    let bed = Elsewhere::new();
     let (old, volume) = (content(), bed.volume(content()));
 
     let full = bed.accept_backup(&volume, false);
@@ -216,7 +128,7 @@ fn backups_and_restores_reach_volumes_by_the_port_alone() {
 
 #[test]
 fn a_cancelled_job_lets_go_by_the_port() {
-    let bed = Bed::new();
+    let bed = Elsewhere::new();
     let volume = bed.volume(content());
     let full = bed.accept_backup(&volume, false);
     assert_eq!(bed.run(Lane::Backup), Outcome::Settled);
@@ -239,7 +151,7 @@ fn a_cancelled_job_lets_go_by_the_port() {
 
 #[test]
 fn what_a_lost_job_holds_is_given_back_by_the_port() {
-    let bed = Bed::new();
+    let bed = Elsewhere::new();
     let [source, target] = [content(), content()].map(|content| bed.volume(content));
     let backup = bed.accept_backup(&source, false);
     bed.tasks.db.batch_execute("DELETE FROM jobs");
@@ -250,16 +162,37 @@ fn what_a_lost_job_holds_is_given_back_by_the_port() {
         create: None,
     };
     let catalog = &bed.tasks.catalog;
-    catalog.begin_restore(&lease, &into).unwrap();
-    let found = bed.orphans();
+    let hold = bed
+        .tasks
+        .db
+        .write(|c| catalog.hold_target(c, &lease, &into));
+    assert_eq!(hold.unwrap(), Hold::Held { could_change: true });
+    let found = bed.settle_orphans();
     assert_eq!(found.len(), 3, "{found:?}");
-    for orphan in &found {
-        bed.tasks.settle_orphan(orphan).unwrap();
-    }
     assert_eq!(bed.status(&source), VolumeStatus::Available);
     assert_eq!(bed.status(&target), VolumeStatus::ErrorRestoring);
     assert_eq!(bed.backup(&backup).unwrap().status, BackupStatus::Error);
     assert!(bed.orphans().is_empty());
     bed.accept_backup(&source, false);
     assert_eq!(bed.run(Lane::Backup), Outcome::Settled);
+}
+
+#[test]
+fn a_run_after_the_job_has_let_go_by_the_port_does_not_work() {
+    let bed = Elsewhere::new();
+    let volume = bed.volume(content());
+    let full = bed.accept_backup(&volume, false);
+    assert_eq!(bed.run(Lane::Backup), Outcome::Settled);
+
+    bed.accept_restore(&full, Some(&volume));
+    let outcome = bed.run_after(|catalog, lease| catalog.end_restore(lease, &volume, Err(())));
+    assert!(matches!(outcome, Outcome::Failed { .. }), "{outcome:?}");
+    assert_eq!(bed.status(&volume), VolumeStatus::ErrorRestoring);
+
+    let volume = bed.volume(content());
+    let second = bed.accept_backup(&volume, false);
+    let outcome = bed.run_after(|catalog, lease| catalog.end_backup(lease, &volume, None, false));
+    assert!(matches!(outcome, Outcome::Failed { .. }), "{outcome:?}");
+    assert_eq!(bed.backup(&second).unwrap().status, BackupStatus::Error);
+    assert_eq!(bed.status(&volume), VolumeStatus::Available);
 }

@@ -7,12 +7,16 @@ use crate::model::id::{ProjectId, SnapshotId, VolumeId};
 use crate::model::job::Lease;
 use crate::model::page::{Filter, Listed, Page};
 use crate::model::schema::snapshots;
-use crate::model::snapshot::SnapshotStatus;
+use crate::model::snapshot::{HeldSnapshot, SnapshotStatus};
 use crate::model::standalone::snapshot::Snapshot;
 use crate::model::time::Timestamp;
-use diesel::dsl::count_star;
+use diesel::dsl::{count_star, sql};
 use diesel::prelude::*;
+use diesel::sql_types::Bool;
 use std::collections::BTreeMap;
+
+/// States that only a job can end, in the words of the index `snapshots_busy`.
+const IS_BUSY: &str = "status IN ('creating', 'deleting', 'backing-up')";
 
 /// One page of the snapshots that match.
 pub fn list(
@@ -78,6 +82,28 @@ pub fn transition(
         ))
         .execute(connection)?;
     Ok(count == 1)
+}
+
+/// Snapshots in a state that only a job can end, with the job that holds them.
+pub fn busy(connection: &mut DbConnection) -> DbResult<Vec<HeldSnapshot>> {
+    let found: Vec<(SnapshotId, VolumeId, SnapshotStatus, Option<String>)> = snapshots::table
+        .filter(sql::<Bool>(IS_BUSY))
+        .select((
+            snapshots::id,
+            snapshots::volume_id,
+            snapshots::status,
+            snapshots::reserved_by,
+        ))
+        .load(connection)?;
+    let held = found
+        .into_iter()
+        .map(|(id, volume_id, status, holder)| HeldSnapshot {
+            id,
+            volume_id,
+            status,
+            job: holder.and_then(|holder| Lease::job_of(&holder)),
+        });
+    Ok(held.collect())
 }
 
 /// Ends the hold of a lease, or of an earlier run of its job, on a snapshot.

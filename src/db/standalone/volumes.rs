@@ -3,7 +3,7 @@
 use crate::db::page::{load_page, matching};
 use crate::db::{self, DbConnection, DbResult};
 use crate::model::column::Json;
-use crate::model::id::{AttachmentId, JobId, ProjectId, VolumeId, VolumeTypeId};
+use crate::model::id::{AttachmentId, ProjectId, VolumeId, VolumeTypeId};
 use crate::model::job::Lease;
 use crate::model::page::{Filter, Listed, Page};
 use crate::model::schema::{attachments, snapshots, volume_types, volumes};
@@ -107,7 +107,7 @@ pub fn busy(connection: &mut DbConnection) -> DbResult<Vec<HeldVolume>> {
     let held = found.into_iter().map(|(id, status, holder)| HeldVolume {
         id,
         status,
-        job: holder.and_then(|holder| Some(JobId::new(holder.split_once('#')?.0))),
+        job: holder.and_then(|holder| Lease::job_of(&holder)),
     });
     Ok(held.collect())
 }

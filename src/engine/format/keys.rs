@@ -286,8 +286,14 @@ impl Keyring {
         let kept = match self.kept.iter().find(is_kept) {
             Some((kept, _)) => kept.clone(),
             None => {
-                let last = kept_files(path)?.last().map_or(0, |(number, _)| *number);
-                path.with_extension(format!("previous-{}", last.saturating_add(1)))
+                let files = kept_files(path)?;
+                let last = files.last().map_or(0, |(number, _)| *number);
+                // Under a name that is taken, the key would be lost.
+                let number = last.checked_add(1).ok_or_else(|| MasterKeyError::Io {
+                    path: path.with_extension(format!("previous-{last}")),
+                    source: std::io::Error::other("there is no next number"),
+                })?;
+                path.with_extension(format!("previous-{number}"))
             }
         };
         let promote = || {
@@ -407,6 +413,19 @@ mod tests {
                 .unwrap(&[], &storage, &vault)
                 .is_err()
         );
+    }
+
+    #[test]
+    fn no_key_is_given_up_when_the_numbers_of_kept_keys_are_used_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, next, last] = ["key", "next", "previous-4294967295"]
+            .map(|end| dir.path().join("master").with_extension(end));
+        let [old, ..] = [&path, &next, &last].map(|file| MasterKey::create(file).unwrap());
+        let keys = Keyring::load(&path).unwrap().unwrap();
+        let error = keys.promote(&next, &path).unwrap_err();
+        assert!(error.to_string().contains("previous-4294967295"), "{error}");
+        let kept = MasterKey::load(&path).unwrap().unwrap();
+        assert_eq!(kept.check(), old.check());
     }
 
     #[test]

@@ -295,3 +295,48 @@ fn a_backup_that_is_deleted_during_a_census_does_not_stop_it() {
     let vault = bed.vault_on(bed.store().with_hook(hook)).unwrap();
     assert!(Census::take(&vault).is_ok());
 }
+
+#[test]
+fn a_repair_beside_a_verification_gives_no_false_alarm() {
+    // The old object goes while the verification reads it, and once it has noted that it is damaged.
+    for moment in [Verb::GetRange, Verb::Head] {
+        let bed = Arc::new(Bed::new());
+        bed.write(&noise(5, 40_000), 0);
+        let (root, _) = bed.backup(None);
+        let path = bed.objects("/p/").pop().unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[1000] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let damaged = std::slice::from_ref(&root.backup.id);
+        assert_eq!(verify_all(&bed).backups, damaged);
+
+        let (beside, calls) = (bed.clone(), Arc::new(AtomicUsize::new(0)));
+        let seen = calls.clone();
+        let hook: Hook = Arc::new(move |verb, path| {
+            let is_first = || seen.fetch_add(1, Ordering::SeqCst) == 0;
+            if verb == moment && path.contains("/p/") && is_first() {
+                let volume = beside.volume();
+                let open = |_: &VolumeId| VolumeReader::open(&volume).ok();
+                let repaired = care::repair::run(&beside.vault(), &open).unwrap();
+                assert!(repaired[0].restored > 0 && repaired[0].lost == 0);
+            }
+            Ok(())
+        });
+        let vault = bed.vault_on(bed.store().with_hook(hook)).unwrap();
+        let (depth, now) = (
+            Depth::Full {
+                since: Timestamp(3),
+            },
+            Timestamp(2),
+        );
+        let report = care::verify::run(&vault, depth, now, &Progress::default()).unwrap();
+        assert!(calls.load(Ordering::SeqCst) > 0, "{moment:?}");
+        assert_eq!(report.backups, [] as [BackupId; 0], "{moment:?}");
+        assert!(!path.exists(), "the repair has replaced it");
+        let row = data_pack(&bed);
+        let is_marked = bed.db.read(|c| condition::is_damaged(c, &row)).unwrap();
+        let backup = bed.db.read(|c| db::backups::find(c, &root.backup.id));
+        assert!(!is_marked && backup.unwrap().unwrap().fail_reason.is_none());
+        assert_eq!(bed.restore(&root.backup.id).unwrap(), bed.content());
+    }
+}

@@ -5,7 +5,7 @@ use crate::model::id::{JobId, ProjectId, SnapshotId, UserId, VolumeId, VolumeTyp
 use crate::model::page::{ALWAYS, Column, Kind, NO_TEXT};
 use crate::model::schema::volumes;
 use crate::model::time::Timestamp;
-use crate::model::volume::{GIB, SourceVolume, VolumeStatus};
+use crate::model::volume::{SourceVolume, VolumeStatus};
 use diesel::prelude::*;
 use std::collections::BTreeMap;
 
@@ -43,11 +43,6 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Size in bytes.
-    pub fn size_bytes(&self) -> u64 {
-        u64::try_from(self.size_gib).unwrap_or(0) * GIB
-    }
-
     /// Whether it is filled from a snapshot or another volume when it is made.
     pub fn is_copy(&self) -> bool {
         self.snapshot_id.is_some() || self.source_volume_id.is_some()

@@ -34,7 +34,7 @@ impl Tasks {
             let now = self.clock.now();
             self.under_lease(&claimed.lease, |c| snapshots::set_taken_at(c, id, now))?;
         }
-        catalog.make_snapshot(&snapshot)?;
+        catalog.make_snapshot(&snapshot, &claimed.lease, &claimed.progress)?;
         let now = self.clock.now();
         self.settle(&claimed.lease, |c| {
             let (from, to) = ([SnapshotStatus::Creating], SnapshotStatus::Available);

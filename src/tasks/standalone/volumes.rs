@@ -67,7 +67,9 @@ impl Tasks {
 
     fn create_volume(&self, claimed: &Claimed, id: &VolumeId) -> Result<(), TaskError> {
         let volume = self.volume_in(id, VolumeStatus::Creating)?;
-        self.catalog.standalone()?.make_volume(&volume)?;
+        let (lease, progress) = (&claimed.lease, &claimed.progress);
+        let catalog = self.catalog.standalone()?;
+        catalog.make_volume(&volume, lease, progress)?;
         self.volume_done(claimed, id, VolumeStatus::Creating, None)
     }
 

@@ -2,6 +2,8 @@
 
 use crate::db::DbError;
 use crate::model::error::Error;
+use crate::model::id::VolumeId;
+use crate::model::number::ImpossibleNumber;
 use crate::model::volume::VolumeStatus;
 use crate::volume::VolumeError;
 
@@ -17,9 +19,23 @@ pub enum CatalogError {
     VolumeState(VolumeStatus),
     #[error("a snapshot or copy of the volume is being taken")]
     BeingCopied,
+    #[error("the job no longer holds the volume")]
+    HoldEnded,
+    /// Between two pieces of a copy.
+    #[error("the copy was stopped")]
+    Stopped,
+    /// The lease was not renewed in time: nothing may be made any more.
+    #[error("the job's lease could not be renewed in time")]
+    Overdue,
     /// The snapshot is in a state that does not allow it.
     #[error("the snapshot is {0}")]
     SnapshotState(String),
+    /// A size that no volume can have: a row was changed by hand, or is damaged.
+    #[error("volume {volume} has no size")]
+    Size {
+        volume: VolumeId,
+        source: ImpossibleNumber,
+    },
     #[error(transparent)]
     Db(#[from] DbError),
     #[error(transparent)]

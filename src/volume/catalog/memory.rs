@@ -4,7 +4,7 @@
 use crate::model::id::{JobId, VolumeId};
 use crate::model::job::{Lease, RestoreTarget};
 use crate::model::volume::{HeldVolume, RestoredFrom, SavedVolume, SourceVolume, VolumeStatus};
-use crate::volume::catalog::CatalogError;
+use crate::volume::catalog::{CatalogError, Hold};
 use crate::volume::memory::MemoryVolume;
 use crate::volume::{Source, VolumeReader, VolumeWriter};
 use std::collections::BTreeMap;
@@ -46,15 +46,15 @@ impl Kept {
         }
     }
 
-    /// Whether the volume was free, or another run of the job holds it already.
+    /// A volume that was free could change until now.
     fn hold(
         &mut self,
         free: &[VolumeStatus],
         to: VolumeStatus,
         lease: &Lease,
-    ) -> Result<bool, CatalogError> {
+    ) -> Result<Hold, CatalogError> {
         if self.released_by.as_ref() == Some(&lease.job_id) {
-            return Ok(false);
+            return Ok(Hold::Ended);
         }
         let is_ours = self.is_held_by(lease);
         if !is_ours && !free.contains(&self.volume.status) {
@@ -62,7 +62,9 @@ impl Kept {
         }
         self.volume.status = to;
         self.holder = Some(lease.holder());
-        Ok(!is_ours)
+        Ok(Hold::Held {
+            could_change: !is_ours,
+        })
     }
 
     fn is_held_by(&self, lease: &Lease) -> bool {
@@ -105,7 +107,7 @@ impl Memory {
         self.kept().get(id).cloned()
     }
 
-    pub(super) fn hold_source(&self, lease: &Lease, id: &VolumeId) -> Result<bool, CatalogError> {
+    pub(super) fn hold_source(&self, lease: &Lease, id: &VolumeId) -> Result<Hold, CatalogError> {
         let (free, to) = ([VolumeStatus::Available], VolumeStatus::BackingUp);
         self.with(id, |kept| kept.hold(&free, to, lease))
     }
@@ -116,7 +118,8 @@ impl Memory {
         })
     }
 
-    pub(super) fn open_source(&self, job: &JobId, id: &VolumeId) -> Result<Source, CatalogError> {
+    pub(super) fn open_source(&self, lease: &Lease, id: &VolumeId) -> Result<Source, CatalogError> {
+        let job = &lease.job_id;
         self.with(id, |kept| {
             let copy = match kept.copy.take() {
                 Some((of, copy)) if of == *job => copy,
@@ -140,7 +143,7 @@ impl Memory {
         &self,
         lease: &Lease,
         target: &RestoreTarget,
-    ) -> Result<(), CatalogError> {
+    ) -> Result<Hold, CatalogError> {
         let id = &target.volume_id;
         if let (Some(wanted), None) = (&target.create, self.find(id)) {
             let volume = SourceVolume {
@@ -156,7 +159,17 @@ impl Memory {
             });
         }
         let (free, to) = ([VolumeStatus::Available], VolumeStatus::RestoringBackup);
-        self.with(id, |kept| kept.hold(&free, to, lease).map(drop))
+        self.with(id, |kept| kept.hold(&free, to, lease))
+    }
+
+    pub(super) fn begin_restore(&self, lease: &Lease, id: &VolumeId) -> Result<Hold, CatalogError> {
+        self.with(id, |kept| {
+            if kept.is_held_by(lease) {
+                kept.hold(&[], VolumeStatus::RestoringBackup, lease)
+            } else {
+                Ok(Hold::Ended)
+            }
+        })
     }
 
     pub(super) fn open_target(
@@ -218,11 +231,11 @@ impl Memory {
     pub(super) fn held(&self) -> Result<Vec<HeldVolume>, CatalogError> {
         let kept = self.kept();
         let held = kept.values().filter_map(|kept| {
-            let (job, _) = kept.holder.as_ref()?.split_once('#')?;
+            let job = Lease::job_of(kept.holder.as_ref()?)?;
             Some(HeldVolume {
                 id: kept.volume.id.clone(),
                 status: kept.volume.status,
-                job: Some(JobId::new(job)),
+                job: Some(job),
             })
         });
         Ok(held.collect())
@@ -232,9 +245,7 @@ impl Memory {
         let Some(job_id) = held.job.clone() else {
             return Ok(());
         };
-        // Follows every run of the job.
-        let attempt = i32::MAX;
-        let lease = Lease { job_id, attempt };
+        let lease = Lease::after_all(job_id);
         if held.status == VolumeStatus::RestoringBackup {
             self.end_restore(&lease, &held.id, Err(()))
         } else {

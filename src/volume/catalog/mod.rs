@@ -7,38 +7,44 @@
 //! # Holds
 //!
 //! A backup holds its source and a restore its target, from the request to the end of the job. A hold names the
-//! job and its run: a later run takes it over, and an earlier one can no longer end it. What is held for a job that
-//! is not there any more is found by `held` and ended by `give_back`.
+//! job and its run: a later run takes it over, and an earlier one can no longer end it. A job that has let go, or that
+//! the hold was taken from, gets [`Hold::Ended`]: another run may still come, as the job ends in a transaction of its
+//! own after its hold. What is held for a job that
+//! is not there any more is found by `held` and ended by `give_back`; snapshots have `held_snapshots` and
+//! `give_snapshot_back`, and the files that jobs work in have `work_files` and `remove_work_file`.
 //!
 //! # Which calls share a transaction, and which are repeated
 //!
 //! | calls | transaction | repetition |
 //! |---|---|---|
-//! | `hold_source`, `hold_target` | may share the caller's, so that a request is accepted or refused as a whole | by each run of the job; nothing happens after the job has ended its hold |
+//! | `hold_source`, `hold_target` | may share the caller's, so that a request is accepted or refused as a whole | by each run of the job; after its hold has ended nothing happens, and the answer is `Hold::Ended` |
 //! | `begin_restore`, `open_source`, `open_target`, `finish_target`, `has_copy` | never in one: they may take long | by each run of the job |
 //! | `end_backup`, `end_restore`, `give_target_back` | never in one | by each run of the job; what a later run holds or has made stays |
-//! | `give_back` | never in one | by any worker; nothing happens once the state has changed |
+//! | `give_back`, `give_snapshot_back`, `remove_work_file` | never in one | by any worker; nothing happens once the state has changed |
 //! | `resources`, `usage` | read in the caller's, beside the quota of backups | they change nothing |
-//! | `volume`, `snapshot`, `saved`, `held`, `open_volume`, `availability_zone` | none | they change nothing |
+//! | `volume`, `snapshot`, `saved`, `held`, `held_snapshots`, `work_files`, `open_volume`, `availability_zone` | none | they change nothing |
 //!
 //! A database may run a transaction twice, or throw it away after the hold. A catalogue that is not in our
 //! database cannot follow: it must take the same hold twice, and a hold whose job was never inserted is found
 //! and given back like that of a lost job.
 
 mod error;
+mod hold;
 #[cfg(test)]
 pub mod memory;
 pub mod standalone;
 
 pub use error::CatalogError;
+pub use hold::Hold;
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::{Db, DbConnection};
 use crate::model::id::{JobId, ProjectId, SnapshotId, VolumeId};
 use crate::model::job::{Lease, RestoreTarget};
-use crate::model::snapshot::SourceSnapshot;
-use crate::model::volume::{HeldVolume, RestoredFrom, SavedVolume, SourceVolume};
+use crate::model::progress::Progress;
+use crate::model::snapshot::{HeldSnapshot, SourceSnapshot};
+use crate::model::volume::{HeldVolume, RestoredFrom, SavedVolume, SourceVolume, WorkFile};
 use crate::volume::{Source, VolumeReader, VolumeWriter};
 use standalone::{Standalone, quota};
 use std::collections::BTreeMap;
@@ -127,8 +133,7 @@ impl Catalog {
         }
     }
 
-    /// Holds the volume, or the snapshot if one is named, for a backup. Says whether the bytes could change until
-    /// now: of a volume that was not held, or that is in use, as its users go on writing.
+    /// Holds the volume, or the snapshot if one is named, for a backup.
     pub fn hold_source(
         &self,
         c: &mut DbConnection,
@@ -136,7 +141,7 @@ impl Catalog {
         volume: &VolumeId,
         snapshot: Option<&SnapshotId>,
         force: bool,
-    ) -> Result<bool, CatalogError> {
+    ) -> Result<Hold, CatalogError> {
         match self {
             Self::Standalone(standalone) => {
                 standalone.hold_source(c, lease, volume, snapshot, force)
@@ -158,21 +163,23 @@ impl Catalog {
     }
 
     /// Opens what a held volume or snapshot contains, up to its size, at one moment; with what changed since an
-    /// earlier backup, given by its change id, if that is known.
+    /// earlier backup, given by its change id, if that is known. An error once the run was asked to stop, or its lease
+    /// is over, where that takes long.
     pub fn open_source(
         &self,
-        job: &JobId,
+        lease: &Lease,
         volume: &VolumeId,
         snapshot: Option<&SnapshotId>,
         size_gib: i64,
         since: Option<&str>,
+        progress: &Progress,
     ) -> Result<Source, CatalogError> {
         match self {
             Self::Standalone(standalone) => {
-                standalone.open_source(job, volume, snapshot, size_gib, since)
+                standalone.open_source(lease, volume, snapshot, size_gib, since, progress)
             }
             #[cfg(test)]
-            Self::Memory(memory) => memory.open_source(job, volume),
+            Self::Memory(memory) => memory.open_source(lease, volume),
         }
     }
 
@@ -200,7 +207,7 @@ impl Catalog {
         c: &mut DbConnection,
         lease: &Lease,
         target: &RestoreTarget,
-    ) -> Result<(), CatalogError> {
+    ) -> Result<Hold, CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.hold_target(c, lease, target),
             #[cfg(test)]
@@ -208,12 +215,17 @@ impl Catalog {
         }
     }
 
-    /// Holds the target of a restore, as its job does.
-    pub fn begin_restore(&self, lease: &Lease, target: &RestoreTarget) -> Result<(), CatalogError> {
+    /// Takes over the target that the request of a restore holds. A target that is not held any more is not held
+    /// again, and one that was made and is gone is not made again.
+    pub fn begin_restore(
+        &self,
+        lease: &Lease,
+        target: &RestoreTarget,
+    ) -> Result<Hold, CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.begin_restore(lease, target),
             #[cfg(test)]
-            Self::Memory(memory) => memory.hold_target(lease, target),
+            Self::Memory(memory) => memory.begin_restore(lease, &target.volume_id),
         }
     }
 
@@ -267,7 +279,7 @@ impl Catalog {
         }
     }
 
-    /// The volumes that are in a state that only a job can end. Snapshots are not looked for.
+    /// The volumes that are in a state that only a job can end.
     pub fn held(&self) -> Result<Vec<HeldVolume>, CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.held(),
@@ -282,6 +294,42 @@ impl Catalog {
             Self::Standalone(standalone) => standalone.give_back(held),
             #[cfg(test)]
             Self::Memory(memory) => memory.give_back(held),
+        }
+    }
+
+    /// The snapshots that are in a state that only a job can end.
+    pub fn held_snapshots(&self) -> Result<Vec<HeldSnapshot>, CatalogError> {
+        match self {
+            Self::Standalone(standalone) => standalone.held_snapshots(),
+            #[cfg(test)]
+            Self::Memory(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Ends a snapshot's state whose job is not there, as if that job had failed.
+    pub fn give_snapshot_back(&self, held: &HeldSnapshot) -> Result<(), CatalogError> {
+        match self {
+            Self::Standalone(standalone) => standalone.give_snapshot_back(held),
+            #[cfg(test)]
+            Self::Memory(_) => Err(CatalogError::NoSnapshot),
+        }
+    }
+
+    /// The files that jobs work in.
+    pub fn work_files(&self) -> Result<Vec<WorkFile>, CatalogError> {
+        match self {
+            Self::Standalone(standalone) => standalone.work_files(),
+            #[cfg(test)]
+            Self::Memory(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Removes a file whose job is not there.
+    pub fn remove_work_file(&self, left: &WorkFile) -> Result<(), CatalogError> {
+        match self {
+            Self::Standalone(standalone) => standalone.remove_work_file(left),
+            #[cfg(test)]
+            Self::Memory(_) => Ok(()),
         }
     }
 

@@ -492,7 +492,6 @@ fn of_jobs() -> Vec<Call> {
         services::is_disabled("cinder-backup");
         workers::put(&worker());
         workers::all();
-        services::disabled();
         workers::places(Lane::Backup, &["w"]);
         workers::is_resting("w", &["w2".to_owned()]);
         workers::are_disabled();
@@ -522,6 +521,7 @@ fn of_volumes() -> Vec<Call> {
             None,
             NOW,
         );
+        snapshots::busy();
         snapshots::release(&snapshot(1003), &Lease { job_id: job(1003), attempt: 1 }, NOW);
         snapshots::update(&snapshot(OTHER), renamed().as_ref(), None, None, NOW);
         snapshots::any_of(&volume(OTHER));

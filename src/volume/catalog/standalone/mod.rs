@@ -1,10 +1,12 @@
 //! The catalogue of standalone mode: rows in our database, sparse raw files in a directory.
 
+mod copy;
 pub mod demand;
 mod held;
 pub mod quota;
 mod restore;
 pub mod transfer;
+mod work_files;
 
 use crate::clock::Clock;
 use crate::config;
@@ -14,6 +16,7 @@ use crate::model::column::Json;
 use crate::model::error::{Error, chain};
 use crate::model::id::{JobId, ProjectId, SnapshotId, VolumeId, VolumeTypeId};
 use crate::model::job::{JobState, Lease};
+use crate::model::progress::Progress;
 use crate::model::snapshot::SnapshotStatus;
 use crate::model::standalone::group::{CONSISTENCY_GROUP_TYPE, GroupType, Visibility};
 use crate::model::standalone::snapshot::Snapshot;
@@ -21,9 +24,9 @@ use crate::model::standalone::stored::{Resource, Stored};
 use crate::model::standalone::volume::Volume;
 use crate::model::standalone::volume_type::{DEFAULT_TYPE_NAME, VolumeType};
 use crate::model::time::Timestamp;
-use crate::model::volume::{GIB, SavedVolume, VolumeStatus};
+use crate::model::volume::{GIB, SavedVolume, VolumeStatus, bytes_of};
 use crate::volume::VolumeError;
-use crate::volume::catalog::CatalogError;
+use crate::volume::catalog::{CatalogError, Hold};
 use crate::volume::file;
 use crate::volume::{Source, VolumeReader, tracking};
 use std::path::{Path, PathBuf};
@@ -146,8 +149,7 @@ impl Standalone {
     }
 
     /// Holds the volume, or the snapshot if one is named, for a backup, inside a transaction of the caller's.
-    /// Repeatable; nothing happens if the job has let go already. Whether the bytes could change until now: of a
-    /// volume that was not held, or that is in use, as its users go on writing.
+    /// Repeatable; nothing happens if the job has let go already.
     pub fn hold_source(
         &self,
         c: &mut DbConnection,
@@ -155,20 +157,25 @@ impl Standalone {
         volume: &VolumeId,
         snapshot: Option<&SnapshotId>,
         force: bool,
-    ) -> Result<bool, CatalogError> {
+    ) -> Result<Hold, CatalogError> {
         let now = self.clock.now();
         if let Some(id) = snapshot {
-            return hold_snapshot(c, id, lease, now).map(|()| false);
+            return hold_snapshot(c, id, lease, now);
         }
         let from: &[VolumeStatus] = if force {
             &[VolumeStatus::Available, VolumeStatus::InUse]
         } else {
             &[VolumeStatus::Available]
         };
-        let is_new = hold_volume(c, volume, from, VolumeStatus::BackingUp, lease, now)?;
+        let hold = hold_volume(c, volume, from, VolumeStatus::BackingUp, lease, now)?;
         let row = volumes::find(c, volume)?;
         let is_in_use = row.is_some_and(|row| row.previous_status == Some(VolumeStatus::InUse));
-        Ok(is_new || is_in_use)
+        Ok(match hold {
+            Hold::Held { could_change } => Hold::Held {
+                could_change: could_change || is_in_use,
+            },
+            Hold::Ended => Hold::Ended,
+        })
     }
 
     /// Whether an earlier run of the job has made a copy of the volume, which it is read from.
@@ -186,13 +193,14 @@ impl Standalone {
     /// may tear.
     pub fn open_source(
         &self,
-        job: &JobId,
+        lease: &Lease,
         volume: &VolumeId,
         snapshot: Option<&SnapshotId>,
         size_gib: i64,
         since: Option<&str>,
+        progress: &Progress,
     ) -> Result<Source, CatalogError> {
-        let length = u64::try_from(size_gib).unwrap_or(0) * GIB;
+        let (job, length) = (&lease.job_id, length(volume, size_gib)?);
         let open = |path: &Path| VolumeReader::open(path)?.limited(length);
         let content = match snapshot {
             Some(id) => self.snapshot_path(id),
@@ -218,7 +226,7 @@ impl Standalone {
             if snapshot.is_some() || row.previous_status != Some(VolumeStatus::InUse) {
                 return Ok(Source::untracked(open(&content)?));
             }
-            file::clone(&content, &temporary, 0)?;
+            self.copy((&content, &temporary), 0, lease, progress)?;
         }
         Ok(Source::untracked(open(&temporary)?))
     }
@@ -320,20 +328,23 @@ impl Standalone {
     }
 
     /// Makes a volume's file: empty, or from a snapshot or another volume. Repeatable.
-    pub fn make_volume(&self, volume: &Volume) -> Result<(), CatalogError> {
+    pub fn make_volume(
+        &self,
+        volume: &Volume,
+        lease: &Lease,
+        progress: &Progress,
+    ) -> Result<(), CatalogError> {
         let path = self.volume_path(&volume.id);
+        let length = length(&volume.id, volume.size_gib)?;
         let source = match (&volume.snapshot_id, &volume.source_volume_id) {
             (Some(snapshot), _) => Some(self.snapshot_path(snapshot)),
             (None, Some(source)) => Some(self.volume_path(source)),
             (None, None) => None,
         };
         match source {
-            // A copy appears only when it is whole.
-            Some(_) if path.exists() => {}
-            Some(source) => file::clone(&source, &path, volume.size_bytes())?,
-            None => file::create(&path, volume.size_bytes())?,
+            Some(source) => self.copy((&source, &path), length, lease, progress),
+            None => Ok(file::create(&path, length)?),
         }
-        Ok(())
     }
 
     /// Removes a volume's file. Repeatable.
@@ -347,7 +358,7 @@ impl Standalone {
 
     /// Makes a volume's file longer. Repeatable.
     pub fn extend_volume(&self, id: &VolumeId, size_gib: i64) -> Result<(), CatalogError> {
-        let length = u64::try_from(size_gib).unwrap_or(0) * GIB;
+        let length = length(id, size_gib)?;
         Ok(file::extend(&self.volume_path(id), length)?)
     }
 
@@ -357,18 +368,31 @@ impl Standalone {
     }
 
     /// Makes a snapshot's file. Repeatable.
-    pub fn make_snapshot(&self, snapshot: &Snapshot) -> Result<(), CatalogError> {
-        if !self.has_snapshot(&snapshot.id) {
-            let path = self.snapshot_path(&snapshot.id);
-            file::clone(&self.volume_path(&snapshot.volume_id), &path, 0)?;
-        }
-        Ok(())
+    pub fn make_snapshot(
+        &self,
+        snapshot: &Snapshot,
+        lease: &Lease,
+        progress: &Progress,
+    ) -> Result<(), CatalogError> {
+        let (from, to) = (
+            self.volume_path(&snapshot.volume_id),
+            self.snapshot_path(&snapshot.id),
+        );
+        self.copy((&from, &to), 0, lease, progress)
     }
 
     /// Removes a snapshot's file. Repeatable.
     pub fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), CatalogError> {
         Ok(file::remove(&self.snapshot_path(id))?)
     }
+}
+
+/// The bytes of a volume; an error that names it if it can have no such size.
+fn length(volume: &VolumeId, size_gib: i64) -> Result<u64, CatalogError> {
+    bytes_of(size_gib).map_err(|source| CatalogError::Size {
+        volume: volume.clone(),
+        source,
+    })
 }
 
 fn default_type(c: &mut DbConnection) -> Result<VolumeType, CatalogError> {
@@ -378,7 +402,7 @@ fn default_type(c: &mut DbConnection) -> Result<VolumeType, CatalogError> {
 
 /// Moves a volume into a state that the lease holds: from states in which it is free, or from an
 /// earlier run of the same job. Where another transaction was faster, its result is looked at
-/// again, so that a refusal names the state that caused it. Whether it was free.
+/// again, so that a refusal names the state that caused it. One that was free could change.
 fn hold_volume(
     connection: &mut db::DbConnection,
     volume: &VolumeId,
@@ -386,7 +410,7 @@ fn hold_volume(
     to: VolumeStatus,
     lease: &Lease,
     now: Timestamp,
-) -> Result<bool, CatalogError> {
+) -> Result<Hold, CatalogError> {
     let holder = lease.holder();
     // Not while an attachment is being made or ended.
     db::lock(connection, volume.as_str())?;
@@ -394,7 +418,7 @@ fn hold_volume(
         let row = volumes::find(connection, volume)?;
         let row = row.ok_or(CatalogError::NoVolume)?;
         if row.released_by.as_ref() == Some(&lease.job_id) {
-            return Ok(false);
+            return Ok(Hold::Ended);
         }
         let is_ours = row.reserved_by.is_some_and(|holder| lease.follows(&holder));
         if !is_ours && !free.contains(&row.status) {
@@ -406,24 +430,26 @@ fn hold_volume(
             volumes::transition(connection, volume, free, to, Some(&holder), now)
         };
         if held? {
-            return Ok(!is_ours);
+            return Ok(Hold::Held {
+                could_change: !is_ours,
+            });
         }
     }
 }
 
-/// The same for a snapshot, which is free when it is available.
+/// The same for a snapshot, which is free when it is available. Its bytes never change.
 fn hold_snapshot(
     connection: &mut db::DbConnection,
     snapshot: &SnapshotId,
     lease: &Lease,
     now: Timestamp,
-) -> Result<(), CatalogError> {
+) -> Result<Hold, CatalogError> {
     let holder = lease.holder();
     loop {
         let row = snapshots::find(connection, snapshot)?;
         let row = row.ok_or(CatalogError::NoSnapshot)?;
         if row.released_by.as_ref() == Some(&lease.job_id) {
-            return Ok(());
+            return Ok(Hold::Ended);
         }
         let is_ours = row.reserved_by.is_some_and(|holder| lease.follows(&holder));
         let from = match (is_ours, row.status) {
@@ -434,7 +460,39 @@ fn hold_snapshot(
         let to = SnapshotStatus::BackingUp;
         let held = snapshots::transition(connection, snapshot, &[from], to, Some(&holder), now);
         if held? {
-            return Ok(());
+            return Ok(Hold::Held {
+                could_change: false,
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, DataDir};
+
+    #[test]
+    fn a_size_that_no_volume_has_is_refused_and_the_volume_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config {
+            data_dir: DataDir(dir.path().to_owned()),
+            ..Config::default()
+        };
+        let db = Db::open(&config.database_url()).unwrap();
+        let catalog = Standalone::open(db, Clock::System, &config).unwrap();
+        let (lease, id) = (Lease::unclaimed(&JobId::random()), VolumeId::random());
+        file::create(&catalog.volume_path(&id), GIB).unwrap();
+        for size in [-1, i64::MIN, i64::MAX] {
+            let progress = Progress::default();
+            let opened = catalog.open_source(&lease, &id, None, size, None, &progress);
+            let opened = opened.map(drop);
+            for refused in [opened, catalog.extend_volume(&id, size)] {
+                let error = refused.unwrap_err();
+                assert!(matches!(error, CatalogError::Size { .. }), "{error:?}");
+                let said = chain(&error);
+                assert!(said.contains(id.as_str()) && said.contains(&size.to_string()));
+            }
         }
     }
 }

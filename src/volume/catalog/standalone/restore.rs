@@ -7,9 +7,9 @@ use crate::model::id::VolumeId;
 use crate::model::job::{Lease, RestoreTarget, RestoreVolume};
 use crate::model::standalone::volume::Volume;
 use crate::model::volume::{RestoredFrom, VolumeStatus};
-use crate::volume::catalog::CatalogError;
 use crate::volume::catalog::standalone::demand::Demand;
-use crate::volume::catalog::standalone::{Standalone, default_type, hold_volume};
+use crate::volume::catalog::standalone::{Standalone, default_type, hold_volume, length};
+use crate::volume::catalog::{CatalogError, Hold};
 use crate::volume::file::{self, FileWriter};
 use crate::volume::{VolumeError, VolumeWriter};
 use std::collections::BTreeMap;
@@ -22,19 +22,29 @@ const RESTORE_NAME_PREFIX: &str = "restore_backup_";
 const SOURCE_BACKUP_KEY: &str = "src_backup_id";
 
 impl Standalone {
-    /// Holds the target of a restore: an existing volume, or one that is made for it. Repeatable; nothing
-    /// happens if the job has let go already.
-    pub fn begin_restore(&self, lease: &Lease, target: &RestoreTarget) -> Result<(), CatalogError> {
-        self.db.write(|c| self.hold_target(c, lease, target))
+    /// Takes over the target that the request holds. Repeatable.
+    pub fn begin_restore(
+        &self,
+        lease: &Lease,
+        target: &RestoreTarget,
+    ) -> Result<Hold, CatalogError> {
+        let (id, to) = (&target.volume_id, VolumeStatus::RestoringBackup);
+        let now = self.clock.now();
+        // Free or not: it is not the job's any more, and may hold what its owner wrote since.
+        match self.db.write(|c| hold_volume(c, id, &[], to, lease, now)) {
+            Err(CatalogError::VolumeState(_)) => Ok(Hold::Ended),
+            hold => hold,
+        }
     }
 
-    /// The same inside a transaction of the caller's, so that a request is accepted or refused as a whole.
+    /// Holds the target of a restore, an existing volume or one that is made for it, inside a transaction of the
+    /// caller's, so that a request is accepted or refused as a whole.
     pub fn hold_target(
         &self,
         c: &mut DbConnection,
         lease: &Lease,
         target: &RestoreTarget,
-    ) -> Result<(), CatalogError> {
+    ) -> Result<Hold, CatalogError> {
         match &target.create {
             Some(wanted) => self.create_target(c, lease, &target.volume_id, wanted),
             None => self.hold_existing_target(c, lease, &target.volume_id),
@@ -47,7 +57,7 @@ impl Standalone {
         lease: &Lease,
         id: &VolumeId,
         wanted: &RestoreVolume,
-    ) -> Result<(), CatalogError> {
+    ) -> Result<Hold, CatalogError> {
         let volume_type = default_type(c)?;
         let now = self.clock.now();
         let row = Volume {
@@ -74,15 +84,12 @@ impl Standalone {
             created_at: now,
             updated_at: None,
         };
-        if volumes::find(c, id)?.is_some() {
-            let to = VolumeStatus::RestoringBackup;
-            return hold_volume(c, id, &[], to, lease, now).map(drop);
-        }
         db::lock_project(c, &wanted.project_id)?;
         let demand = Demand::volume(row.size_gib, &row.volume_type_id);
         self.check_quota(c, &wanted.project_id, &demand, false)
             .map_err(CatalogError::Refused)?;
-        Ok(volumes::insert(c, &row)?)
+        volumes::insert(c, &row)?;
+        Ok(Hold::Held { could_change: true })
     }
 
     fn hold_existing_target(
@@ -90,14 +97,14 @@ impl Standalone {
         c: &mut DbConnection,
         lease: &Lease,
         volume: &VolumeId,
-    ) -> Result<(), CatalogError> {
+    ) -> Result<Hold, CatalogError> {
         let now = self.clock.now();
         let (from, to) = ([VolumeStatus::Available], VolumeStatus::RestoringBackup);
         db::lock(c, volume.as_str())?;
         if volumes::is_being_copied(c, volume)? {
             return Err(CatalogError::BeingCopied);
         }
-        hold_volume(c, volume, &from, to, lease, now).map(drop)
+        hold_volume(c, volume, &from, to, lease, now)
     }
 
     /// The file of a volume that a run of a restore makes. It is that run's alone until it is whole and takes
@@ -120,14 +127,15 @@ impl Standalone {
         data_bytes: u64,
     ) -> Result<VolumeWriter, CatalogError> {
         let row = self.volume(volume)?.ok_or(CatalogError::NoVolume)?;
+        let length = length(volume, row.size_gib)?;
         let mut path = self.volume_path(volume);
         if row.previous_status != Some(VolumeStatus::Creating) {
             // A volume that an earlier restore could not make has none.
-            file::create_new(&path, row.size_bytes())?;
+            file::create(&path, length)?;
         } else if !path.exists() {
             self.remove_targets(volume, Some(lease))?;
             path = self.target_path(lease, volume);
-            file::create(&path, row.size_bytes().max(bytes))?;
+            file::create(&path, length.max(bytes))?;
         }
         let writer = FileWriter::open(&path)?;
         writer.check_room(data_bytes)?;
