@@ -65,7 +65,8 @@
 //!   backup that the census did not see needs the pack. An import looks, after its set is noted, whether root and
 //!   frames are still there, and takes references on all packs in its last transaction.
 //! * **A**, again: a reader that finds a pack missing or damaged reads the row again and tries a second time, as the row
-//!   may lead to another object by now. An old object is deleted only after the switch to the new one.
+//!   may lead to another object by now. An old object is deleted only after the switch to the new one, and by a repair
+//!   only if the new one has every frame that backups need.
 //! * **C**, compare: a write to the row of a pack names the rewrite that was looked at. If the row leads to another object
 //!   by now, nothing is written. A verification asks once more whether a backup still exists
 //!   before it calls it damaged. Chunks of a damaged pack leave the index, so that later backups store

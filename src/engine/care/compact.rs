@@ -8,7 +8,7 @@
 
 use crate::db::collection;
 use crate::engine::care::census::{Census, open, unless_unreadable};
-use crate::engine::care::switch::Switch;
+use crate::engine::care::switch::{Old, Switch};
 use crate::engine::format::manifest::FrameRef;
 use crate::engine::format::pack::{NewFrame, PackBuilder, SealedPack};
 use crate::engine::vault::{Vault, pack_name};
@@ -32,7 +32,7 @@ impl Census {
         let Some((sealed, dropped)) = unless_unreadable(rewritten)? else {
             return Ok(None);
         };
-        switch.finish(sealed, |c, _| {
+        switch.finish(sealed, Old::Deleted, |c, _| {
             if collection::is_referenced(c, pack)? || self.is_needed_meanwhile(c, vault, pack)? {
                 return Err(Error::Fenced);
             }

@@ -79,6 +79,47 @@ fn a_frame_of_which_nobody_knows_what_it_held_is_lost_however_often_one_repairs(
 }
 
 #[test]
+fn what_a_repair_cannot_read_may_come_back_later() {
+    let bed = Bed::new();
+    bed.write(&noise(6, 40_000), 0);
+    let (root, _) = bed.backup(None);
+    let content = bed.content();
+    let row = data_pack(&bed);
+    let vault = bed.vault();
+    let (name, length) = (vault::pack_name(&vault, &row), row.stored_bytes.get());
+    let opened = format::pack::PackReader::open(&vault.store, name, length, &vault.keys).unwrap();
+    // The storage serves wrong bytes of two frames. The volume still holds one of them.
+    let old = bed.dir.path().join("store").join(name.key().to_string());
+    let sound = std::fs::read(&old).unwrap();
+    let mut damaged = sound.clone();
+    for frame in &opened.rows[..2] {
+        damaged[frame.offset as usize + 5] ^= 1;
+    }
+    std::fs::write(&old, damaged).unwrap();
+    bed.write(&noise(7, 4096), 0);
+    let lost = std::slice::from_ref(&root.backup.id);
+    assert_eq!(verify_all(&bed).backups, lost);
+    let volume = bed.volume();
+    let open = |_: &VolumeId| VolumeReader::open(&volume).ok();
+    let repaired = crate::engine::care::repair::run(&vault, &open).unwrap();
+    assert_eq!((repaired[0].restored, repaired[0].lost), (1, 1));
+    // Collections keep the old object as well.
+    for _ in 0..2 {
+        care::collect::run(&vault).unwrap();
+    }
+    assert!(old.exists(), "the only copy of a frame was deleted");
+    // The storage is sound again.
+    std::fs::write(&old, sound).unwrap();
+    assert_eq!(repair(&bed), (1, 0));
+    assert_eq!(verify_all(&bed).backups, [] as [BackupId; 0]);
+    assert_eq!(bed.restore(&root.backup.id).unwrap(), content);
+    for _ in 0..2 {
+        care::collect::run(&vault).unwrap();
+    }
+    assert_eq!(bed.objects("/p/").len(), 1, "the old objects stay for ever");
+}
+
+#[test]
 fn a_read_that_fails_once_costs_no_frame() {
     let bed = Bed::new();
     bed.write(&noise(2, 200_000), 0);
