@@ -365,7 +365,7 @@ pub fn next_rewrite(
 }
 
 /// Makes a new object the current one of its pack, if the row has not changed and the generation is still the latest.
-/// The row stays locked until the transaction ends.
+/// The row stays locked until the transaction ends. A mark of damage stays; the caller knows what the new object lacks.
 pub fn switch(
     connection: &mut DbConnection,
     old: &Pack,
@@ -386,7 +386,6 @@ pub fn switch(
             packs::rewrite.eq(new.rewrite),
             packs::stored_bytes.eq(new.stored_bytes),
             packs::chunk_count.eq(new.chunk_count),
-            packs::damage.eq(None::<String>),
         ))
         .execute(connection)?;
     Ok(switched == 1 && is_latest(connection, old.vault, generation)?)

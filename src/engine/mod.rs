@@ -70,7 +70,7 @@
 //! * **C**, compare: a write to the row of a pack names the rewrite that was looked at. If the row leads to another object
 //!   by now, nothing is written. A verification asks once more whether a backup still exists
 //!   before it calls it damaged. Chunks of a damaged pack leave the index, so that later backups store
-//!   them again; a backup that relies on them already is called damaged by the next verification. A pack that a
+//!   them again, and come back if the pack is found sound; a backup that relies on them already is called damaged by the next verification. A pack that a
 //!   collection is removing is not called missing. Two rebuilds at once take a backup in once.
 //! * **G**, generation: collections, repairs and rebuilds each begin a generation. A rewrite number is given out, and
 //!   a pack is switched, only in the latest one; a collection condemns packs, gives them up and removes objects that

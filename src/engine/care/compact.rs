@@ -3,10 +3,10 @@
 //!
 //! The switch to the new object (`switch.rs`) is one transaction. It is refused if a session references the pack, if a
 //! backup that the census did not see needs it, or if a later generation has begun: each of them may rely on a frame
-//! that was dropped. Sessions look chunks up while they hold a reference on the pack, so none finds a chunk that was
+//! that was dropped. It is refused as well if the pack was marked damaged meanwhile: its frames are left to a repair. Sessions look chunks up while they hold a reference on the pack, so none finds a chunk that was
 //! just dropped.
 
-use crate::db::collection;
+use crate::db::{collection, condition};
 use crate::engine::care::census::{Census, open, unless_unreadable};
 use crate::engine::care::switch::{Old, Switch};
 use crate::engine::format::manifest::FrameRef;
@@ -18,7 +18,7 @@ use crate::model::pack::Pack;
 
 impl Census {
     /// Writes a pack again without its unused frames; gives the new length. `None`: the pack stays as it is, as a
-    /// session or backup may need what was unused, a later generation has begun, or the pack cannot be read.
+    /// session or backup may need what was unused, a later generation has begun, or the pack is damaged.
     pub(crate) fn compact(
         &self,
         vault: &Vault,
@@ -33,7 +33,10 @@ impl Census {
             return Ok(None);
         };
         switch.finish(sealed, Old::Deleted, |c, _| {
-            if collection::is_referenced(c, pack)? || self.is_needed_meanwhile(c, vault, pack)? {
+            if collection::is_referenced(c, pack)?
+                || self.is_needed_meanwhile(c, vault, pack)?
+                || condition::is_damaged(c, pack)?
+            {
                 return Err(Error::Fenced);
             }
             Ok(collection::forget_frames(c, pack, &dropped)?)

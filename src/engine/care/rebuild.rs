@@ -1,6 +1,7 @@
 //! Finds vaults, packs and roots by listing a storage. From them a lost database is built again, and an old one is
 //! brought up to date.
 
+use crate::db::condition::IS_MISSING;
 use crate::db::{self, DbError};
 use crate::engine::care::census::Census;
 use crate::engine::care::frames;
@@ -321,7 +322,7 @@ fn mark_missing(vault: &Vault, found: &Found) -> Result<()> {
 fn mark_if_missing(vault: &Vault, pack: &Pack) -> Result<()> {
     let key = pack_name(vault, pack).key();
     if vault.store.length(&key)?.is_none() {
-        let damage = format!("{key} is missing");
+        let damage = format!("{key}{IS_MISSING}");
         vault
             .db
             .write(|c| db::condition::set(c, pack, Some(&damage), None))?;

@@ -431,7 +431,7 @@ fn store(
             return Err(Error::Fenced);
         }
         if is_whole {
-            condition::found(c, pack)?;
+            condition::mended(c, pack)?;
             if is_all {
                 db::packs::note_whole_rewrite(c, written)?;
             }

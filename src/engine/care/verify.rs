@@ -5,7 +5,8 @@
 //! not matter to it.
 //!
 //! Damage of a pack is noted in the database. New backups then do not find its chunks and do not inherit from it, so
-//! they store that data again. [`repair`] can repair the pack.
+//! they store that data again. If the pack is found sound later, the note goes and its chunks are found again; what only
+//! reading has shown takes reading to go. [`repair`] can repair the pack.
 //!
 //! [`repair`]: crate::engine::care::repair
 

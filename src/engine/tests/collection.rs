@@ -199,6 +199,26 @@ fn nothing_that_somebody_may_rely_upon_is_compacted_away() {
 }
 
 #[test]
+fn a_pack_that_was_marked_since_is_left_to_a_repair() {
+    let bed = Bed::new();
+    half_dead(&bed);
+    let vault = bed.vault();
+    let generation = bed
+        .db
+        .write(|c| db::collection::next_generation(c, vault.number));
+    let census = care::census::Census::take(&vault).unwrap();
+    let settled = bed.db.read(|c| db::collection::settled(c, vault.number));
+    let sparse = census.sparse(&vault, &settled.unwrap(), 0.25).unwrap();
+    let (pack, generation) = (&sparse[0].pack, generation.unwrap());
+    bed.db
+        .write(|c| db::condition::set(c, pack, Some("a fault"), None))
+        .unwrap();
+    let compacted = census.compact(&vault, pack, generation).unwrap();
+    let is_marked = bed.db.read(|c| db::condition::is_damaged(c, pack)).unwrap();
+    assert!(compacted.is_none() && is_marked);
+}
+
+#[test]
 fn a_backup_reads_on_while_its_packs_are_compacted_under_it() {
     let bed = Bed::new();
     let child = half_dead(&bed);

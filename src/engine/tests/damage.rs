@@ -149,6 +149,77 @@ fn a_read_that_fails_once_costs_no_frame() {
     assert_eq!(bed.restore(&root.backup.id).unwrap(), bed.content());
 }
 
+/// The storage as it answers while the folder of the packs is not mounted: whatever is read of a pack is not there.
+fn without_packs(bed: &Bed) -> Vault {
+    let hook: Hook = Arc::new(|verb, path| {
+        let is_pack = path.contains("/p/") || path.contains("/m/");
+        match verb {
+            Verb::Get | Verb::GetRange | Verb::Head if is_pack => {
+                Err(crate::store::StoreErrorKind::Missing)
+            }
+            _ => Ok(()),
+        }
+    });
+    bed.vault_on(bed.store().with_hook(hook)).unwrap()
+}
+
+fn look(vault: &Vault) -> Report {
+    care::verify::run(vault, Depth::Quick, Timestamp(1), &Progress::default()).unwrap()
+}
+
+fn damaged(bed: &Bed) -> Vec<Pack> {
+    bed.db
+        .read(|c| condition::damaged(c, bed.row.number))
+        .unwrap()
+}
+
+#[test]
+fn an_hour_without_the_storage_costs_no_deduplication() {
+    let bed = Bed::new();
+    bed.write(&noise(8, 150_000), 0);
+    bed.backup(None);
+    let packs = bed.objects("/p/");
+    look(&without_packs(&bed));
+    assert_eq!(damaged(&bed).len(), condition_packs(&bed).len());
+    assert_eq!(look(&bed.vault()).backups, [] as [BackupId; 0]);
+    assert!(damaged(&bed).is_empty());
+    let (again, _) = bed.backup(None);
+    assert_eq!(bed.objects("/p/"), packs, "what is there is stored again");
+    assert_eq!(bed.restore(&again.backup.id).unwrap(), bed.content());
+}
+
+#[test]
+fn what_only_reading_has_shown_takes_reading_to_go() {
+    let bed = Bed::new();
+    bed.write(&noise(9, 40_000), 0);
+    bed.backup(None);
+    let row = data_pack(&bed);
+    let indexed = || {
+        let chunks = bed
+            .db
+            .read(|c| db::chunks::of_pack(c, row.vault, row.number));
+        let mut chunks = chunks.unwrap();
+        chunks.sort();
+        chunks
+    };
+    let before = indexed();
+    let path = bed.objects("/p/").pop().unwrap();
+    let sound = std::fs::read(&path).unwrap();
+    let mut bytes = sound.clone();
+    bytes[format::PACK_HEADER_BYTES + 5] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    verify_all(&bed);
+    std::fs::write(&path, sound).unwrap();
+    look(&bed.vault());
+    look(&without_packs(&bed));
+    look(&bed.vault());
+    assert_eq!(damaged(&bed), [row.clone()]);
+    assert!(indexed().is_empty() && !before.is_empty());
+    verify_all(&bed);
+    assert!(damaged(&bed).is_empty());
+    assert_eq!(indexed(), before);
+}
+
 #[test]
 fn a_root_that_is_not_the_committed_one_is_told_of() {
     let bed = Bed::new();

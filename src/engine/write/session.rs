@@ -1,6 +1,7 @@
 //! The session of a writer: what its packers and its uploading threads share.
 
 use crate::db;
+use crate::db::condition::IS_MISSING;
 use crate::engine::format::codec::{Encoder, Pace};
 use crate::engine::format::pack::{PackReader, SealedPack, indexed};
 use crate::engine::format::row::{FrameRow, PackName};
@@ -144,8 +145,8 @@ impl<'a> Session<'a> {
             };
             let key = pack_name(self.vault, &pack).key();
             let seen = self.vault.expect(&key, pack.stored_bytes.get());
-            if let Err(error @ Error::Lost { .. }) = &seen {
-                let damage = error.to_string();
+            if let Err(Error::Lost { object }) = &seen {
+                let damage = format!("{object}{IS_MISSING}");
                 self.write(|c| db::condition::set(c, &pack, Some(&damage), None))?;
             }
             seen

@@ -408,6 +408,7 @@ fn of_vaults() -> Vec<Call> {
         condition::set["sound"](&w.pack, None, Some(NOW));
         condition::lost(&w.pack);
         condition::found(&w.pack);
+        condition::mended(&w.pack);
         condition::is_damaged(&w.pack);
         condition::damaged(BIG);
         condition::tell(&backup(OTHER), "damaged", Some("damaged"));
