@@ -11,7 +11,7 @@ use crate::model::schema::{
 };
 use diesel::dsl::{exists, not};
 use diesel::prelude::*;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Packs in one statement, below both databases' limits.
 pub const BATCH: usize = 1000;
@@ -171,6 +171,21 @@ pub fn unreadable_roots(connection: &mut DbConnection, vault: &VaultId) -> DbRes
         .select((backups::id, backups::root_id))
         .load(connection)
         .map(root_names)?)
+}
+
+/// Backups of a vault that failed while they were being made, or whose deletion failed after that. They need no packs,
+/// and their root, if they stored one, has to go.
+pub fn unfinished(connection: &mut DbConnection, vault: &VaultId) -> DbResult<BTreeSet<BackupId>> {
+    let ids: Vec<BackupId> = backups::table
+        .filter(backups::vault_id.eq(vault))
+        .filter(backups::pack_set.is_null())
+        .filter(backups::root_id.is_null())
+        .filter(backups::status.ne(BackupStatus::Creating))
+        // Of one that a rebuild could not read nobody knows what it needs.
+        .filter(backups::volume_id.ne(VolumeId::unknown()))
+        .select(backups::id)
+        .load(connection)?;
+    Ok(ids.into_iter().collect())
 }
 
 /// Notes that a root was removed with its backup. `was_available`: the backup was complete.

@@ -63,7 +63,8 @@
 //!   in which an import takes its data. A collection reads what sessions hold first and the sets second, as packs
 //!   pass from a session to a backup and never back. A compaction keeps the frames of its census, and is refused if a
 //!   backup that the census did not see needs the pack. An import looks, after its set is noted, whether root and
-//!   frames are still there, and takes references on all packs in its last transaction.
+//!   frames are still there, and takes references on all packs in its last transaction. A backup that fails has no set: it
+//!   removes its root before its session ends, and a root that is left goes before any pack ([`care::collect`]).
 //! * **A**, again: a reader that finds a pack missing or damaged reads the row again and tries a second time, as the row
 //!   may lead to another object by now. An old object is deleted only after the switch to the new one, and by a repair
 //!   only if the new one has every frame that backups need.

@@ -14,6 +14,13 @@
 //! condemned when it is given up was so all the time. A pack that a session came to need meanwhile may be condemned;
 //! the next generation pardons it.
 //!
+//! # Roots of backups that failed
+//!
+//! A backup that fails after it has stored its root removes it, and then lets its packs go. If the storage refuses that,
+//! or the job is lost, the root is left to the collection. It removes such roots after it has read what is needed and
+//! before it changes a pack: a pack of a backup that failed later was still held by its session when that was read.
+//! A compaction looks again before each pack, and is refused if another backup has failed since.
+//!
 //! # Roots that were put back
 //!
 //! The name of a root that was removed with its backup is kept. If such a root is in the storage again, there are two
@@ -100,6 +107,7 @@ pub fn run(vault: &Vault) -> Result<Plan> {
     let mut plan = vault
         .db
         .read(|c| compute(c, vault, generation, &again.held))?;
+    let unfinished = remove_unfinished(vault, &BTreeSet::new())?;
     mark(vault, &mut plan)?;
     // One pack at a time, so that no other transaction waits long.
     for pack in &plan.deleted {
@@ -135,7 +143,7 @@ pub fn run(vault: &Vault) -> Result<Plan> {
     if let Err(error) = vault.store.sweep() {
         tracing::warn!(error = %chain(&error), "temporary objects were not cleaned up");
     }
-    match compact(vault, plan.generation, &again.held) {
+    match compact(vault, plan.generation, &again.held, unfinished) {
         Ok(compacted) => plan.compacted = compacted,
         Err(error) => plan.hindrance = hindrance(error)?,
     }
@@ -144,6 +152,30 @@ pub fn run(vault: &Vault) -> Result<Plan> {
         .db
         .write(|c| vaults::note_done(c, number, Upkeep::Collect, now))?;
     Ok(plan)
+}
+
+/// Removes the roots of backups that failed, as no pack set keeps the packs that they name. `before`: those of which that
+/// is done. Gives all.
+fn remove_unfinished(vault: &Vault, before: &BTreeSet<BackupId>) -> Result<BTreeSet<BackupId>> {
+    let unfinished = vault.db.read(|c| collection::unfinished(c, &vault.id))?;
+    if unfinished.is_subset(before) {
+        return Ok(unfinished);
+    }
+    for (object, _) in vault.store.list(&format!("v/{}/b/", vault.id))? {
+        let Some(root) = root_name(&vault.id, &object).map(BackupId::new) else {
+            continue;
+        };
+        let is_needed = || {
+            vault
+                .db
+                .read(|c| collection::is_needed(c, &vault.id, &root))
+        };
+        if unfinished.contains(&root) && !is_needed()? {
+            tracing::info!(object, "the root of a backup that failed is removed");
+            vault.store.delete(&vault.root_key(&root))?;
+        }
+    }
+    Ok(unfinished)
 }
 
 /// Changes the states of packs as planned, and leaves in the plan what was done.
@@ -239,13 +271,20 @@ fn sparse(vault: &Vault, held: &RoaringBitmap) -> Result<(Option<Census>, Vec<Sp
     Ok((Some(census), sparse))
 }
 
-fn compact(vault: &Vault, generation: i64, held: &RoaringBitmap) -> Result<Vec<Sparse>> {
+fn compact(
+    vault: &Vault,
+    generation: i64,
+    held: &RoaringBitmap,
+    mut unfinished: BTreeSet<BackupId>,
+) -> Result<Vec<Sparse>> {
     let (Some(census), sparse) = sparse(vault, held)? else {
         return Ok(Vec::new());
     };
     let mut compacted = Vec::new();
     for sparse in sparse {
-        if census.compact(vault, &sparse.pack, generation)?.is_some() {
+        unfinished = remove_unfinished(vault, &unfinished)?;
+        let length = census.compact(vault, &sparse.pack, generation, &unfinished)?;
+        if length.is_some() {
             compacted.push(sparse);
         }
     }

@@ -191,7 +191,7 @@ fn nothing_that_somebody_may_rely_upon_is_compacted_away() {
     let before = stored(&bed);
     assert!(
         overtaken
-            .compact(&vault, &sparse[0].pack, 0)
+            .compact(&vault, &sparse[0].pack, 0, &Default::default())
             .unwrap()
             .is_none()
     );
@@ -213,7 +213,8 @@ fn a_pack_that_was_marked_since_is_left_to_a_repair() {
     bed.db
         .write(|c| db::condition::set(c, pack, Some("a fault"), None))
         .unwrap();
-    let compacted = census.compact(&vault, pack, generation).unwrap();
+    let none = std::collections::BTreeSet::new();
+    let compacted = census.compact(&vault, pack, generation, &none).unwrap();
     let is_marked = bed.db.read(|c| db::condition::is_damaged(c, pack)).unwrap();
     assert!(compacted.is_none() && is_marked);
 }
@@ -271,6 +272,67 @@ fn an_old_database_does_not_take_a_compacted_pack_for_a_leftover() {
         .unwrap();
     care::rebuild::packs(&bed.vault(), &found, None).unwrap();
     assert!(bed.restore(&child.backup.id).unwrap() == bed.content());
+}
+
+/// A backup that has stored its root and then failed, on a storage that refused to remove the root.
+fn failed(bed: &Bed) -> Root {
+    let (session, id) = (JobId::random(), BackupId::random());
+    bed.announce(&id);
+    let (root, _) = bed.backup_on(&bed.vault(), &session, &id, None).unwrap();
+    bed.db
+        .write(|c| db::backups::transition(c, &id, BackupEvent::Failed, Timestamp(0)))
+        .unwrap();
+    bed.end(&session);
+    root
+}
+
+#[test]
+fn the_root_of_a_failed_backup_goes_before_its_packs() {
+    let bed = Bed::new();
+    fill(&bed);
+    failed(&bed);
+    let packs = || bed.objects("/p/").len() + bed.objects("/m/").len();
+    let before = packs();
+    // As long as the root cannot be removed, nothing of it is.
+    let refuse: Hook = Arc::new(|verb, path| {
+        if verb == Verb::Delete && path.contains("/b/") {
+            Err(crate::store::StoreErrorKind::Denied)
+        } else {
+            Ok(())
+        }
+    });
+    let vault = bed.vault_on(bed.store().with_hook(refuse)).unwrap();
+    for _ in 0..3 {
+        assert!(care::collect::run(&vault).is_err());
+    }
+    assert_eq!((bed.objects("/b/").len(), packs()), (1, before));
+    for _ in 0..2 {
+        care::collect::run(&bed.vault()).unwrap();
+    }
+    assert_eq!((bed.objects("/b/").len(), packs()), (0, 0));
+}
+
+#[test]
+fn a_backup_that_fails_during_a_compaction_keeps_it_from_the_packs_of_its_root() {
+    let bed = Bed::new();
+    half_dead(&bed);
+    let vault = bed.vault();
+    let generation = bed
+        .db
+        .write(|c| db::collection::next_generation(c, vault.number))
+        .unwrap();
+    let census = care::census::Census::take(&vault).unwrap();
+    let settled = bed.db.read(|c| db::collection::settled(c, vault.number));
+    let sparse = census.sparse(&vault, &settled.unwrap(), 0.25).unwrap();
+    // The first content again: it finds what the compaction is about to drop.
+    bed.write(&noise(1, 400_000), 0);
+    let root = failed(&bed);
+    let none = std::collections::BTreeSet::new();
+    for sparse in &sparse {
+        let compacted = census.compact(&vault, &sparse.pack, generation, &none);
+        assert!(compacted.unwrap().is_none());
+    }
+    assert_eq!(bed.restore(&root.backup.id).unwrap(), bed.content());
 }
 
 #[test]

@@ -384,6 +384,7 @@ fn of_vaults() -> Vec<Call> {
         collection::roots(&vault(BIG));
         collection::available_roots(&vault(BIG));
         collection::unreadable_roots(&vault(BIG));
+        collection::unfinished(&vault(BIG));
         collection::note_removed_root(BIG, &backup(OTHER), true);
         collection::removed_root(BIG, &backup(THEIRS));
         collection::forget_removed_root(BIG, &backup(THEIRS));
