@@ -85,7 +85,8 @@
 //!   lost, and a rebuild that has listed it finds it missing and adds nothing. An import that finds the root deleted is
 //!   refused.
 //! * **K**, key: shredding first ends the sessions of the vault's jobs and puts a mark in the place of the key, in one
-//!   transaction. From there on the vault cannot be opened, no session writes rows, and no key is put back. A
+//!   transaction. From there on the vault cannot be opened, no session writes rows, and no key is put back:
+//!   `vault.json` is stored only in a transaction that sees no mark, and the mark waits for such transactions. A
 //!   run that had opened the vault before may still store an object. No key opens it; its writer is refused and
 //!   removes it, or the shredding finds it.
 //! * **X**, excluded: `key rotate` takes the data directory alone and refuses while any worker sends heartbeats.

@@ -15,7 +15,7 @@ use crate::engine::format::{
 };
 use crate::engine::vault::options::{Options, Parameters};
 use crate::engine::vault::record::{
-    create_record, keep_record, read_record, shredded, take_back_if_shredded,
+    create_record, keep_record, read_record, shredded, store_unless_shredded,
 };
 use crate::engine::{Error, Result};
 use crate::model::error::chain;
@@ -81,10 +81,16 @@ impl Vault {
             (Err(error @ (Error::Corrupt { .. } | Error::Key { .. })), Some(known)) => {
                 let sound = read_record(known.as_bytes(), &key, row, masters)?;
                 tracing::error!(%error, "vault.json cannot be used; the database's copy is used and stored in its place");
-                if let Err(error) = store.replace(&key, known.into_bytes()) {
-                    tracing::error!(error = %chain(&error), "the database's copy of vault.json could not be stored");
+                let stored = store_unless_shredded(&db, &store, row, &|until| {
+                    store.replace_until(&key, known.clone().into_bytes(), until)
+                });
+                match stored {
+                    Err(error @ Error::Missing { .. }) => return Err(error),
+                    Err(error) => {
+                        tracing::error!(error = %chain(&error), "the database's copy of vault.json could not be stored");
+                    }
+                    Ok(()) => {}
                 }
-                take_back_if_shredded(&db, &store, row)?;
                 sound
             }
             (read, known) => {

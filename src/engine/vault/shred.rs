@@ -26,6 +26,8 @@ const LOOKS_MAX: usize = 5;
 /// Destroys the key in the database, for which no storage is needed. No process can open the vault from now on.
 pub fn forget_key(db: &Db, row: &VaultRow) -> Result<()> {
     Ok(db.write(|c| {
+        // A process that is storing `vault.json` has stored it when the mark is set, and then it is deleted.
+        db::vaults::lock_record(c, row.number)?;
         db::sessions::end_all(c, &row.id)?;
         db::vaults::set_record(c, row.number, SHREDDED)
     })?)

@@ -443,6 +443,8 @@ fn of_vaults() -> Vec<Call> {
         vaults::adopt(&with(&w.vault, |row| row.id = VaultId::random()));
         vaults::find_or_insert(&project(999_999), &storage(), NOW);
         vaults::record(BIG);
+        vaults::share_record(BIG);
+        vaults::lock_record(BIG);
         vaults::decide_record(BIG, "{}");
         vaults::some_records(&storage(), 4);
         vaults::raise_next_pack(BIG, 1);
