@@ -1,6 +1,7 @@
 //! Garbage collection's view of packs: which packs are needed, and the changes of state of those that are not. A
 //! collection calls these functions inside its transactions.
 
+use crate::db::vaults::SHREDDED;
 use crate::db::{self, DbConnection, DbResult};
 use crate::model::backup::BackupStatus;
 use crate::model::id::{BackupId, VaultId, VolumeId};
@@ -411,12 +412,15 @@ pub fn lock(connection: &mut DbConnection, vault: i64) -> DbResult<()> {
     db::lock(connection, &format!("collection of {vault}"))
 }
 
+/// Whether a generation is the latest of its vault. Of a vault that is being shredded none is.
 fn is_latest(connection: &mut DbConnection, vault: i64, generation: i64) -> DbResult<bool> {
-    let latest: i64 = vaults::table
+    let latest: Option<i64> = vaults::table
         .find(vault)
+        .filter(vaults::record.is_null().or(vaults::record.ne(SHREDDED)))
         .select(vaults::generation)
-        .first(connection)?;
-    Ok(latest == generation)
+        .first(connection)
+        .optional()?;
+    Ok(latest == Some(generation))
 }
 
 /// Whether a session relies on a pack.

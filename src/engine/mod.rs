@@ -87,8 +87,8 @@
 //! * **K**, key: shredding first ends the sessions of the vault's jobs and puts a mark in the place of the key, in one
 //!   transaction. From there on the vault cannot be opened, no session writes rows, and no key is put back:
 //!   `vault.json` is stored only in a transaction that sees no mark, and the mark waits for such transactions. A
-//!   run that had opened the vault before may still store an object. No key opens it; its writer is refused and
-//!   removes it, or the shredding finds it.
+//!   run that had opened the vault before may still store an object. No key opens it; its writer, which looks for the
+//!   mark afterwards, removes it, or the shredding finds it. No pack is switched any more.
 //! * **X**, excluded: `key rotate` takes the data directory alone and refuses while any worker sends heartbeats.
 //!   It does not see `vault` commands that run at the same time; they go on with the keys that they have opened.
 //!   Run it on one host only.

@@ -19,10 +19,10 @@
 //!
 //! # What refuses step 3
 //!
-//! A generation that began since step 1; a row that leads to another object by now, is no longer live, or belongs to a
-//! session; and any reason that the caller adds. The caller asks in the same transaction, after the row was locked: a
-//! session that wants to reference the pack waits until the transaction ends, and then finds the new object. After a
-//! refusal the new object is deleted.
+//! A generation that began since step 1; a shredding of the vault; a row that leads to another object by now, is no
+//! longer live, or belongs to a session; and any reason that the caller adds. The caller asks in the same
+//! transaction, after the row was locked: a session that wants to reference the pack waits until the transaction
+//! ends, and then finds the new object. After a refusal the new object is deleted.
 //!
 //! Step 4 looks at the row again, as a rebuild may have switched it back to the old object.
 
@@ -76,8 +76,9 @@ impl<'v> Switch<'v> {
         PackBuilder::new(name, &self.vault.keys, true, bytes, Vec::new())
     }
 
-    /// Steps 2 to 4, the last one as `fate` says; gives the length of the new object. `agree` gets the new row, changes the rows that depend on it,
-    /// and refuses by [`Error::Fenced`]. `None`: the switch was refused, or the name is taken; the pack stays as it is.
+    /// Steps 2 to 4, the last one as `fate` says; gives the length of the new object. `agree` gets the new row,
+    /// changes the rows that depend on it, and refuses by [`Error::Fenced`]. `None`: the switch was refused, or the
+    /// name is taken; the pack stays as it is.
     pub(super) fn finish(
         &self,
         sealed: SealedPack,

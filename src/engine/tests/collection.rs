@@ -94,7 +94,7 @@ fn nothing_is_reclaimed_while_the_store_holds_backups_the_database_does_not_know
 }
 
 /// Backs up noise, then other noise over most of it, and deletes the first: much of its packs is dead.
-fn half_dead(bed: &Bed) -> Root {
+pub(super) fn half_dead(bed: &Bed) -> Root {
     bed.write(&noise(1, 400_000), 0);
     let (full, _) = bed.backup(None);
     bed.write(&noise(2, 280_000), 0);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::engine::vault::{record, shred};
+use crate::model::job::{Job, JobArgs};
 use crate::store::StoreErrorKind;
 use std::sync::Once;
 use std::sync::mpsc;
@@ -12,8 +13,8 @@ fn has_key(bed: &Bed) -> bool {
     !bed.objects("vault.json").is_empty()
 }
 
-/// Runs `store` in a process that is killed right after it has stored `vault.json`, beside a shredding that begins right
-/// before that.
+/// Runs `store` in a process that is killed right after it has stored `vault.json`, beside a shredding that begins
+/// right before that.
 fn kill_beside_a_shredding(bed: &Bed, store: impl FnOnce(Store)) {
     let (begin, begun) = mpsc::channel();
     let (end, ended) = mpsc::channel();
@@ -107,4 +108,55 @@ fn the_key_of_a_vault_that_the_database_does_not_know_is_never_deleted() {
     );
     assert!(opened.is_err());
     assert!(has_key(&bed));
+}
+
+/// A storage on which the vault is shredded, but for its rows, when the first object of this kind is about to be
+/// stored.
+fn shredded_before(bed: &Bed, kind: &'static str) -> Store {
+    let (once, db, row, store) = (Once::new(), bed.db.clone(), bed.row.clone(), bed.store());
+    let hook: Hook = Arc::new(move |verb, path| {
+        if verb == Verb::Put && path.contains(kind) {
+            once.call_once(|| {
+                shred::forget_key(&db, &row).unwrap();
+                shred::remove_objects(&store, &row).unwrap();
+            });
+        }
+        Ok(())
+    });
+    bed.store().with_hook(hook)
+}
+
+fn left(bed: &Bed) -> Vec<PathBuf> {
+    bed.objects(bed.row.id.as_str())
+}
+
+#[test]
+fn a_backup_leaves_nothing_in_a_vault_that_is_shredded_meanwhile() {
+    for kind in ["/p/", "/m/", "/b/"] {
+        let bed = Bed::new();
+        fill(&bed);
+        let vault = bed.vault_on(shredded_before(&bed, kind)).unwrap();
+        let (session, id) = (JobId::random(), BackupId::random());
+        bed.announce(&id);
+        let args = JobArgs::DeleteBackup {
+            backup_id: id.clone(),
+        };
+        let job = Job {
+            id: session.clone(),
+            ..Job::new(args, Timestamp(0))
+        };
+        bed.db.write(|c| db::jobs::insert(c, &job)).unwrap();
+        assert!(bed.backup_on(&vault, &session, &id, None).is_err());
+        assert_eq!(left(&bed), [] as [PathBuf; 0], "{kind}");
+    }
+}
+
+#[test]
+fn a_compaction_leaves_nothing_in_a_vault_that_is_shredded_meanwhile() {
+    let bed = Bed::new();
+    super::collection::half_dead(&bed);
+    let vault = bed.vault_on(shredded_before(&bed, "/p/")).unwrap();
+    // What it reads afterwards is gone.
+    let _ = care::collect::run(&vault);
+    assert_eq!(left(&bed), [] as [PathBuf; 0]);
 }

@@ -115,6 +115,12 @@ impl Vault {
         })
     }
 
+    /// Whether the vault is being shredded, or was.
+    pub(crate) fn is_shredded(&self) -> Result<bool> {
+        let known = self.db.read(|c| db::vaults::record(c, self.number))?;
+        Ok(known.is_none_or(|record| record == SHREDDED))
+    }
+
     /// Makes sure that an object is there and has this length. Looks three times, as some storages show a new object
     /// late.
     pub(crate) fn expect(&self, key: &Key, length: u64) -> Result<()> {
@@ -159,7 +165,7 @@ impl Vault {
 
     /// Stores a root: from here on the backup exists in the store. A root that is there already, from an earlier run
     /// or from an upload whose answer was lost, stays and is the result. Not every storage refuses to replace an
-    /// object, so nothing is sent once the lease is over.
+    /// object, so nothing is sent once the lease is over. A root that a shredding may not have seen is taken back.
     pub fn put_root(&self, root: Root, progress: &Progress) -> Result<Root> {
         let plain = serde_json::to_vec(&root).expect("own types serialize to JSON");
         let mut sealed = zstd::bulk::compress(&plain, 3)
@@ -178,7 +184,12 @@ impl Vault {
         let bytes = [header.as_slice(), &sealed].concat();
         let (key, length) = (self.root_key(&root.backup.id), bytes.len() as u64);
         let until = || progress.allowed_until();
-        match self.store.put_new_until(&key, bytes, &until) {
+        let stored = self.store.put_new_until(&key, bytes, &until);
+        if self.is_shredded()? {
+            self.store.delete(&key)?;
+            return Err(shredded(&Key::Vault(self.id.clone())));
+        }
+        match stored {
             Ok(()) => self.expect(&key, length).map(|()| root),
             Err(error) if error.kind == StoreErrorKind::Exists => {
                 self.root_at_last(&root.backup.id)

@@ -9,7 +9,7 @@
 //! | `vault.json` was deleted ([`remove_objects`]) | copies of it under temporary names; objects that no key opens | the same |
 //! | the objects were deleted | the wrapped key in unused parts of the database's files | the same |
 //! | the database erased those | rows of packs, backups and the vault | the same |
-//! | the rows were removed ([`remove_rows`]) | at most an object that was stored after the last listing. No key opens it; a rebuild passes the folder over, as it has no `vault.json` | its writer, when it is refused; after a crash of the writer it stays |
+//! | the rows were removed ([`remove_rows`]) | at most an object that was stored after the last listing. No key opens it; a rebuild passes the folder over, as it has no `vault.json` | its writer, a backup or a compaction or a repair, which looks for the mark after each object that it stores. Only what a writer stores after the last listing, and is killed before it looks, stays |
 
 use crate::db::vaults::SHREDDED;
 use crate::db::{self, Db};

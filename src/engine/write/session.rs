@@ -179,11 +179,12 @@ impl<'a> Session<'a> {
         }
         // Before it becomes live, as other backups may rely on it then. If it is not there, the next run looks again and
         // either finds it or abandons it.
-        self.vault.expect(&name.key(), length)?;
-        self.index.note_stored(name.number);
-        let live = self.go_live(&name, length, &rows);
-        if matches!(live, Err(Error::Fenced)) && self.find(name.number)?.is_none() {
-            // The vault was shredded meanwhile, so nothing else would remove the object.
+        let live = self.vault.expect(&name.key(), length).and_then(|()| {
+            self.index.note_stored(name.number);
+            self.go_live(&name, length, &rows)
+        });
+        if live.is_err() && self.vault.is_shredded()? {
+            // The shredding may have listed the objects before, so nothing else would remove this one.
             self.vault.store.delete(&name.key())?;
         }
         live
