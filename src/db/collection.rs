@@ -8,7 +8,7 @@ use crate::model::id::{BackupId, VaultId, VolumeId};
 use crate::model::number::{ByteCount, Ordinal, PackNumber, Rewrite};
 use crate::model::pack::{Pack, PackState};
 use crate::model::schema::{
-    backups, chunks, packs, removed_roots, session_packs, unknown_objects, vaults,
+    backups, chunks, lost_chunks, packs, removed_roots, session_packs, unknown_objects, vaults,
 };
 use diesel::dsl::{exists, not};
 use diesel::prelude::*;
@@ -315,8 +315,31 @@ pub fn give_up(
     Ok(given_up)
 }
 
-/// Takes the chunks of a pack that was given up out of the index. Until then they lead to a pack on
-/// which nobody gets a reference.
+/// Takes the chunks of a pack that was given up out of the index, and what was kept aside of it. Until then they lead to
+/// a pack on which nobody gets a reference. `false`: it was removed already, and a rebuild may have added it again.
+pub fn forget_given_up(
+    connection: &mut DbConnection,
+    vault: i64,
+    number: PackNumber,
+) -> DbResult<bool> {
+    // A rebuild adds packs under the same lock.
+    lock(connection, vault)?;
+    let given_up = packs::table.filter(in_state(vault, &[number], PackState::Deleting));
+    if !diesel::select(exists(given_up)).get_result(connection)? {
+        return Ok(false);
+    }
+    forget_chunks(connection, vault, number)?;
+    diesel::delete(lost_chunks::table)
+        .filter(
+            lost_chunks::vault
+                .eq(vault)
+                .and(lost_chunks::pack.eq(number)),
+        )
+        .execute(connection)?;
+    Ok(true)
+}
+
+/// Takes the chunks of a pack out of the index.
 pub fn forget_chunks(
     connection: &mut DbConnection,
     vault: i64,
@@ -328,13 +351,14 @@ pub fn forget_chunks(
     Ok(())
 }
 
-/// Notes that the object of a pack is no longer there.
-pub fn gone(connection: &mut DbConnection, vault: i64, number: PackNumber) -> DbResult<()> {
-    diesel::update(packs::table)
+/// Notes that the object of a pack is no longer there. `false`: another collection has noted it, and the pack may have
+/// been put back since.
+pub fn gone(connection: &mut DbConnection, vault: i64, number: PackNumber) -> DbResult<bool> {
+    let count = diesel::update(packs::table)
         .filter(in_state(vault, &[number], PackState::Deleting))
         .set(packs::state.eq(PackState::Gone))
         .execute(connection)?;
-    Ok(())
+    Ok(count == 1)
 }
 
 /// Packs of these numbers that are in a state.

@@ -32,7 +32,7 @@
 use crate::clock::Clock;
 use crate::db::{DbConnection, DbResult, backups, collection, condition, packs, vaults};
 use crate::engine::care::census::{Census, Sparse};
-use crate::engine::care::verify;
+use crate::engine::care::{rebuild, verify};
 use crate::engine::format::manifest::{decode_pack_set, decode_pack_sets};
 use crate::engine::vault::{Vault, pack_folders};
 use crate::engine::{Error, Result, vault};
@@ -112,9 +112,14 @@ pub fn run(vault: &Vault) -> Result<Plan> {
     // One pack at a time, so that no other transaction waits long.
     for pack in &plan.deleted {
         let db = &vault.db;
-        db.write(|c| collection::forget_chunks(c, number, pack.number))?;
+        // A later collection may have removed it meanwhile, and an operator may have put it back.
+        if !db.write(|c| collection::forget_given_up(c, number, pack.number))? {
+            continue;
+        }
         vault.store.delete(&vault::pack_name(vault, pack).key())?;
-        db.write(|c| collection::gone(c, number, pack.number))?;
+        if !db.write(|c| collection::gone(c, number, pack.number))? {
+            rebuild::mark_if_missing(vault, pack)?;
+        }
     }
     (plan.strays, plan.unknown) = strays(vault, &again.held)?;
     plan.unknown.extend(again.late);

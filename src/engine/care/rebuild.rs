@@ -319,7 +319,8 @@ fn mark_missing(vault: &Vault, found: &Found) -> Result<()> {
     Ok(())
 }
 
-fn mark_if_missing(vault: &Vault, pack: &Pack) -> Result<()> {
+/// Marks a pack whose object is not there, unless its row leads to another object.
+pub(super) fn mark_if_missing(vault: &Vault, pack: &Pack) -> Result<()> {
     let key = pack_name(vault, pack).key();
     if vault.store.length(&key)?.is_none() {
         let damage = format!("{key}{IS_MISSING}");

@@ -81,6 +81,54 @@ fn a_collection_cut_off_anywhere_is_finished_by_the_next() {
 }
 
 #[test]
+fn a_collection_that_was_overtaken_removes_nothing_that_was_put_back_since() {
+    let bed = Bed::new();
+    fill(&bed);
+    let (root, _) = bed.backup(None);
+    bed.forget(&root.backup.id);
+    let vault = bed.vault();
+    vault
+        .remove_root(&root.backup.id, &Progress::default())
+        .unwrap();
+    care::collect::run(&vault).unwrap();
+    let packs = || [bed.objects("/p/"), bed.objects("/m/")].concat();
+    let saved: Vec<(PathBuf, Vec<u8>)> = packs()
+        .into_iter()
+        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .collect();
+    assert!(saved.len() > 2);
+    let (once, later, copies) = (std::sync::Once::new(), bed.vault(), saved.clone());
+    let hook: Hook = Arc::new(move |verb, path| {
+        if verb == Verb::Delete && path.contains("/p/") {
+            once.call_once(|| {
+                // The first is halted here. A second one removes all, and an operator puts it back.
+                care::collect::run(&later).unwrap();
+                for (path, bytes) in &copies {
+                    std::fs::write(path, bytes).unwrap();
+                }
+                let found = care::rebuild::vault(&later.store, &later.id).unwrap();
+                care::rebuild::packs(&later, &found.unwrap(), None).unwrap();
+            });
+        }
+        Ok(())
+    });
+    care::collect::run(&bed.vault_on(bed.store().with_hook(hook)).unwrap()).unwrap();
+    // Only what the first was just about to delete is gone, and the database knows.
+    let marked = bed
+        .db
+        .read(|c| db::condition::damaged(c, vault.number))
+        .unwrap();
+    assert_eq!((packs().len(), marked.len()), (saved.len() - 1, 1));
+    let live = bed.db.read(|c| db::condition::packs(c, vault.number));
+    for (pack, _) in live.unwrap() {
+        let chunks = bed
+            .db
+            .read(|c| db::chunks::of_pack(c, vault.number, pack.number));
+        assert_eq!(chunks.unwrap().is_empty(), pack == marked[0]);
+    }
+}
+
+#[test]
 fn nothing_is_reclaimed_while_the_store_holds_backups_the_database_does_not_know() {
     let bed = Bed::new();
     fill(&bed);

@@ -392,6 +392,7 @@ fn of_vaults() -> Vec<Call> {
         collection::pardon(BIG, &many());
         collection::condemn(BIG, &many(), 1);
         collection::give_up(BIG, &many());
+        collection::forget_given_up(BIG, PackNumber::from(101));
         collection::forget_chunks(BIG, PACK.into());
         collection::gone(BIG, PackNumber::from(101));
         collection::settled(BIG);
