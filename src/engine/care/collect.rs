@@ -153,9 +153,13 @@ pub fn run(vault: &Vault) -> Result<Plan> {
         Err(error) => plan.hindrance = hindrance(error)?,
     }
     let now = Clock::System.now();
-    vault
-        .db
-        .write(|c| vaults::note_done(c, number, Upkeep::Collect, now))?;
+    vault.db.write(|c| -> DbResult<()> {
+        // What was left to a later generation is not done: a repair and a rebuild condemn nothing.
+        if collection::coming_generation(c, number)? != generation + 1 {
+            return Ok(());
+        }
+        vaults::note_done(c, number, Upkeep::Collect, now)
+    })?;
     Ok(plan)
 }
 

@@ -129,6 +129,32 @@ fn a_collection_that_was_overtaken_removes_nothing_that_was_put_back_since() {
 }
 
 #[test]
+fn a_collection_that_was_overtaken_does_not_count() {
+    let bed = Bed::new();
+    fill(&bed);
+    bed.backup(None);
+    let is_done = || {
+        let maintained = bed.db.read(db::vaults::maintained).unwrap();
+        maintained[0].1.done_at.is_some()
+    };
+    let (once, db, number) = (std::sync::Once::new(), bed.db.clone(), bed.row.number);
+    let hook: Hook = Arc::new(move |verb, path| {
+        // A repair begins while the collection lists what nothing leads to.
+        if verb == Verb::List && path.ends_with("/p/") {
+            once.call_once(|| {
+                db.write(|c| db::collection::next_generation(c, number))
+                    .unwrap();
+            });
+        }
+        Ok(())
+    });
+    care::collect::run(&bed.vault_on(bed.store().with_hook(hook)).unwrap()).unwrap();
+    assert!(!is_done());
+    care::collect::run(&bed.vault()).unwrap();
+    assert!(is_done());
+}
+
+#[test]
 fn nothing_is_reclaimed_while_the_store_holds_backups_the_database_does_not_know() {
     let bed = Bed::new();
     fill(&bed);
