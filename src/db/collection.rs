@@ -17,8 +17,10 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 /// Packs in one statement, below both databases' limits.
 pub const BATCH: usize = 1000;
 
-/// Begins the next generation of a vault; gives its number.
+/// Begins the next generation of a vault; gives its number. Waits for those who change packs in an earlier one.
 pub fn next_generation(connection: &mut DbConnection, vault: i64) -> DbResult<i64> {
+    lock(connection, vault)?;
+    // Last, as this locks the row of the vault, and backups that begin a pack wait for it.
     Ok(diesel::update(vaults::table.find(vault))
         .set(vaults::generation.eq(vaults::generation + 1))
         .returning(vaults::generation)
@@ -315,8 +317,9 @@ pub fn give_up(
     Ok(given_up)
 }
 
-/// Takes the chunks of a pack that was given up out of the index, and what was kept aside of it. Until then they lead to
-/// a pack on which nobody gets a reference. `false`: it was removed already, and a rebuild may have added it again.
+/// Takes the chunks of a pack that was given up out of the index, and what was kept aside of it. Until then they lead
+/// to a pack on which nobody gets a reference. `false`: it was removed already, and a rebuild may have added it
+/// again.
 pub fn forget_given_up(
     connection: &mut DbConnection,
     vault: i64,
@@ -324,7 +327,8 @@ pub fn forget_given_up(
 ) -> DbResult<bool> {
     // A rebuild adds packs under the same lock.
     lock(connection, vault)?;
-    let given_up = packs::table.filter(in_state(vault, &[number], PackState::Deleting));
+    let numbers = [number];
+    let given_up = packs::table.filter(in_state(vault, &numbers, PackState::Deleting));
     if !diesel::select(exists(given_up)).get_result(connection)? {
         return Ok(false);
     }

@@ -63,20 +63,21 @@
 //!   in which an import takes its data. A collection reads what sessions hold first and the sets second, as packs
 //!   pass from a session to a backup and never back. A compaction keeps the frames of its census, and is refused if a
 //!   backup that the census did not see needs the pack. An import looks, after its set is noted, whether root and
-//!   frames are still there, and takes references on all packs in its last transaction. A backup that fails has no set: it
-//!   removes its root before its session ends, and a root that is left goes before any pack ([`care::collect`]).
-//! * **A**, again: a reader that finds a pack missing or damaged reads the row again and tries a second time, as the row
-//!   may lead to another object by now. An old object is deleted only after the switch to the new one, and by a repair
-//!   only if the new one has every frame that backups need.
-//! * **C**, compare: a write to the row of a pack names the rewrite that was looked at. If the row leads to another object
-//!   by now, nothing is written. A verification asks once more whether a backup still exists
-//!   before it calls it damaged. Chunks of a damaged pack leave the index, so that later backups store
-//!   them again, and come back if the pack is found sound; a backup that relies on them already is called damaged by the next verification. A pack that a
-//!   collection is removing is not called missing. Two rebuilds at once take a backup in once.
+//!   frames are still there, and takes references on all packs in its last transaction. A backup that fails has no
+//!   set: it removes its root before its session ends, and a root that is left goes before any pack
+//!   ([`care::collect`]).
+//! * **A**, again: a reader that finds a pack missing or damaged reads the row again and tries a second time, as the
+//!   row may lead to another object by now. An old object is deleted only after the switch to the new one, and by a
+//!   repair only if the new one has every frame that backups need.
+//! * **C**, compare: a write to the row of a pack names the rewrite that was looked at. If the row leads to another
+//!   object by now, nothing is written. A verification asks once more whether a backup still exists before it calls
+//!   it damaged. Chunks of a damaged pack leave the index, so that later backups store them again, and come back if
+//!   the pack is found sound; a backup that relies on them already is called damaged by the next verification. A pack
+//!   that a collection is removing is not called missing. Two rebuilds at once take a backup in once.
 //! * **G**, generation: collections, repairs and rebuilds each begin a generation. A rewrite number is given out, and
 //!   a pack is switched, only in the latest one; a collection condemns packs, gives them up and removes objects that
-//!   nothing leads to only while its generation is the latest. These changes of packs, and the generations of
-//!   collections and rebuilds, take turns (`db::collection::lock`).
+//!   nothing leads to only while its generation is the latest. These changes of packs take turns with each other and
+//!   with the beginning of a generation (`db::collection::lock`).
 //! * **J**, job: a backup has at most one live job, and a restore or deletion begins only in the states that allow it.
 //!   A forced deletion cancels the job that is under way, and the same job deletes afterwards.
 //! * **O**, owners: backups that were imported may share a root. The last of them to go takes it along, decided under
@@ -84,10 +85,10 @@
 //!   (`removed_roots`). So a collection that has listed the root before does not take it for one that the database has
 //!   lost, and a rebuild that has listed it finds it missing and adds nothing. An import that finds the root deleted is
 //!   refused.
-//! * **K**, key: shredding first ends the sessions of the vault's jobs and puts a mark in the place of the key, in one
-//!   transaction. From there on the vault cannot be opened, no session writes rows, and no key is put back:
-//!   `vault.json` is stored only in a transaction that sees no mark, and the mark waits for such transactions. A
-//!   run that had opened the vault before may still store an object. No key opens it; its writer, which looks for the
+//! * **K**, key: shredding first ends the sessions of the vault's jobs and puts a mark in the place of the key, in
+//!   one transaction. From there on the vault cannot be opened, no session writes rows, and no key is put back:
+//!   `vault.json` is stored only in a transaction that sees no mark, and the mark waits for such transactions. A run
+//!   that had opened the vault before may still store an object. No key opens it; its writer, which looks for the
 //!   mark afterwards, removes it, or the shredding finds it. No pack is switched any more.
 //! * **X**, excluded: `key rotate` takes the data directory alone and refuses while any worker sends heartbeats.
 //!   It does not see `vault` commands that run at the same time; they go on with the keys that they have opened.

@@ -10,7 +10,7 @@ use embervault::model::job::{Job, JobArgs, JobState, Lane, Lease};
 use embervault::model::message::{self, Action, Detail, Message};
 use embervault::model::page::{Filter, Order, Page, column};
 use embervault::model::time::Timestamp;
-use embervault::model::vault::StorageRow;
+use embervault::model::vault::{StorageRow, VaultRow};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
@@ -481,25 +481,27 @@ fn a_failed_transaction_leaves_nothing_and_the_connection_works_on() {
     }
 }
 
+/// A vault in a new storage.
+fn vault(db: &Db) -> VaultRow {
+    let row = StorageRow {
+        id: StorageId::random(),
+        name: "s".to_owned(),
+        master_key_check: String::new(),
+        created_at: Timestamp(0),
+    };
+    let project = ProjectId::new("p");
+    let vault = db.write(|c| {
+        db::vaults::insert_storage(c, &row)?;
+        db::vaults::find_or_insert(c, &project, &row.id, Timestamp(0))
+    });
+    vault.unwrap()
+}
+
 #[test]
 fn threads_that_ask_for_a_vault_get_the_same_and_pack_numbers_never_repeat() {
     for database in BOTH {
         let bed = bed(database);
-        let storage = StorageId::random();
-        let row = StorageRow {
-            id: storage.clone(),
-            name: "s".to_owned(),
-            master_key_check: String::new(),
-            created_at: Timestamp(0),
-        };
-        bed.db
-            .write(|c| db::vaults::insert_storage(c, &row))
-            .unwrap();
-        let project = ProjectId::new("p");
-        let vault = bed
-            .db
-            .write(|c| db::vaults::find_or_insert(c, &project, &storage, Timestamp(0)))
-            .unwrap();
+        let vault = vault(&bed.db);
         let numbers = Mutex::new(HashSet::new());
         std::thread::scope(|scope| {
             for _ in 0..6 {
@@ -536,6 +538,47 @@ fn threads_that_ask_for_a_vault_get_the_same_and_pack_numbers_never_repeat() {
         let reason = embervault::model::error::chain(&refused);
         assert!(reason.contains(text), "{reason}");
         assert!(refused.is_lasting());
+    }
+}
+
+/// Whether `second` begins only after a transaction that has done `first`, and then lingers, has ended.
+fn takes_turns(
+    db: &Db,
+    first: impl Fn(&mut db::DbConnection) -> Result<(), DbError> + Sync,
+    second: impl Fn(&mut db::DbConnection) -> Result<(), DbError> + Sync,
+) -> bool {
+    let (barrier, is_over) = (Barrier::new(2), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            db.write(|c| {
+                first(c)?;
+                barrier.wait();
+                std::thread::sleep(Duration::from_millis(500));
+                is_over.store(1, Ordering::SeqCst);
+                Ok::<_, DbError>(())
+            })
+            .unwrap();
+        });
+        barrier.wait();
+        db.write(|c| {
+            second(c)?;
+            Ok::<_, DbError>(is_over.load(Ordering::SeqCst) == 1)
+        })
+        .unwrap()
+    })
+}
+
+#[test]
+fn a_generation_waits_for_those_who_change_packs_in_an_earlier_one() {
+    for database in BOTH {
+        let bed = bed(database);
+        let vault = vault(&bed.db).number;
+        let is_later = takes_turns(
+            &bed.db,
+            |c| db::collection::lock(c, vault),
+            |c| db::collection::next_generation(c, vault).map(drop),
+        );
+        assert!(is_later, "{database:?}");
     }
 }
 

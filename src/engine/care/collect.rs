@@ -16,10 +16,10 @@
 //!
 //! # Roots of backups that failed
 //!
-//! A backup that fails after it has stored its root removes it, and then lets its packs go. If the storage refuses that,
-//! or the job is lost, the root is left to the collection. It removes such roots after it has read what is needed and
-//! before it changes a pack: a pack of a backup that failed later was still held by its session when that was read.
-//! A compaction looks again before each pack, and is refused if another backup has failed since.
+//! A backup that fails after it has stored its root removes it, and then lets its packs go. If the storage refuses
+//! that, or the job is lost, the root is left to the collection. It removes such roots after it has read what is
+//! needed and before it changes a pack: a pack of a backup that failed later was still held by its session when that
+//! was read. A compaction looks again before each pack, and is refused if another backup has failed since.
 //!
 //! # Roots that were put back
 //!
@@ -99,11 +99,7 @@ pub fn plan(vault: &Vault) -> Result<Plan> {
 pub fn run(vault: &Vault) -> Result<Plan> {
     let again = reappeared(vault, check_roots(vault)?)?;
     let number = vault.number;
-    let generation = vault.db.write(|c| {
-        collection::lock(c, number)?;
-        // Last, as this locks the row of the vault, and backups that begin a pack wait for it.
-        collection::next_generation(c, number)
-    })?;
+    let generation = vault.db.write(|c| collection::next_generation(c, number))?;
     let mut plan = vault
         .db
         .read(|c| compute(c, vault, generation, &again.held))?;
@@ -163,8 +159,8 @@ pub fn run(vault: &Vault) -> Result<Plan> {
     Ok(plan)
 }
 
-/// Removes the roots of backups that failed, as no pack set keeps the packs that they name. `before`: those of which that
-/// is done. Gives all.
+/// Removes the roots of backups that failed, as no pack set keeps the packs that they name. `before`: those of which
+/// that is done. Gives all.
 fn remove_unfinished(vault: &Vault, before: &BTreeSet<BackupId>) -> Result<BTreeSet<BackupId>> {
     let unfinished = vault.db.read(|c| collection::unfinished(c, &vault.id))?;
     if unfinished.is_subset(before) {
@@ -207,8 +203,8 @@ fn mark(vault: &Vault, plan: &mut Plan) -> Result<()> {
     Ok(())
 }
 
-/// Changes packs in short transactions, so that other writers do not wait long. During each of them no later generation begins;
-/// once one has begun, the rest is left to it. Gives the packs that were changed.
+/// Changes packs in short transactions, so that other writers do not wait long. During each of them no later
+/// generation begins; once one has begun, the rest is left to it. Gives the packs that were changed.
 fn some_at_a_time(
     vault: &Vault,
     generation: i64,

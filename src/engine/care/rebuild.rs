@@ -129,10 +129,9 @@ pub fn packs(
     needed: Option<&RoaringBitmap>,
 ) -> Result<(usize, Vec<String>)> {
     // From here on a collection that is under way removes no more unknown objects: they may be adopted here.
-    vault.db.write(|c| -> std::result::Result<_, DbError> {
-        db::collection::lock(c, vault.number)?;
-        db::collection::next_generation(c, vault.number)
-    })?;
+    vault
+        .db
+        .write(|c| db::collection::next_generation(c, vault.number))?;
     let known: BTreeMap<PackNumber, Known> = known(vault)?;
     // A row is right if its object is there and is the only one.
     let wanted: Vec<&Vec<Pack>> = found
