@@ -583,6 +583,39 @@ fn a_generation_waits_for_those_who_change_packs_in_an_earlier_one() {
 }
 
 #[test]
+fn a_job_is_not_claimed_while_its_run_changes_rows() {
+    for database in BOTH {
+        let bed = bed(database);
+        insert(&bed.db, &job());
+        let first = claim(&bed.db, Timestamp(100), &[]).unwrap();
+        let lease = |job: &Job| Lease {
+            job_id: job.id.clone(),
+            attempt: job.attempt,
+        };
+        let hold = |c: &mut db::DbConnection, job: &Job| db::jobs::hold(c, &lease(job));
+        let (us, abandoned) = (claimer(4, false), [(first.id.clone(), first.beats)]);
+        let later = Timestamp(1001);
+        let second = Mutex::new(None);
+        let is_later = takes_turns(
+            &bed.db,
+            |c| Ok(assert!(hold(c, &first)?)),
+            |c| {
+                let until = Timestamp(2000);
+                let job = db::jobs::claim(c, Lane::Quick, &us, later, until, &abandoned)?;
+                *second.lock().unwrap() = job;
+                Ok(())
+            },
+        );
+        assert!(is_later, "{database:?}");
+        // The run that was overtaken changes nothing any more.
+        let second = second.into_inner().unwrap().unwrap();
+        assert_eq!(second.attempt, 2);
+        assert!(!bed.db.write(|c| hold(c, &first)).unwrap());
+        assert!(bed.db.write(|c| hold(c, &second)).unwrap());
+    }
+}
+
+#[test]
 fn a_transaction_that_a_deadlock_threw_out_is_run_again() {
     for database in BOTH {
         let bed = bed(database);

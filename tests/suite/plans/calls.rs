@@ -472,6 +472,7 @@ fn of_jobs() -> Vec<Call> {
         jobs::running_elsewhere(Lane::Backup, vec![job(*RUNNING.start())]);
         jobs::claim(Lane::Backup, &claimer(), NOW, NOW, &[]);
         jobs::claim["an abandoned one"](Lane::Backup, &claimer(), NOW, NOW, &[(lease().job_id, 0)]);
+        jobs::hold(&lease());
         jobs::renew(&lease(), NOW, (1, 2), NOW);
         jobs::is_cancel_requested(&job(OTHER));
         jobs::request_cancel(&id(THEIRS), NOW);
