@@ -189,6 +189,34 @@ fn an_hour_without_the_storage_costs_no_deduplication() {
 }
 
 #[test]
+fn a_verification_that_is_asked_to_stop_reads_no_further_damaged_pack() {
+    let bed = Bed::new();
+    bed.write(&noise(5, 400_000), 0);
+    bed.backup(None);
+    let packs = condition_packs(&bed);
+    for pack in &packs {
+        bed.db
+            .write(|c| condition::set(c, pack, Some("a fault"), None))
+            .unwrap();
+    }
+    let progress = Arc::new(Progress::default());
+    let (stop, read) = (progress.clone(), Arc::new(AtomicUsize::new(0)));
+    let seen = read.clone();
+    let hook: Hook = Arc::new(move |verb, path| {
+        // By then the packs themselves are verified: only the marked ones are read again.
+        if verb == Verb::Head && path.contains("/p/") {
+            seen.fetch_add(1, Ordering::SeqCst);
+            stop.stop();
+        }
+        Ok(())
+    });
+    let vault = bed.vault_on(bed.store().with_hook(hook)).unwrap();
+    let stopped = care::verify::run(&vault, Depth::Quick, Timestamp(1), &progress);
+    assert!(matches!(stopped, Err(Error::Cancelled)), "{stopped:?}");
+    assert!(read.load(Ordering::SeqCst) < packs.len());
+}
+
+#[test]
 fn what_only_reading_has_shown_takes_reading_to_go() {
     let bed = Bed::new();
     bed.write(&noise(9, 40_000), 0);
