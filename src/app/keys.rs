@@ -192,8 +192,16 @@ pub fn shred(config: &Config, handle: &Handle, project: &str) -> Result<Shredded
     }
     let old_rows = db.erase_old_rows();
     let mut vaults = Vec::new();
-    for (row, count) in removed {
+    for (row, mut count) in removed {
         if !matches!(old_rows, OldRows::Remain(_)) {
+            // Erasing takes minutes in a large database: a process that was killed meanwhile may have left something.
+            match remove_objects(config, handle, &db, &row) {
+                Ok(late) => count += late,
+                Err(error) => {
+                    left.push((row.id, error));
+                    continue;
+                }
+            }
             shred::remove_rows(&db, &row).map_err(of_database)?;
         }
         vaults.push((row.id, count));

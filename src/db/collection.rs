@@ -1,23 +1,26 @@
 //! Garbage collection's view of packs: which packs are needed, and the changes of state of those that are not. A
 //! collection calls these functions inside its transactions.
 
+use crate::db::vaults::SHREDDED;
 use crate::db::{self, DbConnection, DbResult};
 use crate::model::backup::BackupStatus;
 use crate::model::id::{BackupId, VaultId, VolumeId};
 use crate::model::number::{ByteCount, Ordinal, PackNumber, Rewrite};
 use crate::model::pack::{Pack, PackState};
 use crate::model::schema::{
-    backups, chunks, packs, removed_roots, session_packs, unknown_objects, vaults,
+    backups, chunks, lost_chunks, packs, removed_roots, session_packs, unknown_objects, vaults,
 };
 use diesel::dsl::{exists, not};
 use diesel::prelude::*;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Packs in one statement, below both databases' limits.
 pub const BATCH: usize = 1000;
 
-/// Begins the next generation of a vault; gives its number.
+/// Begins the next generation of a vault; gives its number. Waits for those who change packs in an earlier one.
 pub fn next_generation(connection: &mut DbConnection, vault: i64) -> DbResult<i64> {
+    lock(connection, vault)?;
+    // Last, as this locks the row of the vault, and backups that begin a pack wait for it.
     Ok(diesel::update(vaults::table.find(vault))
         .set(vaults::generation.eq(vaults::generation + 1))
         .returning(vaults::generation)
@@ -173,6 +176,21 @@ pub fn unreadable_roots(connection: &mut DbConnection, vault: &VaultId) -> DbRes
         .map(root_names)?)
 }
 
+/// Backups of a vault that failed while they were being made, or whose deletion failed after that. They need no packs,
+/// and their root, if they stored one, has to go.
+pub fn unfinished(connection: &mut DbConnection, vault: &VaultId) -> DbResult<BTreeSet<BackupId>> {
+    let ids: Vec<BackupId> = backups::table
+        .filter(backups::vault_id.eq(vault))
+        .filter(backups::pack_set.is_null())
+        .filter(backups::root_id.is_null())
+        .filter(backups::status.ne(BackupStatus::Creating))
+        // Of one that a rebuild could not read nobody knows what it needs.
+        .filter(backups::volume_id.ne(VolumeId::unknown()))
+        .select(backups::id)
+        .load(connection)?;
+    Ok(ids.into_iter().collect())
+}
+
 /// Notes that a root was removed with its backup. `was_available`: the backup was complete.
 pub fn note_removed_root(
     connection: &mut DbConnection,
@@ -299,8 +317,33 @@ pub fn give_up(
     Ok(given_up)
 }
 
-/// Takes the chunks of a pack that was given up out of the index. Until then they lead to a pack on
-/// which nobody gets a reference.
+/// Takes the chunks of a pack that was given up out of the index, and what was kept aside of it. Until then they lead
+/// to a pack on which nobody gets a reference. `false`: it was removed already, and a rebuild may have added it
+/// again.
+pub fn forget_given_up(
+    connection: &mut DbConnection,
+    vault: i64,
+    number: PackNumber,
+) -> DbResult<bool> {
+    // A rebuild adds packs under the same lock.
+    lock(connection, vault)?;
+    let numbers = [number];
+    let given_up = packs::table.filter(in_state(vault, &numbers, PackState::Deleting));
+    if !diesel::select(exists(given_up)).get_result(connection)? {
+        return Ok(false);
+    }
+    forget_chunks(connection, vault, number)?;
+    diesel::delete(lost_chunks::table)
+        .filter(
+            lost_chunks::vault
+                .eq(vault)
+                .and(lost_chunks::pack.eq(number)),
+        )
+        .execute(connection)?;
+    Ok(true)
+}
+
+/// Takes the chunks of a pack out of the index.
 pub fn forget_chunks(
     connection: &mut DbConnection,
     vault: i64,
@@ -312,13 +355,14 @@ pub fn forget_chunks(
     Ok(())
 }
 
-/// Notes that the object of a pack is no longer there.
-pub fn gone(connection: &mut DbConnection, vault: i64, number: PackNumber) -> DbResult<()> {
-    diesel::update(packs::table)
+/// Notes that the object of a pack is no longer there. `false`: another collection has noted it, and the pack may have
+/// been put back since.
+pub fn gone(connection: &mut DbConnection, vault: i64, number: PackNumber) -> DbResult<bool> {
+    let count = diesel::update(packs::table)
         .filter(in_state(vault, &[number], PackState::Deleting))
         .set(packs::state.eq(PackState::Gone))
         .execute(connection)?;
-    Ok(())
+    Ok(count == 1)
 }
 
 /// Packs of these numbers that are in a state.
@@ -365,7 +409,7 @@ pub fn next_rewrite(
 }
 
 /// Makes a new object the current one of its pack, if the row has not changed and the generation is still the latest.
-/// The row stays locked until the transaction ends.
+/// The row stays locked until the transaction ends. A mark of damage stays; the caller knows what the new object lacks.
 pub fn switch(
     connection: &mut DbConnection,
     old: &Pack,
@@ -386,7 +430,6 @@ pub fn switch(
             packs::rewrite.eq(new.rewrite),
             packs::stored_bytes.eq(new.stored_bytes),
             packs::chunk_count.eq(new.chunk_count),
-            packs::damage.eq(None::<String>),
         ))
         .execute(connection)?;
     Ok(switched == 1 && is_latest(connection, old.vault, generation)?)
@@ -397,12 +440,15 @@ pub fn lock(connection: &mut DbConnection, vault: i64) -> DbResult<()> {
     db::lock(connection, &format!("collection of {vault}"))
 }
 
+/// Whether a generation is the latest of its vault. Of a vault that is being shredded none is.
 fn is_latest(connection: &mut DbConnection, vault: i64, generation: i64) -> DbResult<bool> {
-    let latest: i64 = vaults::table
+    let latest: Option<i64> = vaults::table
         .find(vault)
+        .filter(vaults::record.is_null().or(vaults::record.ne(SHREDDED)))
         .select(vaults::generation)
-        .first(connection)?;
-    Ok(latest == generation)
+        .first(connection)
+        .optional()?;
+    Ok(latest == Some(generation))
 }
 
 /// Whether a session relies on a pack.

@@ -1,12 +1,15 @@
 //! The health of packs and backups, as verifications have found it.
 
-use crate::db::{DbConnection, DbResult};
+use crate::db::{self, DbConnection, DbResult};
 use crate::model::id::BackupId;
 use crate::model::number::ByteCount;
 use crate::model::pack::{IndexedChunk, Pack, PackState};
 use crate::model::schema::{backups, chunks, lost_chunks, packs, vaults};
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
+
+/// How the damage of a pack ends whose object is not in the storage.
+pub const IS_MISSING: &str = " is missing";
 
 /// The damage of a pack of which not all frames could be repaired.
 pub const FRAMES_LOST: &str = "some of its frames are lost";
@@ -34,49 +37,80 @@ pub fn packs(
 
 /// Notes what a verification found of a pack, unless the pack has another object by now, or is damaged because a
 /// collection is removing it (`false`). Chunks of a damaged pack leave the index, so that new backups store them again.
-/// They are kept in `lost_chunks` for the repair.
+/// They are kept in `lost_chunks`, for the repair, and until the pack is found sound. `read_at`: all of it was read.
 pub fn set(
     connection: &mut DbConnection,
     pack: &Pack,
     damage: Option<&str>,
     read_at: Option<Timestamp>,
 ) -> DbResult<bool> {
-    let row = packs::table.find((pack.vault, pack.number));
-    if damage.is_none() && read_at.is_none() {
-        return Ok(true);
+    match damage {
+        Some(damage) => mark(connection, pack, damage),
+        None => clear(connection, pack, read_at),
     }
-    let updated = match (damage, read_at) {
-        (Some(damage), _) => {
-            // A pack once marked FRAMES_LOST keeps the mark, whatever a later verification finds.
-            diesel::update(row)
-                .filter(packs::rewrite.eq(pack.rewrite))
-                .filter(packs::state.ne_all(REMOVED))
-                .filter(packs::damage.is_null().or(packs::damage.ne(FRAMES_LOST)))
-                .set(packs::damage.eq(damage))
-                .execute(connection)?;
-            let same = row
-                .filter(packs::rewrite.eq(pack.rewrite))
-                .filter(packs::state.ne_all(REMOVED));
-            let is_same: bool = diesel::select(diesel::dsl::exists(same)).get_result(connection)?;
-            usize::from(is_same)
-        }
-        (None, read_at) => {
-            // The object is sound, but frames that it lacks stay lost: a pack keeps the mark FRAMES_LOST.
-            diesel::update(row)
-                .filter(packs::rewrite.eq(pack.rewrite))
-                .filter(packs::damage.ne(FRAMES_LOST))
-                .set(packs::damage.eq(None::<String>))
-                .execute(connection)?;
-            diesel::update(row)
-                .filter(packs::rewrite.eq(pack.rewrite))
-                .set(packs::verified_at.eq(read_at))
-                .execute(connection)?
-        }
+}
+
+fn mark(connection: &mut DbConnection, pack: &Pack, damage: &str) -> DbResult<bool> {
+    let row = packs::table.find((pack.vault, pack.number));
+    // What was found by reading stays noted while the storage is away: a quick look would take it back afterwards.
+    let replaced = match damage.ends_with(IS_MISSING) {
+        true => format!("%{IS_MISSING}"),
+        false => "%".to_owned(),
     };
-    if updated == 1 && damage.is_some() {
+    // A pack once marked FRAMES_LOST keeps the mark, whatever a later verification finds.
+    let is_replaced = packs::damage
+        .ne(FRAMES_LOST)
+        .and(packs::damage.like(replaced));
+    diesel::update(row)
+        .filter(packs::rewrite.eq(pack.rewrite))
+        .filter(packs::state.ne_all(REMOVED))
+        .filter(packs::damage.is_null().or(is_replaced))
+        .set(packs::damage.eq(damage))
+        .execute(connection)?;
+    let same = row
+        .filter(packs::rewrite.eq(pack.rewrite))
+        .filter(packs::state.ne_all(REMOVED));
+    let is_same: bool = diesel::select(diesel::dsl::exists(same)).get_result(connection)?;
+    if is_same {
         put_aside(connection, pack)?;
     }
-    Ok(updated == 1)
+    Ok(is_same)
+}
+
+/// The object is there, and sound as far as it was looked at. A look at its trailer proves only that it is not missing
+/// any more. Frames that it lacks stay lost: a pack keeps the mark FRAMES_LOST.
+fn clear(connection: &mut DbConnection, pack: &Pack, read_at: Option<Timestamp>) -> DbResult<bool> {
+    let row = packs::table.find((pack.vault, pack.number));
+    let disproved = match read_at {
+        Some(_) => "%".to_owned(),
+        None => format!("%{IS_MISSING}"),
+    };
+    let cleared = diesel::update(row)
+        .filter(packs::rewrite.eq(pack.rewrite))
+        .filter(packs::state.ne_all(REMOVED))
+        .filter(packs::damage.ne(FRAMES_LOST))
+        .filter(packs::damage.like(disproved))
+        .set(packs::damage.eq(None::<String>))
+        .execute(connection)?;
+    if cleared == 1 {
+        put_back(connection, pack)?;
+    }
+    let Some(read_at) = read_at else {
+        return Ok(true);
+    };
+    let noted = diesel::update(row)
+        .filter(packs::rewrite.eq(pack.rewrite))
+        .set(packs::verified_at.eq(read_at))
+        .execute(connection)?;
+    Ok(noted == 1)
+}
+
+/// Puts the chunks of a pack that is sound after all back into the index. Those that were stored again meanwhile stay
+/// where they are.
+fn put_back(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
+    let chunks = lost(connection, pack)?;
+    db::chunks::insert(connection, &chunks)?;
+    found(connection, pack)
 }
 
 fn put_aside(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
@@ -150,6 +184,14 @@ pub fn found(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
         )
         .execute(connection)?;
     Ok(())
+}
+
+/// Notes that a pack was written again with all that backups need. The row must lead to the new object already.
+pub fn mended(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
+    diesel::update(packs::table.find((pack.vault, pack.number)))
+        .set(packs::damage.eq(None::<String>))
+        .execute(connection)?;
+    found(connection, pack)
 }
 
 /// Whether something wrong with a pack is known.

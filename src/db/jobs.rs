@@ -362,6 +362,15 @@ fn held<'a>(lease: &'a Lease) -> _ {
         .filter(jobs::state.eq(running))
 }
 
+/// Whether the job is still this worker's. Locks the row until the transaction ends, so that no other worker can
+/// claim it meanwhile.
+pub fn hold(connection: &mut DbConnection, lease: &Lease) -> DbResult<bool> {
+    let count = diesel::update(held(lease))
+        .set(jobs::attempt.eq(lease.attempt))
+        .execute(connection)?;
+    Ok(count == 1)
+}
+
 /// What a worker learns when it prolongs its lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renewal {

@@ -137,6 +137,22 @@ pub fn record(connection: &mut DbConnection, vault: i64) -> DbResult<Option<Stri
         .map(Option::flatten)?)
 }
 
+/// The same. Until the transaction ends, the vault is not marked as being shredded; others may read the record so as
+/// well.
+pub fn share_record(connection: &mut DbConnection, vault: i64) -> DbResult<Option<String>> {
+    db::lock_shared(connection, &record_lock(vault))?;
+    record(connection, vault)
+}
+
+/// Waits for all transactions that share the record of a vault. To be called before the mark is set.
+pub fn lock_record(connection: &mut DbConnection, vault: i64) -> DbResult<()> {
+    db::lock(connection, &record_lock(vault))
+}
+
+fn record_lock(vault: i64) -> String {
+    format!("record of {vault}")
+}
+
 /// Sets the record of a vault unless it has one, and returns the one that it has. For a vault that the database does not
 /// know, that is the proposed one.
 pub fn decide_record(

@@ -25,7 +25,7 @@
 //! | root | the sealed description of one backup, which leads to its tree; stored last, and so the commit point |
 //! | pack set | the numbers of all packs that a backup needs, in its root and in its row |
 //! | session | the right of one job to write packs. Its row names the run that has it. A session owns the packs that it wrote, and has references on the packs that it relies upon |
-//! | generation | the number of a collection of a vault. Repairs and rebuilds begin one as well: a later one stops an earlier one |
+//! | generation | the number of a collection of a vault. Repairs, rebuilds and some others begin one as well: a later one stops an earlier one |
 //! | census | the frames that the manifests of all backups reach |
 //! | condemned | a pack that neither a session nor a backup needed at some generation. A reference makes it live again; a later generation gives it up |
 //! | given up | a condemned pack that is being removed. No reference on it can be taken any more |
@@ -37,10 +37,10 @@
 //!
 //! | | backup | restore | delete | import | collect | compact | verify | repair | rebuild | shred | rotate |
 //! |---|---|---|---|---|---|---|---|---|---|---|---|
-//! | **backup** | N H | – | H S | H S | H S | H | C | H | N H C | K | X |
+//! | **backup** | N H C G | A | H S J | H S | H S G | H G | C | H G | N H C G | K | X |
 //! | **restore** | | J | J O | O | S | S A | – | A | A C | K | X |
 //! | **delete** | | | O | O | S O | S | C | – | O | K | X |
-//! | **import** | | | | O C | H S | S | C | S | C | K | X |
+//! | **import** | | | | O C | H S G | S G | C | S G | C | K | X |
 //! | **collect** | | | | | G | G | C | G | G | K | X |
 //! | **compact** | | | | | | G | C A | G | G C | K | X |
 //! | **verify** | | | | | | | C | C | C | K | X |
@@ -50,31 +50,37 @@
 //! | **rotate** | | | | | | | | | | | X |
 //!
 //! * **N**, names: no two runs store an object under one name. Numbers of packs and of rewrites are given out by the
-//!   database and never twice (`db::packs::open`, `db::collection::next_rewrite`); a root has the id of its backup.
-//!   So two backups at most store the same chunk twice. An old database may give out a number that an object has
-//!   already: then the object is not replaced, and the backup goes on with free numbers.
+//!   database and never twice (`db::packs::open`, `db::collection::next_rewrite`). A root has the id of its backup;
+//!   two runs of one job are kept apart by the lease, after which a run sends no root any more. So two backups at
+//!   most store the same chunk twice. An old database may give out a number that an object has already: then the
+//!   object is not replaced, and the backup goes on with free numbers.
 //! * **H**, hold: a session relies on a pack only after its reference is committed (`db::packs::reference`). A
-//!   collection does not condemn a referenced pack. A compaction does not switch it, and a repair only if the new
-//!   object has every frame that the pack ever had. A reference makes a condemned pack live; one on a pack that was
-//!   given up is refused. A parent is used only if its backup was still there after its packs were referenced. If
-//!   a referenced pack gets another object all the same, as a rebuild may do, the backup notices it at its end
-//!   (`db::packs::is_rewritten`). Then it is made again, or fails if its volume was released already.
+//!   collection may condemn such a pack, but never gives it up. A compaction does not switch it, and a repair only if
+//!   the new object has every frame that the pack ever had. A reference makes a condemned pack live; one on a pack
+//!   that was given up is refused. A parent is used only if its backup was still there after its packs were
+//!   referenced. If a referenced pack gets another object all the same, as a rebuild may do, the backup notices it at
+//!   its end (`db::packs::is_rewritten`). Then it is made again, or fails if its volume was released already.
 //! * **S**, sets: what a backup needs stands in its row (`pack_set`) from the transaction that makes it available, or
 //!   in which an import takes its data. A collection reads what sessions hold first and the sets second, as packs
 //!   pass from a session to a backup and never back. A compaction keeps the frames of its census, and is refused if a
 //!   backup that the census did not see needs the pack. An import looks, after its set is noted, whether root and
-//!   frames are still there, and takes references on all packs in its last transaction.
-//! * **A**, again: a reader that finds a pack missing or damaged reads the row again and tries a second time, as the row
-//!   may lead to another object by now. An old object is deleted only after the switch to the new one.
-//! * **C**, compare: a write to the row of a pack names the rewrite that was looked at. If the row leads to another object
-//!   by now, nothing is written. A verification asks once more whether a backup still exists
-//!   before it calls it damaged. Chunks of a damaged pack leave the index, so that later backups store
-//!   them again; a backup that relies on them already is called damaged by the next verification. A pack that a
-//!   collection is removing is not called missing. Two rebuilds at once take a backup in once.
-//! * **G**, generation: collections, repairs and rebuilds each begin a generation. A rewrite number is given out, and
-//!   a pack is switched, only in the latest one; a collection condemns packs, gives them up and removes objects that
-//!   nothing leads to only while its generation is the latest. These changes of packs, and the generations of
-//!   collections and rebuilds, take turns (`db::collection::lock`).
+//!   frames are still there, and takes references on all packs in its last transaction. A backup that fails has no
+//!   set: it removes its root before its session ends, and a root that is left goes before any pack
+//!   ([`care::collect`]).
+//! * **A**, again: a reader that finds a pack missing or damaged reads the row again and tries a second time, as the
+//!   row may lead to another object by now. An old object is deleted only after the switch to the new one, and by a
+//!   repair only if the new one has every frame that backups need.
+//! * **C**, compare: damage, a switch and a rebuild write to the row of a pack only if it has the rewrite that was
+//!   looked at; changes of its state, only if it has the state. If the row leads to another object by now, nothing is
+//!   written. A verification asks once more whether a backup still exists before it calls it damaged. Chunks of a
+//!   damaged pack leave the index, so that later backups store them again, and come back if the pack is found sound;
+//!   a backup that relies on them already is called damaged by the next verification. A pack that a collection is
+//!   removing is not called missing. Two rebuilds at once take a backup in once.
+//! * **G**, generation: collections, repairs and rebuilds each begin a generation, and so do imports and backups that
+//!   look in the storage for packs which the database does not know, as a rebuild does. A rewrite number is given
+//!   out, and a compaction or repair switches a pack, only in the latest one; a collection condemns packs, gives them
+//!   up and removes objects that nothing leads to only while its generation is the latest. These changes of packs
+//!   take turns with each other and with the beginning of a generation (`db::collection::lock`).
 //! * **J**, job: a backup has at most one live job, and a restore or deletion begins only in the states that allow it.
 //!   A forced deletion cancels the job that is under way, and the same job deletes afterwards.
 //! * **O**, owners: backups that were imported may share a root. The last of them to go takes it along, decided under
@@ -82,10 +88,11 @@
 //!   (`removed_roots`). So a collection that has listed the root before does not take it for one that the database has
 //!   lost, and a rebuild that has listed it finds it missing and adds nothing. An import that finds the root deleted is
 //!   refused.
-//! * **K**, key: shredding first ends the sessions of the vault's jobs and puts a mark in the place of the key, in one
-//!   transaction. From there on the vault cannot be opened, no session writes rows, and no key is put back. A
-//!   run that had opened the vault before may still store an object. No key opens it; its writer is refused and
-//!   removes it, or the shredding finds it.
+//! * **K**, key: shredding first ends the sessions of the vault's jobs and puts a mark in the place of the key, in
+//!   one transaction. From there on the vault cannot be opened, no session writes rows, and no key is put back:
+//!   `vault.json` is stored only in a transaction that sees no mark, and the mark waits for such transactions. A run
+//!   that had opened the vault before may still store an object. No key opens it; its writer, which looks for the
+//!   mark afterwards, removes it, or the shredding finds it. No pack is switched any more.
 //! * **X**, excluded: `key rotate` takes the data directory alone and refuses while any worker sends heartbeats.
 //!   It does not see `vault` commands that run at the same time; they go on with the keys that they have opened.
 //!   Run it on one host only.
@@ -94,8 +101,8 @@
 //! `engine/tests/model` goes through the ways in which backups, deletions, collections, crashes and overtaken runs may
 //! interleave.
 //!
-//! What a crash leaves: [`mod@format`] for backups, [`care::compact`], [`care::repair`], [`mod@vault::shred`], and
-//! `app::keys` for the master key.
+//! What a crash leaves: [`mod@format`] for backups, `care/switch.rs` for packs that are written again,
+//! [`care::repair`], [`mod@vault::shred`], and `app::keys` for the master key.
 //!
 //! # One span
 //!

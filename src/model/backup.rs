@@ -268,6 +268,12 @@ impl Backup {
             && self.volume_id == VolumeId::unknown()
     }
 
+    /// Whether it is being made, or failed before it was complete. A root of it may be in the storage, and is nothing
+    /// to rely upon.
+    pub fn is_unfinished(&self) -> bool {
+        self.pack_set.is_none() && self.root_id.is_none() && !self.is_unreadable()
+    }
+
     /// Whether it was made against a parent.
     pub fn is_incremental(&self) -> bool {
         self.parent_id.is_some()

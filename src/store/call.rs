@@ -207,7 +207,12 @@ impl Caller {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let _place = self.places.acquire().await.expect("it is never closed");
+        let place = self.places.acquire();
+        let place = match until() {
+            Some(until) => tokio::time::timeout_at(until.into(), place).await,
+            None => Ok(place.await),
+        };
+        let _place = place.map_err(|_| overdue())?.expect("it is never closed");
         refuse_overdue(until)?;
         match (load, &self.up, &self.down) {
             (Load::Up(bytes), Some(meter), _) | (Load::Down(bytes), _, Some(meter)) => {
@@ -258,10 +263,14 @@ fn is_overdue(until: Until<'_>) -> bool {
 
 fn refuse_overdue(until: Until<'_>) -> Result<(), Error> {
     if is_overdue(until) {
-        Err(Error::new(ErrorKind::Unexpected, "the time for it is over").set_temporary())
+        Err(overdue())
     } else {
         Ok(())
     }
+}
+
+fn overdue() -> Error {
+    Error::new(ErrorKind::Unexpected, "the time for it is over").set_temporary()
 }
 
 fn stopped() -> Error {

@@ -210,6 +210,16 @@ impl Store {
 
     /// Stores an object in place of the existing one, whole or not at all.
     pub fn replace(&self, key: &Key, bytes: impl Into<Bytes>) -> Result<(), StoreError> {
+        self.replace_until(key, bytes, &|| None)
+    }
+
+    /// The same; no try begins, and none is waited for, once `until` is over.
+    pub fn replace_until(
+        &self,
+        key: &Key,
+        bytes: impl Into<Bytes>,
+        until: Until<'_>,
+    ) -> Result<(), StoreError> {
         let (path, bytes) = (key.to_string(), bytes.into());
         let load = Load::Up(bytes.len() as u64);
         let write = || async {
@@ -220,7 +230,7 @@ impl Store {
                 }
             }
         };
-        let called = self.call(Verb::Put, &path, load, write)?;
+        let called = self.call_until(Verb::Put, &path, (load, until), write)?;
         called
             .result
             .map_err(|error| failed(Verb::Put, &path, error))

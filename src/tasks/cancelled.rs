@@ -98,17 +98,11 @@ impl Tasks {
             Some(backup) if backup.status == BackupStatus::Deleting => {
                 self.remove_backup(claimed, &backup.id, JobState::Cancelled)
             }
-            Some(backup) if backup.pack_set.is_none() => {
-                // A root may have been written although the backup never became available.
-                if let Some(vault) = self.vault_of(&backup)?
-                    && backup.root_id.is_none()
-                    && self.is_last(&backup)?
-                {
-                    vault.remove_root(&backup.id, &claimed.progress)?;
-                }
+            Some(backup) => {
+                self.remove_unfinished(claimed, &backup)?;
                 self.settle_cancelled(claimed)
             }
-            _ => self.settle_cancelled(claimed),
+            None => self.settle_cancelled(claimed),
         }
     }
 

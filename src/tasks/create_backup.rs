@@ -193,21 +193,42 @@ impl Tasks {
         detail: Detail,
     ) -> Result<(), TaskError> {
         let job: &JobId = &claimed.job.id;
-        let found = self.db.read(|c| db::backups::find(c, id))?;
-        let Some(backup) = found else { return Ok(()) };
-        self.catalog.end_backup(
-            &claimed.lease,
-            &backup.volume_id,
-            backup.snapshot_id.as_ref(),
-            false,
-        )?;
+        let found = self.find_backup(id)?;
+        if let Some(backup) = &found {
+            // First: once the session has ended, nothing keeps the packs that a root needs. A storage that fails is no
+            // reason to leave the volume held; then the next collection removes the root before any pack.
+            if let Err(error) = self.remove_unfinished(claimed, backup) {
+                let error = chain(&error);
+                tracing::warn!(backup.id = %id, error, "the root of a failed backup may be left; the next collection removes it");
+            }
+            let (volume, snapshot) = (&backup.volume_id, backup.snapshot_id.as_ref());
+            let lease = &claimed.lease;
+            self.catalog.end_backup(lease, volume, snapshot, false)?;
+        }
         let now = self.clock.now();
         self.discard(claimed, reason, |c| {
-            if db::backups::transition(c, id, BackupEvent::Failed, now)? {
+            if let Some(backup) = &found
+                && db::backups::transition(c, id, BackupEvent::Failed, now)?
+            {
                 db::backups::set_fail_reason(c, id, reason)?;
-                self.tell(c, claimed, &backup, (Action::CreateBackup, detail))?;
+                self.tell(c, claimed, backup, (Action::CreateBackup, detail))?;
             }
             db::packs::end_session(c, job)
         })
+    }
+
+    /// Removes the root that a backup may have stored although it never became available.
+    pub(super) fn remove_unfinished(
+        &self,
+        claimed: &Claimed,
+        backup: &Backup,
+    ) -> Result<(), TaskError> {
+        if backup.is_unfinished()
+            && let Some(vault) = self.vault_of(backup)?
+            && self.is_last(backup)?
+        {
+            vault.remove_root(&backup.id, &claimed.progress)?;
+        }
+        Ok(())
     }
 }

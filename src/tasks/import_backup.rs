@@ -86,6 +86,12 @@ impl Tasks {
             if is_going {
                 return Ok(Some("the data is being deleted"));
             }
+            // Its root may be removed at any moment.
+            let owner = db::backups::find(c, backup.root_name())?
+                .filter(|owner| owner.id != backup.id && owner.vault_id == backup.vault_id);
+            if owner.is_some_and(|owner| owner.is_unfinished()) {
+                return Ok(Some("the backup that the data belongs to is not complete"));
+            }
             db::backups::set_imported(c, backup)?;
             db::backups::set_finished(c, &backup.id, &finished)?;
             Ok(None)

@@ -185,18 +185,17 @@ impl Tasks {
         })
     }
 
-    /// Changes rows if the job still belongs to this run; does not complete the job.
+    /// Changes rows if the job still belongs to this run; does not complete the job. No other run can claim it before
+    /// the transaction ends. The job's row is locked last, as in `settle`, so that no two wait for each other.
     fn under_lease<T>(
         &self,
         lease: &Lease,
         mut change: impl FnMut(&mut DbConnection) -> db::DbResult<T>,
     ) -> Result<T, TaskError> {
         self.db.write(|c| {
-            let job = db::jobs::find(c, &lease.job_id)?;
-            let is_ours = job
-                .is_some_and(|job| job.state == JobState::Running && job.attempt == lease.attempt);
-            if is_ours {
-                Ok(change(c)?)
+            let changed = change(c)?;
+            if db::jobs::hold(c, lease)? {
+                Ok(changed)
             } else {
                 Err(TaskError::Fenced)
             }
@@ -222,7 +221,7 @@ impl Tasks {
     }
 
     /// Makes all packs of a backup live, in the transaction that makes it available; an error if one was given up. A
-    /// collection may have condemned a pack before the session took its reference.
+    /// collection may have condemned a pack after the session took its reference.
     fn hold_packs(
         &self,
         connection: &mut DbConnection,

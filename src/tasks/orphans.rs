@@ -35,6 +35,14 @@ impl Tasks {
                 .map(Orphan::Session)
                 .collect();
             let backups = orphans::backups(c)?;
+            // Later: a backup has to be known as failed before its packs are let go. Only then a collection removes
+            // its root first.
+            if backups
+                .iter()
+                .any(|(_, status)| *status == BackupStatus::Creating)
+            {
+                found.clear();
+            }
             found.extend(
                 backups
                     .into_iter()

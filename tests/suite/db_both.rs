@@ -646,6 +646,13 @@ fn storage(db: &Db) -> StorageId {
     id
 }
 
+/// A vault in a storage of its own.
+fn vault(db: &Db) -> VaultRow {
+    let (project, storage) = (ProjectId::new("p"), storage(db));
+    db.write(|c| db::vaults::find_or_insert(c, &project, &storage, Timestamp(0)))
+        .unwrap()
+}
+
 #[test]
 fn vaults_that_are_made_at_once_have_numbers_of_their_own() {
     for database in BOTH {
@@ -701,12 +708,7 @@ fn vaults_that_are_made_at_once_have_numbers_of_their_own() {
 fn threads_that_open_packs_of_a_vault_never_get_the_same_number() {
     for database in BOTH {
         let bed = bed(database);
-        let storage = storage(&bed.db);
-        let project = ProjectId::new("p");
-        let vault = bed
-            .db
-            .write(|c| db::vaults::find_or_insert(c, &project, &storage, Timestamp(0)))
-            .unwrap();
+        let vault = vault(&bed.db);
         let numbers = Mutex::new(HashSet::new());
         std::thread::scope(|scope| {
             for _ in 0..6 {
@@ -743,6 +745,80 @@ fn threads_that_open_packs_of_a_vault_never_get_the_same_number() {
         let reason = embervault::model::error::chain(&refused);
         assert!(reason.contains(text), "{reason}");
         assert!(refused.is_lasting());
+    }
+}
+
+/// Whether `second` begins only after a transaction that has done `first`, and then lingers, has ended.
+fn takes_turns(
+    db: &Db,
+    first: impl Fn(&mut db::DbConnection) -> Result<(), DbError> + Sync,
+    second: impl Fn(&mut db::DbConnection) -> Result<(), DbError> + Sync,
+) -> bool {
+    let (barrier, is_over) = (Barrier::new(2), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            db.write(|c| {
+                first(c)?;
+                barrier.wait();
+                std::thread::sleep(Duration::from_millis(500));
+                is_over.store(1, Ordering::SeqCst);
+                Ok::<_, DbError>(())
+            })
+            .unwrap();
+        });
+        barrier.wait();
+        db.write(|c| {
+            second(c)?;
+            Ok::<_, DbError>(is_over.load(Ordering::SeqCst) == 1)
+        })
+        .unwrap()
+    })
+}
+
+#[test]
+fn a_generation_waits_for_those_who_change_packs_in_an_earlier_one() {
+    for database in BOTH {
+        let bed = bed(database);
+        let vault = vault(&bed.db).number;
+        let is_later = takes_turns(
+            &bed.db,
+            |c| db::collection::lock(c, vault),
+            |c| db::collection::next_generation(c, vault).map(drop),
+        );
+        assert!(is_later, "{database:?}");
+    }
+}
+
+#[test]
+fn a_job_is_not_claimed_while_its_run_changes_rows() {
+    for database in BOTH {
+        let bed = bed(database);
+        insert(&bed.db, &job());
+        let first = claim(&bed.db, Timestamp(100), &[]).unwrap();
+        let lease = |job: &Job| Lease {
+            job_id: job.id.clone(),
+            attempt: job.attempt,
+        };
+        let hold = |c: &mut db::DbConnection, job: &Job| db::jobs::hold(c, &lease(job));
+        let (us, abandoned) = (claimer(4, false), [(first.id.clone(), first.beats)]);
+        let later = Timestamp(1001);
+        let second = Mutex::new(None);
+        let is_later = takes_turns(
+            &bed.db,
+            |c| Ok(assert!(hold(c, &first)?)),
+            |c| {
+                let until = Timestamp(2000);
+                let job = db::jobs::claim(c, Lane::Quick, &us, later, until, &abandoned)?;
+                *second.lock().unwrap() = job;
+                Ok(())
+            },
+        );
+        assert!(is_later, "{database:?}");
+        // The run that was overtaken changes nothing any more.
+        let second = second.into_inner().unwrap().unwrap();
+        assert_eq!(second.attempt, 2);
+        assert!(!bed.db.write(|c| hold(c, &first)).unwrap());
+        assert!(bed.db.write(|c| hold(c, &second)).unwrap());
     }
 }
 

@@ -134,6 +134,7 @@ const WHOLE_OWNER: &[(&str, &str)] = &[
         "collection::unreadable_roots",
         "the collector looks at all of a vault",
     ),
+    ("collection::unfinished", "the same"),
     ("condition::packs", "verification looks at all of a vault"),
     ("sessions::end_all", "`vault shred`"),
     ("vaults::remove", "`vault shred`"),

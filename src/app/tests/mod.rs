@@ -1,10 +1,11 @@
 //! The wiring: what ends the service; the core on a catalogue that is not the stand-in; jobs that are lost, cannot be
-//! settled, have let go, or are stopped while they copy.
+//! settled, have let go, fail after their root, or are stopped while they copy.
 
 mod catalog;
 mod copies;
 mod let_go;
 mod lost;
+mod roots;
 mod unsettled;
 
 use super::*;

@@ -14,6 +14,13 @@
 //! condemned when it is given up was so all the time. A pack that a session came to need meanwhile may be condemned;
 //! the next generation pardons it.
 //!
+//! # Roots of backups that failed
+//!
+//! A backup that fails after it has stored its root removes it, and then lets its packs go. If the storage refuses
+//! that, or the job is lost, the root is left to the collection. It removes such roots after it has read what is
+//! needed and before it changes a pack: a pack of a backup that failed later was still held by its session when that
+//! was read. A compaction looks again before each pack, and is refused if another backup has failed since.
+//!
 //! # Roots that were put back
 //!
 //! The name of a root that was removed with its backup is kept. If such a root is in the storage again, there are two
@@ -25,7 +32,7 @@
 use crate::clock::Clock;
 use crate::db::{DbConnection, DbResult, backups, collection, condition, packs, vaults};
 use crate::engine::care::census::{Census, Sparse};
-use crate::engine::care::verify;
+use crate::engine::care::{rebuild, verify};
 use crate::engine::format::manifest::{decode_pack_set, decode_pack_sets};
 use crate::engine::vault::{Vault, pack_folders};
 use crate::engine::{Error, Result, vault};
@@ -92,21 +99,23 @@ pub fn plan(vault: &Vault) -> Result<Plan> {
 pub fn run(vault: &Vault) -> Result<Plan> {
     let again = reappeared(vault, check_roots(vault)?)?;
     let number = vault.number;
-    let generation = vault.db.write(|c| {
-        collection::lock(c, number)?;
-        // Last, as this locks the row of the vault, and backups that begin a pack wait for it.
-        collection::next_generation(c, number)
-    })?;
+    let generation = vault.db.write(|c| collection::next_generation(c, number))?;
     let mut plan = vault
         .db
         .read(|c| compute(c, vault, generation, &again.held))?;
+    let unfinished = remove_unfinished(vault, &BTreeSet::new())?;
     mark(vault, &mut plan)?;
     // One pack at a time, so that no other transaction waits long.
     for pack in &plan.deleted {
         let db = &vault.db;
-        db.write(|c| collection::forget_chunks(c, number, pack.number))?;
+        // A later collection may have removed it meanwhile, and an operator may have put it back.
+        if !db.write(|c| collection::forget_given_up(c, number, pack.number))? {
+            continue;
+        }
         vault.store.delete(&vault::pack_name(vault, pack).key())?;
-        db.write(|c| collection::gone(c, number, pack.number))?;
+        if !db.write(|c| collection::gone(c, number, pack.number))? {
+            rebuild::mark_if_missing(vault, pack)?;
+        }
     }
     (plan.strays, plan.unknown) = strays(vault, &again.held)?;
     plan.unknown.extend(again.late);
@@ -135,15 +144,43 @@ pub fn run(vault: &Vault) -> Result<Plan> {
     if let Err(error) = vault.store.sweep() {
         tracing::warn!(error = %chain(&error), "temporary objects were not cleaned up");
     }
-    match compact(vault, plan.generation, &again.held) {
+    match compact(vault, plan.generation, &again.held, unfinished) {
         Ok(compacted) => plan.compacted = compacted,
         Err(error) => plan.hindrance = hindrance(error)?,
     }
     let now = Clock::System.now();
-    vault
-        .db
-        .write(|c| vaults::note_done(c, number, Upkeep::Collect, now))?;
+    vault.db.write(|c| -> DbResult<()> {
+        // What was left to a later generation is not done: a repair and a rebuild condemn nothing.
+        if collection::coming_generation(c, number)? != generation + 1 {
+            return Ok(());
+        }
+        vaults::note_done(c, number, Upkeep::Collect, now)
+    })?;
     Ok(plan)
+}
+
+/// Removes the roots of backups that failed, as no pack set keeps the packs that they name. `before`: those of which
+/// that is done. Gives all.
+fn remove_unfinished(vault: &Vault, before: &BTreeSet<BackupId>) -> Result<BTreeSet<BackupId>> {
+    let unfinished = vault.db.read(|c| collection::unfinished(c, &vault.id))?;
+    if unfinished.is_subset(before) {
+        return Ok(unfinished);
+    }
+    for (object, _) in vault.store.list(&format!("v/{}/b/", vault.id))? {
+        let Some(root) = root_name(&vault.id, &object).map(BackupId::new) else {
+            continue;
+        };
+        let is_needed = || {
+            vault
+                .db
+                .read(|c| collection::is_needed(c, &vault.id, &root))
+        };
+        if unfinished.contains(&root) && !is_needed()? {
+            tracing::info!(object, "the root of a backup that failed is removed");
+            vault.store.delete(&vault.root_key(&root))?;
+        }
+    }
+    Ok(unfinished)
 }
 
 /// Changes the states of packs as planned, and leaves in the plan what was done.
@@ -166,8 +203,8 @@ fn mark(vault: &Vault, plan: &mut Plan) -> Result<()> {
     Ok(())
 }
 
-/// Changes packs in short transactions, so that other writers do not wait long. During each of them no later generation begins;
-/// once one has begun, the rest is left to it. Gives the packs that were changed.
+/// Changes packs in short transactions, so that other writers do not wait long. During each of them no later
+/// generation begins; once one has begun, the rest is left to it. Gives the packs that were changed.
 fn some_at_a_time(
     vault: &Vault,
     generation: i64,
@@ -239,13 +276,20 @@ fn sparse(vault: &Vault, held: &RoaringBitmap) -> Result<(Option<Census>, Vec<Sp
     Ok((Some(census), sparse))
 }
 
-fn compact(vault: &Vault, generation: i64, held: &RoaringBitmap) -> Result<Vec<Sparse>> {
+fn compact(
+    vault: &Vault,
+    generation: i64,
+    held: &RoaringBitmap,
+    mut unfinished: BTreeSet<BackupId>,
+) -> Result<Vec<Sparse>> {
     let (Some(census), sparse) = sparse(vault, held)? else {
         return Ok(Vec::new());
     };
     let mut compacted = Vec::new();
     for sparse in sparse {
-        if census.compact(vault, &sparse.pack, generation)?.is_some() {
+        unfinished = remove_unfinished(vault, &unfinished)?;
+        let length = census.compact(vault, &sparse.pack, generation, &unfinished)?;
+        if length.is_some() {
             compacted.push(sparse);
         }
     }

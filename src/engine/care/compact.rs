@@ -1,29 +1,34 @@
 //! Compaction: a pack of which much is unused is written again without the unused frames. Number and ordinals stay
 //! the same, so no manifest changes.
 //!
-//! The switch to the new object (`switch.rs`) is one transaction. It is refused if a session references the pack, if a
-//! backup that the census did not see needs it, or if a later generation has begun: each of them may rely on a frame
-//! that was dropped. Sessions look chunks up while they hold a reference on the pack, so none finds a chunk that was
-//! just dropped.
+//! The switch to the new object (`switch.rs`) is one transaction. It is refused if a session references the pack, if
+//! a backup that the census did not see needs it, or if a later generation has begun: each of them may rely on a
+//! frame that was dropped. It is refused as well if the pack was marked damaged meanwhile, as its frames are left to
+//! a repair, and if a backup failed meanwhile whose root may still be there. Sessions look chunks up while they hold
+//! a reference on the pack, so none finds a chunk that was just dropped.
 
-use crate::db::collection;
+use crate::db::{collection, condition};
 use crate::engine::care::census::{Census, open, unless_unreadable};
-use crate::engine::care::switch::Switch;
+use crate::engine::care::switch::{Old, Switch};
 use crate::engine::format::manifest::FrameRef;
 use crate::engine::format::pack::{NewFrame, PackBuilder, SealedPack};
 use crate::engine::vault::{Vault, pack_name};
 use crate::engine::{Error, Result};
+use crate::model::id::BackupId;
 use crate::model::number::Ordinal;
 use crate::model::pack::Pack;
+use std::collections::BTreeSet;
 
 impl Census {
-    /// Writes a pack again without its unused frames; gives the new length. `None`: the pack stays as it is, as a
-    /// session or backup may need what was unused, a later generation has begun, or the pack cannot be read.
+    /// Writes a pack again without its unused frames; gives the new length. `unfinished`: the failed backups whose
+    /// roots are gone. `None`: the pack stays as it is, as a session or backup may need what was unused, a later
+    /// generation has begun, or the pack is damaged.
     pub(crate) fn compact(
         &self,
         vault: &Vault,
         pack: &Pack,
         generation: i64,
+        unfinished: &BTreeSet<BackupId>,
     ) -> Result<Option<u64>> {
         let Some(switch) = Switch::begin(vault, pack, generation)? else {
             return Ok(None);
@@ -32,8 +37,13 @@ impl Census {
         let Some((sealed, dropped)) = unless_unreadable(rewritten)? else {
             return Ok(None);
         };
-        switch.finish(sealed, |c, _| {
-            if collection::is_referenced(c, pack)? || self.is_needed_meanwhile(c, vault, pack)? {
+        switch.finish(sealed, Old::Deleted, |c, _| {
+            // First what sessions hold: of one that ends meanwhile, the others see the backup.
+            if collection::is_referenced(c, pack)?
+                || self.is_needed_meanwhile(c, vault, pack)?
+                || condition::is_damaged(c, pack)?
+                || collection::unfinished(c, &vault.id)? != *unfinished
+            {
                 return Err(Error::Fenced);
             }
             Ok(collection::forget_frames(c, pack, &dropped)?)

@@ -8,12 +8,14 @@ use crate::engine::format::pack::PackReader;
 use crate::engine::format::row::FrameRow;
 use crate::engine::read::reader::FrameReader;
 use crate::engine::vault::{Vault, pack_name};
-use crate::engine::{Error, Result};
+use crate::engine::{Error, Result, check, parallel};
 use crate::model::backup::BackupStatus;
 use crate::model::id::BackupId;
 use crate::model::pack::{Pack, PackState};
+use crate::model::progress::Progress;
 use roaring::RoaringBitmap;
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 
 /// The frames of one object, by ordinal. Frames that the object was written without are in neither set.
 #[derive(Debug, Default)]
@@ -80,22 +82,27 @@ pub(crate) struct Damaged {
 }
 
 impl Damaged {
-    /// Reads all packs that are marked damaged.
-    pub(crate) fn look(vault: &Vault) -> Result<Self> {
+    /// Reads all packs that are marked damaged, which may be all of the vault. Can be stopped.
+    pub(crate) fn look(vault: &Vault, progress: &Progress) -> Result<Self> {
         let noted = vault.db.read(|c| condition::damaged(c, vault.number))?;
-        let (mut readable, mut packs) = (BTreeMap::new(), RoaringBitmap::new());
-        for pack in noted {
-            let number = pack_name(vault, &pack).number;
-            packs.insert(number);
+        let readable = Mutex::new(BTreeMap::new());
+        let threads = vault.options.threads.max(vault.options.downloads);
+        parallel::each(&noted, threads, |pack| {
+            check(progress)?;
             // The row of now: a repair may have written another object meanwhile.
             let frames = read_twice(|| {
                 let row = vault
                     .db
                     .read(|c| db::packs::find(c, pack.vault, pack.number))?;
-                look(vault, row.as_ref().unwrap_or(&pack))
+                look(vault, row.as_ref().unwrap_or(pack))
             })?;
-            readable.insert(number, frames.unwrap_or_default().readable);
-        }
+            let frames = frames.unwrap_or_default().readable;
+            let mut readable = readable.lock().expect("nothing panics under it");
+            readable.insert(pack_name(vault, pack).number, frames);
+            Ok(())
+        })?;
+        let readable = readable.into_inner().expect("nothing panics under it");
+        let packs = readable.keys().copied().collect();
         Ok(Self { readable, packs })
     }
 

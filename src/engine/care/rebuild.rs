@@ -1,6 +1,7 @@
 //! Finds vaults, packs and roots by listing a storage. From them a lost database is built again, and an old one is
 //! brought up to date.
 
+use crate::db::condition::IS_MISSING;
 use crate::db::{self, DbError};
 use crate::engine::care::census::Census;
 use crate::engine::care::frames;
@@ -128,10 +129,9 @@ pub fn packs(
     needed: Option<&RoaringBitmap>,
 ) -> Result<(usize, Vec<String>)> {
     // From here on a collection that is under way removes no more unknown objects: they may be adopted here.
-    vault.db.write(|c| -> std::result::Result<_, DbError> {
-        db::collection::lock(c, vault.number)?;
-        db::collection::next_generation(c, vault.number)
-    })?;
+    vault
+        .db
+        .write(|c| db::collection::next_generation(c, vault.number))?;
     let known: BTreeMap<PackNumber, Known> = known(vault)?;
     // A row is right if its object is there and is the only one.
     let wanted: Vec<&Vec<Pack>> = found
@@ -318,10 +318,11 @@ fn mark_missing(vault: &Vault, found: &Found) -> Result<()> {
     Ok(())
 }
 
-fn mark_if_missing(vault: &Vault, pack: &Pack) -> Result<()> {
+/// Marks a pack whose object is not there, unless its row leads to another object.
+pub(super) fn mark_if_missing(vault: &Vault, pack: &Pack) -> Result<()> {
     let key = pack_name(vault, pack).key();
     if vault.store.length(&key)?.is_none() {
-        let damage = format!("{key} is missing");
+        let damage = format!("{key}{IS_MISSING}");
         vault
             .db
             .write(|c| db::condition::set(c, pack, Some(&damage), None))?;

@@ -1,6 +1,7 @@
 //! Repair: a damaged pack is written again from what it still holds, from other objects of the same pack, from equal
 //! chunks in other packs, and from volumes that still hold what was backed up. Every chunk is hashed and compared
-//! with its id. The new object takes the place of the old one as `switch.rs` says.
+//! with its id. The new object takes the place of the old one as `switch.rs` says. As long as frames are lost, the old
+//! object stays beside it: a storage that serves wrong bytes for an hour may serve the right ones later.
 //!
 //! A frame counts as lost only if it could not be read twice: a fault on the way must not drop a frame that is there.
 //!
@@ -12,13 +13,13 @@
 //! |---|---|---|
 //! | the generation began | nothing; a compaction that was under way cannot switch | |
 //! | the new object was stored | collections keep it as long as the pack is marked damaged | the next repair takes frames from it; a collection removes it once the pack is sound |
-//! | the old object was deleted | backups that are still called damaged | the next verification |
+//! | the old object was deleted, or stays beside a new one that lacks frames | backups that are still called damaged | the next verification |
 
 use crate::db::collection::{self, Needed};
 use crate::db::{self, condition};
 use crate::engine::care::census::Census;
 use crate::engine::care::frames::{self, read_twice};
-use crate::engine::care::switch::Switch;
+use crate::engine::care::switch::{Old, Switch};
 use crate::engine::format::ChunkKind;
 use crate::engine::format::codec::{Encoder, Pace};
 use crate::engine::format::manifest::{
@@ -419,7 +420,8 @@ fn store(
     let frame_count = pack.frame_count.get();
     let is_all = frame_count > 0
         && (0..frame_count).all(|ordinal| frames.get(&ordinal).is_some_and(|frame| frame.is_whole));
-    let switched = switch.finish(sealed, |c, written| {
+    let fate = if is_whole { Old::Deleted } else { Old::Kept };
+    let switched = switch.finish(sealed, fate, |c, written| {
         // A session or backup that came meanwhile may need a frame that the new object lacks.
         let is_needed = match census {
             Some(census) => census.is_needed_meanwhile(c, vault, pack)?,
@@ -429,7 +431,7 @@ fn store(
             return Err(Error::Fenced);
         }
         if is_whole {
-            condition::found(c, pack)?;
+            condition::mended(c, pack)?;
             if is_all {
                 db::packs::note_whole_rewrite(c, written)?;
             }

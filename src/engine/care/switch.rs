@@ -8,7 +8,10 @@
 //! | 1. the number of the rewrite is taken | nothing; the number is not given out again | |
 //! | 2. the new object is stored, and seen in the storage | the new object, beside the one that the row leads to | a later collection removes it, once it has read all of the current object and found it sound. If the current object is damaged both stay, and the next repair takes frames from both |
 //! | 3. the row is switched to the new object | the old object | a later collection, once it has read all of the new object; not while frames are marked lost |
-//! | 4. the old object is deleted | nothing | |
+//! | 4. the old object is deleted, if the new one lacks nothing that is needed | nothing | |
+//!
+//! The old object stays if frames that backups need could not be read ([`Old::Kept`]). The storage may give them again
+//! one day; the next repair takes them from there.
 //!
 //! At every moment, the row leads to an object that was stored before the row was changed. A reader that looked the
 //! row up before step 3 and reads after step 4 looks it up again ([`crate::engine::read::reader`]). If the database is
@@ -16,10 +19,10 @@
 //!
 //! # What refuses step 3
 //!
-//! A generation that began since step 1; a row that leads to another object by now, is no longer live, or belongs to a
-//! session; and any reason that the caller adds. The caller asks in the same transaction, after the row was locked: a
-//! session that wants to reference the pack waits until the transaction ends, and then finds the new object. After a
-//! refusal the new object is deleted.
+//! A generation that began since step 1; a shredding of the vault; a row that leads to another object by now, is no
+//! longer live, or belongs to a session; and any reason that the caller adds. The caller asks in the same
+//! transaction, after the row was locked: a session that wants to reference the pack waits until the transaction
+//! ends, and then finds the new object. After a refusal the new object is deleted.
 //!
 //! Step 4 looks at the row again, as a rebuild may have switched it back to the old object.
 
@@ -32,6 +35,15 @@ use crate::model::number::{ByteCount, Count, ImpossibleNumber, Rewrite};
 use crate::model::pack::Pack;
 use crate::store::StoreErrorKind;
 
+/// What becomes of the old object after the switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Old {
+    /// The new object has all that anybody needs.
+    Deleted,
+    /// It may hold frames that the new object lacks, even if they cannot be read now.
+    Kept,
+}
+
 /// A pack whose next object is being written.
 pub(super) struct Switch<'v> {
     vault: &'v Vault,
@@ -41,7 +53,7 @@ pub(super) struct Switch<'v> {
 }
 
 impl<'v> Switch<'v> {
-    /// Step 1. `None`: a later collection has begun.
+    /// Step 1. `None`: a later generation has begun, or the pack has no row any more.
     pub(super) fn begin(vault: &'v Vault, old: &'v Pack, generation: i64) -> Result<Option<Self>> {
         let rewrite = vault
             .db
@@ -64,11 +76,13 @@ impl<'v> Switch<'v> {
         PackBuilder::new(name, &self.vault.keys, true, bytes, Vec::new())
     }
 
-    /// Steps 2 to 4; gives the length of the new object. `agree` gets the new row, changes the rows that depend on it,
-    /// and refuses by [`Error::Fenced`]. `None`: the switch was refused, or the name is taken; the pack stays as it is.
+    /// Steps 2 to 4, the last one as `fate` says; gives the length of the new object. `agree` gets the new row,
+    /// changes the rows that depend on it, and refuses by [`Error::Fenced`]. `None`: the switch was refused, or the
+    /// name is taken; the pack stays as it is.
     pub(super) fn finish(
         &self,
         sealed: SealedPack,
+        fate: Old,
         mut agree: impl FnMut(&mut DbConnection, &Pack) -> Result<()>,
     ) -> Result<Option<u64>> {
         let (vault, old) = (self.vault, self.old);
@@ -97,6 +111,9 @@ impl<'v> Switch<'v> {
                 return Ok(None);
             }
             Err(error) => return Err(error),
+        }
+        if fate == Old::Kept {
+            return Ok(Some(length));
         }
         let row = vault
             .db

@@ -5,7 +5,8 @@
 //! not matter to it.
 //!
 //! Damage of a pack is noted in the database. New backups then do not find its chunks and do not inherit from it, so
-//! they store that data again. [`repair`] can repair the pack.
+//! they store that data again. If the pack is found sound later, the note goes and its chunks are found again; what
+//! only reading has shown takes reading to go. [`repair`] can repair the pack.
 //!
 //! [`repair`]: crate::engine::care::repair
 
@@ -111,7 +112,7 @@ pub fn run(vault: &Vault, depth: Depth, now: Timestamp, progress: &Progress) -> 
     let suspects = suspects.into_inner().expect("nothing panics under it");
     note_left_out(vault, suspects, &mut report)?;
     // All packs that are marked damaged: by this run, or by an earlier one that read more.
-    let bad = Damaged::look(vault)?;
+    let bad = Damaged::look(vault, progress)?;
     verify_backups(vault, &bad, &unread, &mut report)?;
     report.damaged.sort();
     Ok(report)

@@ -103,12 +103,14 @@
 //!
 //! | crash after | left behind | who clears it up |
 //! |---|---|---|
-//! | pack row `writing` | nothing, or an object to which no row or root leads | the retry: it makes a whole pack live, and abandons the row of a missing or incomplete one to garbage collection |
+//! | pack row `writing` | nothing, or an object to which only that row leads | the retry: it makes a whole pack live, and abandons the row of a missing or incomplete one to garbage collection |
 //! | pack uploaded, row `live` | chunks that the retry finds in the index | the retry uses them; garbage collection removes the rest |
 //! | root object | a complete backup that is still `creating` in the database | the retry finds the root and makes the backup available |
 //! | database commit | nothing; the backup is available | |
 //!
-//! If the backup is not tried again, its session ends, and garbage collection removes its packs.
+//! If the backup is not tried again, its root is removed, then its session ends, and garbage collection removes its
+//! packs. A root that could not be removed is removed by the next collection, before any pack
+//! ([`crate::engine::care::collect`]).
 
 pub mod codec;
 pub mod keys;

@@ -81,6 +81,80 @@ fn a_collection_cut_off_anywhere_is_finished_by_the_next() {
 }
 
 #[test]
+fn a_collection_that_was_overtaken_removes_nothing_that_was_put_back_since() {
+    let bed = Bed::new();
+    fill(&bed);
+    let (root, _) = bed.backup(None);
+    bed.forget(&root.backup.id);
+    let vault = bed.vault();
+    vault
+        .remove_root(&root.backup.id, &Progress::default())
+        .unwrap();
+    care::collect::run(&vault).unwrap();
+    let packs = || [bed.objects("/p/"), bed.objects("/m/")].concat();
+    let saved: Vec<(PathBuf, Vec<u8>)> = packs()
+        .into_iter()
+        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .collect();
+    assert!(saved.len() > 2);
+    let (once, later, copies) = (std::sync::Once::new(), bed.vault(), saved.clone());
+    let hook: Hook = Arc::new(move |verb, path| {
+        if verb == Verb::Delete && path.contains("/p/") {
+            once.call_once(|| {
+                // The first is halted here. A second one removes all, and an operator puts it back.
+                care::collect::run(&later).unwrap();
+                for (path, bytes) in &copies {
+                    std::fs::write(path, bytes).unwrap();
+                }
+                let found = care::rebuild::vault(&later.store, &later.id).unwrap();
+                care::rebuild::packs(&later, &found.unwrap(), None).unwrap();
+            });
+        }
+        Ok(())
+    });
+    care::collect::run(&bed.vault_on(bed.store().with_hook(hook)).unwrap()).unwrap();
+    // Only what the first was just about to delete is gone, and the database knows.
+    let marked = bed
+        .db
+        .read(|c| db::condition::damaged(c, vault.number))
+        .unwrap();
+    assert_eq!((packs().len(), marked.len()), (saved.len() - 1, 1));
+    let live = bed.db.read(|c| db::condition::packs(c, vault.number));
+    for (pack, _) in live.unwrap() {
+        let chunks = bed
+            .db
+            .read(|c| db::chunks::of_pack(c, vault.number, pack.number));
+        assert_eq!(chunks.unwrap().is_empty(), pack == marked[0]);
+    }
+}
+
+#[test]
+fn a_collection_that_was_overtaken_does_not_count() {
+    let bed = Bed::new();
+    fill(&bed);
+    bed.backup(None);
+    let is_done = || {
+        let maintained = bed.db.read(db::vaults::maintained).unwrap();
+        maintained[0].1.done_at.is_some()
+    };
+    let (once, db, number) = (std::sync::Once::new(), bed.db.clone(), bed.row.number);
+    let hook: Hook = Arc::new(move |verb, path| {
+        // A repair begins while the collection lists what nothing leads to.
+        if verb == Verb::List && path.ends_with("/p/") {
+            once.call_once(|| {
+                db.write(|c| db::collection::next_generation(c, number))
+                    .unwrap();
+            });
+        }
+        Ok(())
+    });
+    care::collect::run(&bed.vault_on(bed.store().with_hook(hook)).unwrap()).unwrap();
+    assert!(!is_done());
+    care::collect::run(&bed.vault()).unwrap();
+    assert!(is_done());
+}
+
+#[test]
 fn nothing_is_reclaimed_while_the_store_holds_backups_the_database_does_not_know() {
     let bed = Bed::new();
     fill(&bed);
@@ -94,7 +168,7 @@ fn nothing_is_reclaimed_while_the_store_holds_backups_the_database_does_not_know
 }
 
 /// Backs up noise, then other noise over most of it, and deletes the first: much of its packs is dead.
-fn half_dead(bed: &Bed) -> Root {
+pub(super) fn half_dead(bed: &Bed) -> Root {
     bed.write(&noise(1, 400_000), 0);
     let (full, _) = bed.backup(None);
     bed.write(&noise(2, 280_000), 0);
@@ -191,11 +265,32 @@ fn nothing_that_somebody_may_rely_upon_is_compacted_away() {
     let before = stored(&bed);
     assert!(
         overtaken
-            .compact(&vault, &sparse[0].pack, 0)
+            .compact(&vault, &sparse[0].pack, 0, &Default::default())
             .unwrap()
             .is_none()
     );
     assert_eq!(stored(&bed), before);
+}
+
+#[test]
+fn a_pack_that_was_marked_since_is_left_to_a_repair() {
+    let bed = Bed::new();
+    half_dead(&bed);
+    let vault = bed.vault();
+    let generation = bed
+        .db
+        .write(|c| db::collection::next_generation(c, vault.number));
+    let census = care::census::Census::take(&vault).unwrap();
+    let settled = bed.db.read(|c| db::collection::settled(c, vault.number));
+    let sparse = census.sparse(&vault, &settled.unwrap(), 0.25).unwrap();
+    let (pack, generation) = (&sparse[0].pack, generation.unwrap());
+    bed.db
+        .write(|c| db::condition::set(c, pack, Some("a fault"), None))
+        .unwrap();
+    let none = std::collections::BTreeSet::new();
+    let compacted = census.compact(&vault, pack, generation, &none).unwrap();
+    let is_marked = bed.db.read(|c| db::condition::is_damaged(c, pack)).unwrap();
+    assert!(compacted.is_none() && is_marked);
 }
 
 #[test]
@@ -251,6 +346,67 @@ fn an_old_database_does_not_take_a_compacted_pack_for_a_leftover() {
         .unwrap();
     care::rebuild::packs(&bed.vault(), &found, None).unwrap();
     assert!(bed.restore(&child.backup.id).unwrap() == bed.content());
+}
+
+/// A backup that has stored its root and then failed, on a storage that refused to remove the root.
+fn failed(bed: &Bed) -> Root {
+    let (session, id) = (JobId::random(), BackupId::random());
+    bed.announce(&id);
+    let (root, _) = bed.backup_on(&bed.vault(), &session, &id, None).unwrap();
+    bed.db
+        .write(|c| db::backups::transition(c, &id, BackupEvent::Failed, Timestamp(0)))
+        .unwrap();
+    bed.end(&session);
+    root
+}
+
+#[test]
+fn the_root_of_a_failed_backup_goes_before_its_packs() {
+    let bed = Bed::new();
+    fill(&bed);
+    failed(&bed);
+    let packs = || bed.objects("/p/").len() + bed.objects("/m/").len();
+    let before = packs();
+    // As long as the root cannot be removed, nothing of it is.
+    let refuse: Hook = Arc::new(|verb, path| {
+        if verb == Verb::Delete && path.contains("/b/") {
+            Err(crate::store::StoreErrorKind::Denied)
+        } else {
+            Ok(())
+        }
+    });
+    let vault = bed.vault_on(bed.store().with_hook(refuse)).unwrap();
+    for _ in 0..3 {
+        assert!(care::collect::run(&vault).is_err());
+    }
+    assert_eq!((bed.objects("/b/").len(), packs()), (1, before));
+    for _ in 0..2 {
+        care::collect::run(&bed.vault()).unwrap();
+    }
+    assert_eq!((bed.objects("/b/").len(), packs()), (0, 0));
+}
+
+#[test]
+fn a_backup_that_fails_during_a_compaction_keeps_it_from_the_packs_of_its_root() {
+    let bed = Bed::new();
+    half_dead(&bed);
+    let vault = bed.vault();
+    let generation = bed
+        .db
+        .write(|c| db::collection::next_generation(c, vault.number))
+        .unwrap();
+    let census = care::census::Census::take(&vault).unwrap();
+    let settled = bed.db.read(|c| db::collection::settled(c, vault.number));
+    let sparse = census.sparse(&vault, &settled.unwrap(), 0.25).unwrap();
+    // The first content again: it finds what the compaction is about to drop.
+    bed.write(&noise(1, 400_000), 0);
+    let root = failed(&bed);
+    let none = std::collections::BTreeSet::new();
+    for sparse in &sparse {
+        let compacted = census.compact(&vault, &sparse.pack, generation, &none);
+        assert!(compacted.unwrap().is_none());
+    }
+    assert_eq!(bed.restore(&root.backup.id).unwrap(), bed.content());
 }
 
 #[test]

@@ -79,6 +79,47 @@ fn a_frame_of_which_nobody_knows_what_it_held_is_lost_however_often_one_repairs(
 }
 
 #[test]
+fn what_a_repair_cannot_read_may_come_back_later() {
+    let bed = Bed::new();
+    bed.write(&noise(6, 40_000), 0);
+    let (root, _) = bed.backup(None);
+    let content = bed.content();
+    let row = data_pack(&bed);
+    let vault = bed.vault();
+    let (name, length) = (vault::pack_name(&vault, &row), row.stored_bytes.get());
+    let opened = format::pack::PackReader::open(&vault.store, name, length, &vault.keys).unwrap();
+    // The storage serves wrong bytes of two frames. The volume still holds one of them.
+    let old = bed.dir.path().join("store").join(name.key().to_string());
+    let sound = std::fs::read(&old).unwrap();
+    let mut damaged = sound.clone();
+    for frame in &opened.rows[..2] {
+        damaged[frame.offset as usize + 5] ^= 1;
+    }
+    std::fs::write(&old, damaged).unwrap();
+    bed.write(&noise(7, 4096), 0);
+    let lost = std::slice::from_ref(&root.backup.id);
+    assert_eq!(verify_all(&bed).backups, lost);
+    let volume = bed.volume();
+    let open = |_: &VolumeId| VolumeReader::open(&volume).ok();
+    let repaired = crate::engine::care::repair::run(&vault, &open).unwrap();
+    assert_eq!((repaired[0].restored, repaired[0].lost), (1, 1));
+    // Collections keep the old object as well.
+    for _ in 0..2 {
+        care::collect::run(&vault).unwrap();
+    }
+    assert!(old.exists(), "the only copy of a frame was deleted");
+    // The storage is sound again.
+    std::fs::write(&old, sound).unwrap();
+    assert_eq!(repair(&bed), (1, 0));
+    assert_eq!(verify_all(&bed).backups, [] as [BackupId; 0]);
+    assert_eq!(bed.restore(&root.backup.id).unwrap(), content);
+    for _ in 0..2 {
+        care::collect::run(&vault).unwrap();
+    }
+    assert_eq!(bed.objects("/p/").len(), 1, "the old objects stay for ever");
+}
+
+#[test]
 fn a_read_that_fails_once_costs_no_frame() {
     let bed = Bed::new();
     bed.write(&noise(2, 200_000), 0);
@@ -106,6 +147,105 @@ fn a_read_that_fails_once_costs_no_frame() {
         "{repaired:?}"
     );
     assert_eq!(bed.restore(&root.backup.id).unwrap(), bed.content());
+}
+
+/// The storage as it answers while the folder of the packs is not mounted: whatever is read of a pack is not there.
+fn without_packs(bed: &Bed) -> Vault {
+    let hook: Hook = Arc::new(|verb, path| {
+        let is_pack = path.contains("/p/") || path.contains("/m/");
+        match verb {
+            Verb::Get | Verb::GetRange | Verb::Head if is_pack => {
+                Err(crate::store::StoreErrorKind::Missing)
+            }
+            _ => Ok(()),
+        }
+    });
+    bed.vault_on(bed.store().with_hook(hook)).unwrap()
+}
+
+fn look(vault: &Vault) -> Report {
+    care::verify::run(vault, Depth::Quick, Timestamp(1), &Progress::default()).unwrap()
+}
+
+fn damaged(bed: &Bed) -> Vec<Pack> {
+    bed.db
+        .read(|c| condition::damaged(c, bed.row.number))
+        .unwrap()
+}
+
+#[test]
+fn an_hour_without_the_storage_costs_no_deduplication() {
+    let bed = Bed::new();
+    bed.write(&noise(8, 150_000), 0);
+    bed.backup(None);
+    let packs = bed.objects("/p/");
+    look(&without_packs(&bed));
+    assert_eq!(damaged(&bed).len(), condition_packs(&bed).len());
+    assert_eq!(look(&bed.vault()).backups, [] as [BackupId; 0]);
+    assert!(damaged(&bed).is_empty());
+    let (again, _) = bed.backup(None);
+    assert_eq!(bed.objects("/p/"), packs, "what is there is stored again");
+    assert_eq!(bed.restore(&again.backup.id).unwrap(), bed.content());
+}
+
+#[test]
+fn a_verification_that_is_asked_to_stop_reads_no_further_damaged_pack() {
+    let bed = Bed::new();
+    bed.write(&noise(5, 400_000), 0);
+    bed.backup(None);
+    let packs = condition_packs(&bed);
+    for pack in &packs {
+        bed.db
+            .write(|c| condition::set(c, pack, Some("a fault"), None))
+            .unwrap();
+    }
+    let progress = Arc::new(Progress::default());
+    let (stop, read) = (progress.clone(), Arc::new(AtomicUsize::new(0)));
+    let seen = read.clone();
+    let hook: Hook = Arc::new(move |verb, path| {
+        // By then the packs themselves are verified: only the marked ones are read again.
+        if verb == Verb::Head && path.contains("/p/") {
+            seen.fetch_add(1, Ordering::SeqCst);
+            stop.stop();
+        }
+        Ok(())
+    });
+    let vault = bed.vault_on(bed.store().with_hook(hook)).unwrap();
+    let stopped = care::verify::run(&vault, Depth::Quick, Timestamp(1), &progress);
+    assert!(matches!(stopped, Err(Error::Cancelled)), "{stopped:?}");
+    assert!(read.load(Ordering::SeqCst) < packs.len());
+}
+
+#[test]
+fn what_only_reading_has_shown_takes_reading_to_go() {
+    let bed = Bed::new();
+    bed.write(&noise(9, 40_000), 0);
+    bed.backup(None);
+    let row = data_pack(&bed);
+    let indexed = || {
+        let chunks = bed
+            .db
+            .read(|c| db::chunks::of_pack(c, row.vault, row.number));
+        let mut chunks = chunks.unwrap();
+        chunks.sort();
+        chunks
+    };
+    let before = indexed();
+    let path = bed.objects("/p/").pop().unwrap();
+    let sound = std::fs::read(&path).unwrap();
+    let mut bytes = sound.clone();
+    bytes[format::PACK_HEADER_BYTES + 5] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    verify_all(&bed);
+    std::fs::write(&path, sound).unwrap();
+    look(&bed.vault());
+    look(&without_packs(&bed));
+    look(&bed.vault());
+    assert_eq!(damaged(&bed), [row.clone()]);
+    assert!(indexed().is_empty() && !before.is_empty());
+    verify_all(&bed);
+    assert!(damaged(&bed).is_empty());
+    assert_eq!(indexed(), before);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod faults;
 mod history;
 mod memory;
 mod model;
+mod shred;
 mod tracking;
 
 use super::*;

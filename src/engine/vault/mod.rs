@@ -15,7 +15,7 @@ use crate::engine::format::{
 };
 use crate::engine::vault::options::{Options, Parameters};
 use crate::engine::vault::record::{
-    create_record, keep_record, read_record, shredded, take_back_if_shredded,
+    create_record, keep_record, read_record, shredded, store_unless_shredded,
 };
 use crate::engine::{Error, Result};
 use crate::model::error::chain;
@@ -81,10 +81,16 @@ impl Vault {
             (Err(error @ (Error::Corrupt { .. } | Error::Key { .. })), Some(known)) => {
                 let sound = read_record(known.as_bytes(), &key, row, masters)?;
                 tracing::error!(%error, "vault.json cannot be used; the database's copy is used and stored in its place");
-                if let Err(error) = store.replace(&key, known.into_bytes()) {
-                    tracing::error!(error = %chain(&error), "the database's copy of vault.json could not be stored");
+                let stored = store_unless_shredded(&db, &store, row, &|until| {
+                    store.replace_until(&key, known.clone().into_bytes(), until)
+                });
+                match stored {
+                    Err(error @ Error::Missing { .. }) => return Err(error),
+                    Err(error) => {
+                        tracing::error!(error = %chain(&error), "the database's copy of vault.json could not be stored");
+                    }
+                    Ok(()) => {}
                 }
-                take_back_if_shredded(&db, &store, row)?;
                 sound
             }
             (read, known) => {
@@ -107,6 +113,12 @@ impl Vault {
             options: options.fitted_to(&record.parameters),
             parameters: record.parameters,
         })
+    }
+
+    /// Whether the vault is being shredded, or was.
+    pub(crate) fn is_shredded(&self) -> Result<bool> {
+        let known = self.db.read(|c| db::vaults::record(c, self.number))?;
+        Ok(known.is_none_or(|record| record == SHREDDED))
     }
 
     /// Makes sure that an object is there and has this length. Looks three times, as some storages show a new object
@@ -153,7 +165,7 @@ impl Vault {
 
     /// Stores a root: from here on the backup exists in the store. A root that is there already, from an earlier run
     /// or from an upload whose answer was lost, stays and is the result. Not every storage refuses to replace an
-    /// object, so nothing is sent once the lease is over.
+    /// object, so nothing is sent once the lease is over. A root that a shredding may not have seen is taken back.
     pub fn put_root(&self, root: Root, progress: &Progress) -> Result<Root> {
         let plain = serde_json::to_vec(&root).expect("own types serialize to JSON");
         let mut sealed = zstd::bulk::compress(&plain, 3)
@@ -172,7 +184,12 @@ impl Vault {
         let bytes = [header.as_slice(), &sealed].concat();
         let (key, length) = (self.root_key(&root.backup.id), bytes.len() as u64);
         let until = || progress.allowed_until();
-        match self.store.put_new_until(&key, bytes, &until) {
+        let stored = self.store.put_new_until(&key, bytes, &until);
+        if self.is_shredded()? {
+            self.store.delete(&key)?;
+            return Err(shredded(&Key::Vault(self.id.clone())));
+        }
+        match stored {
             Ok(()) => self.expect(&key, length).map(|()| root),
             Err(error) if error.kind == StoreErrorKind::Exists => {
                 self.root_at_last(&root.backup.id)

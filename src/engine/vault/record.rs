@@ -9,11 +9,12 @@ use crate::engine::{Error, Result};
 use crate::model::id::{StorageId, VaultId};
 use crate::model::vault::VaultRow;
 use crate::store::key::Key;
-use crate::store::{Store, StoreErrorKind};
+use crate::store::{Store, StoreError, StoreErrorKind};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct VaultFile {
@@ -42,6 +43,9 @@ impl VaultFile {
         key.authenticate("embervault 2026-11 vault record", &json)
     }
 }
+
+/// How long storing a record may take: other writers of the database may wait for it.
+const STORING_MAX: Duration = Duration::from_secs(5);
 
 /// Longest object that may be the record of a vault.
 const RECORD_BYTES_MAX: u64 = 64 << 10;
@@ -143,12 +147,42 @@ pub fn rewrap(
         return Ok(store.replace(&key, json.into_bytes())?);
     };
     db.write(|c| db::vaults::set_record(c, row.number, &json))?;
-    store.replace(&key, json.into_bytes())?;
-    take_back_if_shredded(db, store, row)
+    store_unless_shredded(db, store, row, &|until| {
+        store.replace_until(&key, json.clone().into_bytes(), until)
+    })
 }
 
-/// Deletes a record that was just stored if the vault was shredded meanwhile.
-pub(super) fn take_back_if_shredded(db: &Db, store: &Store, row: &VaultRow) -> Result<()> {
+/// Stores a record in the transaction that looks whether the vault is being shredded. The shredding waits for this
+/// transaction before it sets its mark, and deletes `vault.json` afterwards. So even a process that is killed right
+/// after it has stored the record leaves none behind. `put` is told until when it may try.
+pub(super) fn store_unless_shredded(
+    db: &Db,
+    store: &Store,
+    row: &VaultRow,
+    put: Put<'_>,
+) -> Result<()> {
+    let mut is_sent = false;
+    let stored = db.write(|c| {
+        match db::vaults::share_record(c, row.number)? {
+            Some(record) if record != SHREDDED => {}
+            _ => return Err(shredded(&Key::Vault(row.id.clone()))),
+        }
+        is_sent = true;
+        let end = Instant::now() + STORING_MAX;
+        Ok(put(&|| Some(end))?)
+    });
+    // What was given up may be stored all the same, and a connection that is lost takes the lock along.
+    if is_sent && stored.is_err() {
+        take_back_if_shredded(db, store, row)?;
+    }
+    stored
+}
+
+/// Stores a record until a moment.
+type Put<'p> = &'p dyn Fn(&dyn Fn() -> Option<Instant>) -> std::result::Result<(), StoreError>;
+
+/// Deletes a record that may just have been stored if the vault was shredded meanwhile.
+fn take_back_if_shredded(db: &Db, store: &Store, row: &VaultRow) -> Result<()> {
     let known = db.read(|c| db::vaults::record(c, row.number))?;
     match known {
         Some(record) if record != SHREDDED => Ok(()),
@@ -242,13 +276,15 @@ pub(super) fn create_record(
     if decided == SHREDDED {
         return Err(shredded(&key));
     }
-    match store.put_new(&key, decided.into_bytes()) {
-        Err(error) if error.kind != StoreErrorKind::Exists => Err(error.into()),
-        _ => {
-            take_back_if_shredded(db, store, row)?;
-            Ok(store.get(&key)?)
-        }
-    }
+    store_unless_shredded(db, store, row, &|until| match store.put_new_until(
+        &key,
+        decided.clone().into_bytes(),
+        until,
+    ) {
+        Err(error) if error.kind != StoreErrorKind::Exists => Err(error),
+        _ => Ok(()),
+    })?;
+    Ok(store.get(&key)?)
 }
 
 fn new_record(master: &MasterKey, row: &VaultRow, parameters: &Parameters) -> String {

@@ -9,7 +9,7 @@
 //! | `vault.json` was deleted ([`remove_objects`]) | copies of it under temporary names; objects that no key opens | the same |
 //! | the objects were deleted | the wrapped key in unused parts of the database's files | the same |
 //! | the database erased those | rows of packs, backups and the vault | the same |
-//! | the rows were removed ([`remove_rows`]) | at most an object that was stored after the last listing. No key opens it; a rebuild passes the folder over, as it has no `vault.json` | its writer, when it is refused; after a crash of the writer it stays |
+//! | the rows were removed ([`remove_rows`]) | at most an object that was stored after the last listing. No key opens it; a rebuild passes the folder over, as it has no `vault.json` | its writer, a backup or a compaction or a repair, which looks for the mark after each object that it stores. Only what a writer stores after the last listing, and is killed before it looks, stays |
 
 use crate::db::vaults::SHREDDED;
 use crate::db::{self, Db};
@@ -26,6 +26,8 @@ const LOOKS_MAX: usize = 5;
 /// Destroys the key in the database, for which no storage is needed. No process can open the vault from now on.
 pub fn forget_key(db: &Db, row: &VaultRow) -> Result<()> {
     Ok(db.write(|c| {
+        // A process that is storing `vault.json` has stored it when the mark is set, and then it is deleted.
+        db::vaults::lock_record(c, row.number)?;
         db::sessions::end_all(c, &row.id)?;
         db::vaults::set_record(c, row.number, SHREDDED)
     })?)

@@ -1,6 +1,7 @@
 //! The session of a writer: what its packers and its uploading threads share.
 
 use crate::db;
+use crate::db::condition::IS_MISSING;
 use crate::engine::format::codec::{Encoder, Pace};
 use crate::engine::format::pack::{PackReader, SealedPack, indexed};
 use crate::engine::format::row::{FrameRow, PackName};
@@ -144,8 +145,8 @@ impl<'a> Session<'a> {
             };
             let key = pack_name(self.vault, &pack).key();
             let seen = self.vault.expect(&key, pack.stored_bytes.get());
-            if let Err(error @ Error::Lost { .. }) = &seen {
-                let damage = error.to_string();
+            if let Err(Error::Lost { object }) = &seen {
+                let damage = format!("{object}{IS_MISSING}");
                 self.write(|c| db::condition::set(c, &pack, Some(&damage), None))?;
             }
             seen
@@ -178,11 +179,12 @@ impl<'a> Session<'a> {
         }
         // Before it becomes live, as other backups may rely on it then. If it is not there, the next run looks again and
         // either finds it or abandons it.
-        self.vault.expect(&name.key(), length)?;
-        self.index.note_stored(name.number);
-        let live = self.go_live(&name, length, &rows);
-        if matches!(live, Err(Error::Fenced)) && self.find(name.number)?.is_none() {
-            // The vault was shredded meanwhile, so nothing else would remove the object.
+        let live = self.vault.expect(&name.key(), length).and_then(|()| {
+            self.index.note_stored(name.number);
+            self.go_live(&name, length, &rows)
+        });
+        if live.is_err() && self.vault.is_shredded()? {
+            // The shredding may have listed the objects before, so nothing else would remove this one.
             self.vault.store.delete(&name.key())?;
         }
         live

@@ -384,6 +384,7 @@ fn of_vaults() -> Vec<Call> {
         collection::roots(&vault(BIG));
         collection::available_roots(&vault(BIG));
         collection::unreadable_roots(&vault(BIG));
+        collection::unfinished(&vault(BIG));
         collection::note_removed_root(BIG, &backup(OTHER), true);
         collection::removed_root(BIG, &backup(THEIRS));
         collection::forget_removed_root(BIG, &backup(THEIRS));
@@ -391,6 +392,7 @@ fn of_vaults() -> Vec<Call> {
         collection::pardon(BIG, &many());
         collection::condemn(BIG, &many(), 1);
         collection::give_up(BIG, &many());
+        collection::forget_given_up(BIG, PackNumber::from(101));
         collection::forget_chunks(BIG, PACK.into());
         collection::gone(BIG, PackNumber::from(101));
         collection::settled(BIG);
@@ -408,6 +410,7 @@ fn of_vaults() -> Vec<Call> {
         condition::set["sound"](&w.pack, None, Some(NOW));
         condition::lost(&w.pack);
         condition::found(&w.pack);
+        condition::mended(&w.pack);
         condition::is_damaged(&w.pack);
         condition::damaged(BIG);
         condition::tell(&backup(OTHER), "damaged", Some("damaged"));
@@ -441,6 +444,8 @@ fn of_vaults() -> Vec<Call> {
         vaults::adopt(&with(&w.vault, |row| row.id = VaultId::random()));
         vaults::find_or_insert(&project(999_999), &storage(), NOW);
         vaults::record(BIG);
+        vaults::share_record(BIG);
+        vaults::lock_record(BIG);
         vaults::decide_record(BIG, "{}");
         vaults::some_records(&storage(), 4);
         vaults::raise_next_pack(BIG, 1);
@@ -467,6 +472,7 @@ fn of_jobs() -> Vec<Call> {
         jobs::running_elsewhere(Lane::Backup, vec![job(*RUNNING.start())]);
         jobs::claim(Lane::Backup, &claimer(), NOW, NOW, &[]);
         jobs::claim["an abandoned one"](Lane::Backup, &claimer(), NOW, NOW, &[(lease().job_id, 0)]);
+        jobs::hold(&lease());
         jobs::renew(&lease(), NOW, (1, 2), NOW);
         jobs::is_cancel_requested(&job(OTHER));
         jobs::request_cancel(&id(THEIRS), NOW);

@@ -1,7 +1,7 @@
-//! The protocol between backups and collections, without bytes. The search goes through every order of transactions of
-//! sessions, collectors and a deleter. After each step it checks that nothing is missing that a session or backup relies
-//! on. A step is one transaction, one statement of a longer transaction, or one call of the storage, as on PostgreSQL
-//! with READ COMMITTED.
+//! The protocol between backups and collections, without bytes. The search goes through every order of transactions
+//! of sessions, collectors and a deleter. After each step it checks that nothing is missing that a session, a backup
+//! or a root in the storage relies on. A step is one transaction, one statement of a longer transaction, or one call
+//! of the storage, as on PostgreSQL with READ COMMITTED.
 //!
 //! A session has several threads. They share what the session holds, as the real ones do: a thread
 //! reads that set before it looks a chunk up, and another thread may add to it at any moment.
@@ -52,6 +52,10 @@ struct State {
     references: Vec<BTreeSet<u8>>,
     /// Frames that the available backups need: one backup each.
     backups: BTreeSet<(u8, Frame)>,
+    /// The roots in the storage, each with the frame that it leads to.
+    roots: BTreeSet<(u8, Frame)>,
+    /// Backups that failed.
+    failed: BTreeSet<u8>,
     generation: u8,
     actors: Vec<Actor>,
 }
@@ -93,6 +97,8 @@ enum Collector {
     SawSets(u8, BTreeSet<u8>),
     Planned {
         generation: u8,
+        /// Whether the roots of failed backups were removed since all that is needed was read.
+        is_swept: bool,
         pardon: BTreeSet<u8>,
         condemn: BTreeSet<u8>,
         give_up: BTreeSet<u8>,
@@ -112,6 +118,8 @@ enum Collector {
     Stored {
         generation: u8,
         known: BTreeSet<(u8, Frame)>,
+        /// The failed backups whose roots are gone.
+        failed: BTreeSet<u8>,
         object: Object,
         old: u8,
     },
@@ -119,6 +127,15 @@ enum Collector {
         object: Object,
     },
     Ended,
+}
+
+/// What the last thread of a session does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    StoreRoot,
+    Commit,
+    GiveUp,
+    LeaveRoot,
 }
 
 /// A rule that is left out.
@@ -130,6 +147,10 @@ enum Flaw {
     MarkWhenOvertaken,
     NoReferenceAtHit,
     NoSecondLook,
+    /// A collection begins without the roots of failed backups, but does not look again.
+    RootsRemovedBeforeLook,
+    RootsOfFailedStay,
+    SwitchDespiteFailure,
     SwitchDespiteReference,
     SwitchDespiteNewBackup,
     SwitchWhenOvertaken,
@@ -167,6 +188,8 @@ impl State {
             index: [(0, 0), (0, 1), (1, 1)].into(),
             references: vec![BTreeSet::new(); sessions],
             backups: [(0, (0, 0))].into(),
+            roots: [(0, (0, 0))].into(),
+            failed: BTreeSet::new(),
             generation: 1,
             actors,
         }
@@ -188,13 +211,14 @@ impl State {
         alive
     }
 
-    /// Every frame that a session or backup relies on must be in the current object of its pack.
+    /// Every frame that a session, a backup or a root relies on must be in the current object of its pack.
     fn violation(&self) -> Option<String> {
         let held = self.actors.iter().filter_map(|actor| match actor {
             Actor::Thread(_, Thread::Holds(frame)) => Some(*frame),
             _ => None,
         });
-        for (pack, ordinal) in self.backups.iter().map(|(_, frame)| *frame).chain(held) {
+        let rooted = self.backups.iter().chain(&self.roots);
+        for (pack, ordinal) in rooted.map(|(_, frame)| *frame).chain(held) {
             let row = &self.packs[pack as usize];
             let is_there = self.objects.iter().any(|(p, rewrite, frames)| {
                 *p == pack && *rewrite == row.rewrite && frames >> ordinal & 1 == 1
@@ -215,6 +239,7 @@ impl State {
             match actor {
                 Actor::Deleter { done: false } => {
                     let mut state = self.clone();
+                    state.roots.retain(|(backup, _)| *backup != 0);
                     state.backups.retain(|(backup, _)| *backup != 0);
                     state.actors[at] = Actor::Deleter { done: true };
                     next.push(state);
@@ -290,11 +315,17 @@ impl State {
                 state.index.insert((own, 0));
                 Thread::Holds((own, 0))
             }),
-            // The last thread that is done ends the session for all: by a commit, or given up.
-            Thread::Holds(_) if self.is_done(session) => {
-                for commits in [true, false] {
+            // The last thread that is done goes on for all: it stores the root, and then commits. It may give up at
+            // any moment, and then the storage may refuse to remove the root.
+            Thread::Holds(frame) if self.is_done(session) => {
+                let is_stored = self.roots.contains(&(at as u8, *frame));
+                let ends: &[End] = match is_stored {
+                    true => &[End::Commit, End::GiveUp, End::LeaveRoot],
+                    false => &[End::StoreRoot, End::GiveUp],
+                };
+                for end in ends {
                     let mut state = self.clone();
-                    state.finish(session, commits);
+                    state.finish(session, *end);
                     next.push(state);
                 }
             }
@@ -312,7 +343,7 @@ impl State {
         })
     }
 
-    fn finish(&mut self, session: usize, commits: bool) {
+    fn finish(&mut self, session: usize, end: End) {
         let mut frames = Vec::new();
         for (at, actor) in (0_u8..).zip(&mut self.actors) {
             if let Actor::Thread(of, thread) = actor
@@ -321,16 +352,36 @@ impl State {
                 if let Thread::Holds(frame) = thread {
                     frames.push((at, *frame));
                 }
-                *thread = Thread::Ended;
+                if end != End::StoreRoot {
+                    *thread = Thread::Ended;
+                }
             }
         }
-        let held = frames
-            .iter()
-            .all(|(_, frame)| self.reference(session, frame.0));
-        if commits && held {
-            self.backups.extend(frames);
+        match end {
+            End::StoreRoot => return self.roots.extend(frames),
+            End::Commit => {
+                let mut held = frames.iter();
+                if held.all(|(_, frame)| self.reference(session, frame.0)) {
+                    self.backups.extend(frames);
+                } else {
+                    self.failed.extend(frames.iter().map(|(at, _)| at));
+                }
+            }
+            End::GiveUp | End::LeaveRoot => {
+                if end == End::GiveUp {
+                    self.roots.retain(|root| !frames.contains(root));
+                }
+                self.failed.extend(frames.iter().map(|(at, _)| at));
+            }
         }
         self.end_session(session);
+    }
+
+    fn remove_roots_of_failed(&mut self, flaw: Flaw) {
+        if flaw != Flaw::RootsOfFailedStay {
+            let failed = &self.failed;
+            self.roots.retain(|(backup, _)| !failed.contains(backup));
+        }
     }
 
     fn end_session(&mut self, session: usize) {
@@ -362,6 +413,9 @@ impl State {
         };
         match collector {
             Collector::Waiting => go(&|state| {
+                if flaw == Flaw::RootsRemovedBeforeLook {
+                    state.remove_roots_of_failed(flaw);
+                }
                 state.generation += 1;
                 Collector::Begun(state.generation)
             }),
@@ -389,15 +443,27 @@ impl State {
                 });
                 Collector::Planned {
                     generation: *generation,
+                    is_swept: flaw == Flaw::RootsRemovedBeforeLook,
                     pardon: &condemned & needed,
                     give_up: &(&condemned - needed) & &earlier,
                     condemn: &live - needed,
                     given_up: of(&|pack| pack.state == PackState::Deleting),
                 }
             }),
+            Collector::Planned {
+                is_swept: false, ..
+            } => go(&|state| {
+                state.remove_roots_of_failed(flaw);
+                let mut swept = collector.clone();
+                if let Collector::Planned { is_swept, .. } = &mut swept {
+                    *is_swept = true;
+                }
+                swept
+            }),
             // One pack at a time. When a later generation has begun, the rest is left to it.
             Collector::Planned {
                 generation,
+                is_swept: true,
                 pardon,
                 condemn,
                 give_up,
@@ -432,6 +498,7 @@ impl State {
                 }
                 Collector::Planned {
                     generation: *generation,
+                    is_swept: true,
                     pardon,
                     condemn,
                     give_up,
@@ -490,6 +557,7 @@ impl State {
                 if state.generation != *generation && flaw != Flaw::SwitchWhenOvertaken {
                     return Collector::Ended;
                 }
+                state.remove_roots_of_failed(flaw);
                 let row = &mut state.packs[*pack as usize];
                 row.rewrites += 1;
                 let (old, rewrite) = (row.rewrite, row.rewrites);
@@ -500,6 +568,7 @@ impl State {
                 Collector::Stored {
                     generation: *generation,
                     known: known.clone(),
+                    failed: state.failed.clone(),
                     object,
                     old,
                 }
@@ -507,6 +576,7 @@ impl State {
             Collector::Stored {
                 generation,
                 known,
+                failed,
                 object,
                 old,
             } => go(&|state| {
@@ -523,7 +593,8 @@ impl State {
                     && flaw != Flaw::SwitchDespiteNewBackup;
                 let is_same =
                     row.state == PackState::Live && row.rewrite == *old && row.writer.is_none();
-                if !is_same || !is_latest || is_referenced || is_needed {
+                let has_failed = state.failed != *failed && flaw != Flaw::SwitchDespiteFailure;
+                if !is_same || !is_latest || is_referenced || is_needed || has_failed {
                     state.objects.remove(object);
                     return Collector::Ended;
                 }

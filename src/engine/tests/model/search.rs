@@ -78,7 +78,7 @@ fn leaks(end: &State) -> Result<(), String> {
         .iter()
         .map(|(pack, rewrite, _)| (*pack, *rewrite))
         .collect();
-    if stored == needed {
+    if stored == needed && state.roots == state.backups {
         Ok(())
     } else {
         Err(format!(
@@ -107,6 +107,9 @@ fn every_rule_of_the_protocol_is_needed() {
         (Flaw::MarkWhenOvertaken, (1, 1, 2)),
         (Flaw::NoReferenceAtHit, (1, 1, 1)),
         (Flaw::NoSecondLook, (1, 1, 1)),
+        (Flaw::RootsRemovedBeforeLook, (1, 1, 2)),
+        (Flaw::RootsOfFailedStay, (1, 1, 1)),
+        (Flaw::SwitchDespiteFailure, (1, 1, 1)),
         (Flaw::SwitchDespiteReference, (1, 1, 1)),
         (Flaw::SwitchDespiteNewBackup, (1, 1, 1)),
         (Flaw::SwitchWhenOvertaken, (1, 1, 2)),

@@ -1,0 +1,2 @@
+-- Nothing to undo: the index does without these rows.
+SELECT 1;

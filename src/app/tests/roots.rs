@@ -1,0 +1,88 @@
+//! Backups whose root was stored, and whose job fails or is lost afterwards.
+
+use super::*;
+use crate::model::backup::BackupStatus;
+use crate::model::volume::VolumeStatus;
+use crate::store::{Hook, StoreErrorKind, Verb};
+
+impl Bed {
+    /// Refuses, from now on, what the hook says.
+    fn hook(&mut self, hook: Hook) {
+        for storage in self.tasks.storages.values_mut() {
+            storage.store = storage.store.clone().with_hook(hook.clone());
+        }
+    }
+
+    /// The names of the roots in the storage.
+    fn roots(&self, backup: &BackupId) -> Vec<String> {
+        let vault = self.backup_row(backup).vault_id.unwrap();
+        let storage = self.tasks.storages.values().next().unwrap();
+        let listed = storage.store.list(&format!("v/{vault}/b/")).unwrap();
+        listed.into_iter().map(|(name, _)| name).collect()
+    }
+
+    fn backup_row(&self, id: &BackupId) -> Backup {
+        let found = self.tasks.db.read(|c| db::backups::find(c, id));
+        found.unwrap().unwrap()
+    }
+}
+
+/// The storage acknowledges the root, but does not show it: the run fails after it has stored it.
+fn hides_roots() -> Hook {
+    Arc::new(|verb, path| {
+        if matches!(verb, Verb::Head) && path.contains("/b/") {
+            Err(StoreErrorKind::Missing)
+        } else {
+            Ok(())
+        }
+    })
+}
+
+#[test]
+fn a_backup_that_fails_after_its_root_takes_the_root_along() {
+    for refuses in [false, true] {
+        let mut bed = Bed::standalone();
+        let volume = bed.make_volume();
+        let backup = bed.accept_backup(&volume, false);
+        bed.hook(hides_roots());
+        let outcome = bed.run(Lane::Backup);
+        assert!(matches!(outcome, Outcome::Retry { .. }), "{outcome:?}");
+        assert_eq!(bed.roots(&backup).len(), 1);
+        // Its worker dies again and again, until it is given up.
+        let given_up = "UPDATE jobs SET orphaned = 1000, state = 'available', run_at = 0";
+        bed.tasks.db.batch_execute(given_up);
+        bed.hook(Arc::new(move |verb, path| {
+            if refuses && verb == Verb::Delete && path.contains("/b/") {
+                Err(StoreErrorKind::Denied)
+            } else {
+                Ok(())
+            }
+        }));
+        let outcome = bed.run(Lane::Backup);
+        assert!(matches!(outcome, Outcome::Failed { .. }), "{outcome:?}");
+        let row = bed.backup_row(&backup);
+        assert_eq!(row.status, BackupStatus::Error);
+        assert!(row.fail_reason.unwrap().contains("gave up"));
+        let volume = bed.tasks.catalog.volume(&volume).unwrap().unwrap();
+        assert_eq!(volume.status, VolumeStatus::Available);
+        assert_eq!(bed.roots(&backup).len(), usize::from(refuses));
+    }
+}
+
+#[test]
+fn a_lost_job_lets_go_of_its_packs_after_its_backup_is_known_as_failed() {
+    let mut bed = Bed::standalone();
+    let volume = bed.make_volume();
+    let backup = bed.accept_backup(&volume, false);
+    bed.hook(hides_roots());
+    assert!(matches!(bed.run(Lane::Backup), Outcome::Retry { .. }));
+    bed.tasks.db.batch_execute("DELETE FROM jobs");
+    let is_session = |orphan: &Orphan| matches!(orphan, Orphan::Session(_));
+    let first = bed.orphans();
+    assert!(!first.iter().any(is_session), "{first:?}");
+    for orphan in &first {
+        bed.tasks.settle_orphan(orphan).unwrap();
+    }
+    assert_eq!(bed.backup_row(&backup).status, BackupStatus::Error);
+    assert!(bed.orphans().iter().any(is_session));
+}
