@@ -1,4 +1,5 @@
-//! How much of this machine running jobs may use.
+//! How much of this machine running jobs may use ([`Options`]), and how a vault cuts volumes, fixed when the vault is
+//! made ([`Parameters`]).
 
 use crate::config;
 use crate::engine::format::BLOCK_BYTES;
