@@ -1,7 +1,7 @@
 //! What can go wrong with a request, by what a client could do about it.
 //!
 //! `Display` is safe to show to the client; `source()` is for the operator's log. No HTTP word
-//! stands here: `api::error` maps each kind to a status.
+//! stands here: `api::http::fault` maps each kind to a status.
 
 use std::error::Error as StdError;
 
