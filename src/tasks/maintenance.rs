@@ -95,12 +95,12 @@ impl Tasks {
             deleted = plan.deleted.len(),
             deleted_bytes = collect::bytes(&plan.deleted),
             compacted = plan.compacted.len(),
-            strays = plan.strays.len(),
+            leftovers = plan.strays.len(),
             unknown = plan.unknown.len(),
             "vault collected"
         );
-        if let Some(hindrance) = &plan.hindrance {
-            tracing::error!(vault.id = %id, hindrance, "nothing was compacted");
+        if let Some(blocked_by) = &plan.hindrance {
+            tracing::error!(vault.id = %id, blocked_by, "nothing was compacted");
         }
         self.settle(&claimed.lease, |_| Ok(()))
     }

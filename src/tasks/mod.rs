@@ -88,8 +88,8 @@ pub enum TaskError {
     /// The same, found after the volume was released, so that it cannot be read again.
     #[error("a pack that the backup uses was rewritten at its end; create the backup again")]
     Unsafe,
-    /// What the task decided by has changed since.
-    #[error("what the job decided by has changed meanwhile")]
+    /// The state that the task relied on has changed since.
+    #[error("the state this job relied on has changed; it starts again")]
     Overtaken,
     /// A defect of ours.
     #[error("the job panicked")]
