@@ -15,7 +15,7 @@ pub use error::{ConfigError, without_content};
 pub use identity::{ConfiguredUser, Identity, IdentityMode, KeystoneSettings, Policy};
 pub use maintenance::Maintenance;
 pub use secret::Secret;
-pub use storage::{Azblob, Gcs, S3, Sftp, Storage, Swift, Webdav};
+pub use storage::{Azblob, Gcs, S3, Scheme, Sftp, Storage, Swift, Webdav};
 pub use url::DatabaseUrl;
 
 use crate::config::error::explain;

@@ -1,5 +1,6 @@
 //! URLs in settings, and the passwords that may stand in them.
 
+use crate::config::storage::Scheme;
 use serde::{Deserialize, Serialize};
 use std::ops::Deref;
 
@@ -87,24 +88,12 @@ fn is_host(host: &str) -> bool {
 /// What is wrong with the URL of a storage or of a service, if anything. It is shown in answers, errors and settings, so
 /// it must hold no secret.
 pub(super) fn check(url: &str) -> Result<(), &'static str> {
-    const SCHEMES: [&str; 9] = [
-        "http",
-        "https",
-        "s3",
-        "swift",
-        "sftp",
-        "webdav+http",
-        "webdav+https",
-        "gcs",
-        "azblob",
-    ];
     let (scheme, rest) = url.split_once(':').unwrap_or_default();
     if scheme == "fs" {
         return Ok(());
     }
-    let rest = rest
-        .strip_prefix("//")
-        .filter(|_| SCHEMES.contains(&scheme));
+    let is_known = ["http", "https"].contains(&scheme) || Scheme::parse(scheme).is_some();
+    let rest = rest.strip_prefix("//").filter(|_| is_known);
     let Some(rest) = rest else {
         return Err(
             "it is no URL of a known kind, such as https://HOST, s3://BUCKET or fs:DIRECTORY",
