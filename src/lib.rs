@@ -93,6 +93,33 @@
 //! `tasks/restore_backup.rs` opens the target; `engine/read/restore.rs` reads leaves and ranges of packs, verifies
 //! every chunk and writes it; the catalogue releases the target with the saved metadata.
 //!
+//! # Where new things go
+//!
+//! **A field of backups** begins in [`model::description::Description`], which is one struct from the request to root, row
+//! and exported record. It is taken apart without `..`, so the compiler leads to most places. It does not lead to these:
+//!
+//! * Roots hold the struct as JSON, and those of older backups have no such field. It needs `#[serde(default)]`; without
+//!   it every older root counts as corrupt. `engine/tests/stored.rs` reads a vault that was stored before.
+//! * `model/schema.rs`, a migration for both databases, and in `db/backups.rs` the columns that an import writes
+//!   (`set_imported`).
+//! * What may be changed: `Changes` in `db/backups.rs` and `UPDATE` in `api/backups.rs`. By what lists are filtered and
+//!   sorted: `COLUMNS` in `model/backup.rs`, and `COLLECTION` in `api/backups.rs` for members.
+//! * `api/http/microversion.rs` if clients get it only from some version on; `api-ref/`: README, `openapi.yaml`, samples.
+//!
+//! A new field of `vault.json` or its `Parameters` changes what its MAC is computed of, so a default is not enough there.
+//!
+//! **A kind of storage**: the header of `store/drivers/mod.rs` lists all places.
+//!
+//! **A source of volumes** is a variant of [`volume::catalog::Catalog`] with an arm in each of its methods, chosen in
+//! `Catalog::open`. `volume/catalog/memory.rs` is the smallest one, for tests. Its volumes must be opened for reading and
+//! writing (`volume/reader.rs`, `volume/writer.rs`).
+//!
+//! **Work that no request asks for** begins in `app/mod.rs`, in the processes that run jobs: `schedule` asks
+//! `tasks/maintenance.rs` from time to time which jobs are due, `look_after_orphans` settles what no job will end. Other
+//! periodic work needs such a loop, started in `run_lanes` beside them. What takes long is a job: its arguments in
+//! `model/job.rs`, its work in `tasks/`, found by `tasks/run.rs`. Backups that it starts go through [`admission`], as
+//! those of requests do; so far only [`service`] has one.
+//!
 //! # Invariants
 //!
 //! * Engine, service and tasks are ordinary blocking code on bounded threads. Async code stands only in `api`, `app`,

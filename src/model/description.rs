@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 /// What users see of a backup, carried whole from the request through row, root and exported record. It is made
 /// and taken apart without `..`, so that the compiler names each place that must know a new field.
 ///
-/// Roots hold it in this form: names and order of the fields are stored.
+/// Roots hold it in this form: names and order of the fields are stored. A new field needs `#[serde(default)]`, as the
+/// roots of older backups do not have it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     pub id: BackupId,

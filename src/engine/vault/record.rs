@@ -15,6 +15,8 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
+/// The fields of `vault.json`. Its MAC covers all of them, so a vault that was stored without a new field would count as
+/// changed: a new field also needs a new version.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct VaultFile {
     pub(super) version: u16,
