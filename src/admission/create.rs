@@ -13,7 +13,7 @@ use crate::model::time::Timestamp;
 use crate::model::volume::{SavedVolume, SourceVolume, VolumeStatus};
 use crate::volume::catalog::CatalogError;
 
-/// What is to be backed up, and how.
+/// A request for a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateBackup {
     pub volume_id: VolumeId,

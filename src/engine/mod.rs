@@ -106,8 +106,8 @@
 //! `engine/tests/model` goes through the ways in which backups, deletions, collections, crashes and overtaken runs may
 //! interleave.
 //!
-//! What a crash leaves: [`mod@format`] for backups, `care/switch.rs` for compactions, [`care::repair`],
-//! [`mod@vault::shred`], and `app::keys` for the master key.
+//! These headers say what a crash leaves: [`mod@format`] for backups, `care/switch.rs` for compactions,
+//! [`care::repair`], [`mod@vault::shred`], and `app::keys` for the master key.
 //!
 //! # One span
 //!
@@ -166,7 +166,7 @@ use crate::volume::VolumeError;
 /// Failure of the engine. The text names the object and is fit for a backup's `fail_reason`.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// What is stored is not what was written.
+    /// An object is not as it was written.
     #[error("{object} is corrupt: {detail}")]
     Corrupt { object: String, detail: String },
     /// Something that must be stored is not.

@@ -48,7 +48,7 @@ impl Check {
 
 macro_rules! rules {
     ($($rule:ident => $name:literal, $check:ident;)+) => {
-        /// What a caller may want to do.
+        /// The actions that the rules allow or refuse.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Rule { $($rule),+ }
         impl Rule {

@@ -52,7 +52,7 @@ impl Tasks {
         })
     }
 
-    /// What is due of the vaults that wait for nothing yet, each with when it was tried last.
+    /// The work that is due, of vaults without a job, each with the time of its last try.
     fn due(&self, settings: &Maintenance, now: Timestamp) -> Result<Vec<Due>, DbError> {
         self.db.read(|c| {
             let queued: HashSet<String> = db::jobs::maintained(c)?.into_iter().collect();

@@ -290,7 +290,7 @@ fn retry_delay(claimed: &Claimed) -> Duration {
     RETRY_DELAY * 2_u32.pow(doublings)
 }
 
-/// What a root says a backup came to.
+/// The totals of a backup, from its root.
 fn finished(root: &Root) -> engine::Result<Finished> {
     let signed = |value: u64| {
         i64::try_from(value).map_err(|_| engine::Error::Corrupt {

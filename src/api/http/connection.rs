@@ -46,7 +46,7 @@ const UNREAD_PIECES: usize = 128;
 /// might throw the answer away.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// What a server allows its clients.
+/// The limits of a server for its clients.
 pub(crate) struct Limits {
     pub(crate) workers: usize,
     /// Most connections at once; further ones wait.

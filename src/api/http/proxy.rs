@@ -66,7 +66,7 @@ fn address(text: &str) -> Option<IpAddr> {
     with_port().or_else(|| bare.parse().ok())
 }
 
-/// What an element of a `Forwarded` header says under a name (RFC 7239).
+/// The value under a name in an element of a `Forwarded` header (RFC 7239).
 fn forwarded_field<'h>(element: &'h str, name: &str) -> Option<&'h str> {
     element.split(';').find_map(|pair| {
         let (key, value) = pair.split_once('=')?;

@@ -68,7 +68,7 @@ pub(crate) struct ScratchBytes {
 }
 
 impl Scratch {
-    /// What it holds.
+    /// The memory that it holds.
     pub(crate) fn bytes(&self) -> ScratchBytes {
         ScratchBytes {
             sealed: self.sealed.capacity() as u64,

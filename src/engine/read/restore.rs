@@ -96,7 +96,7 @@ struct Restore<'r, 'a> {
     failure: Failure,
 }
 
-/// What one thread holds in memory from span to span, and its part of the budget.
+/// Memory that one thread keeps from span to span, and its part of the budget.
 #[derive(Default)]
 struct Desk<'b> {
     scratch: Scratch,

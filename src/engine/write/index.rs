@@ -54,7 +54,7 @@ pub(crate) struct Index<'a> {
     stored: Mutex<RoaringBitmap>,
     /// Packs in which the database found chunks.
     found: Mutex<RoaringBitmap>,
-    /// What other threads do between a look-up and its evaluation.
+    /// Called between a look-up and its evaluation, as if other threads ran then.
     #[cfg(test)]
     pub(crate) meanwhile: std::sync::OnceLock<Meanwhile<'a>>,
 }

@@ -220,12 +220,12 @@ impl Standalone {
         Ok(Source::untracked(open(&temporary)?))
     }
 
-    /// What a volume holds now, if it is there; held or not, so it may change under the reader.
+    /// The current content of a volume, if it is there; held or not, so it may change under the reader.
     pub fn open_volume(&self, volume: &VolumeId) -> Option<VolumeReader> {
         VolumeReader::open(&self.volume_path(volume)).ok()
     }
 
-    /// What a restored volume will take over from this one.
+    /// The data that a restored volume will take over from this one.
     pub fn saved(&self, volume: &VolumeId) -> Result<SavedVolume, CatalogError> {
         let row = self.volume(volume)?;
         Ok(row.map_or_else(SavedVolume::default, |row| SavedVolume {
