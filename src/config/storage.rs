@@ -243,7 +243,7 @@ impl Storage {
         ]
     }
 
-    /// What is wrong with it, if anything.
+    /// Checks its options: that they belong to its kind, and that calls are allowed.
     pub(super) fn check(&self) -> Result<(), String> {
         let scheme = self.url.split(':').next().and_then(Scheme::parse);
         let own = scheme.and_then(Scheme::section);

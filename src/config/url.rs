@@ -30,8 +30,8 @@ impl Serialize for DatabaseUrl {
 }
 
 impl DatabaseUrl {
-    /// What is wrong with it, if anything. libpq repeats what it cannot read in its errors, and where a
-    /// password was not written as it takes it, that is the password.
+    /// Checks that libpq can read it. In its errors libpq repeats what it cannot read, and if a password was not
+    /// encoded as libpq expects, that is the password.
     pub(super) fn check(&self) -> Result<(), &'static str> {
         if self
             .0
@@ -85,8 +85,7 @@ fn is_host(host: &str) -> bool {
     !host.contains('@') && port.is_none_or(is_port)
 }
 
-/// What is wrong with the URL of a storage or of a service, if anything. It is shown in answers, errors and settings, so
-/// it must hold no secret.
+/// Checks the URL of a storage or of a service. It is shown in answers, errors and settings, so it must hold no secret.
 pub(super) fn check(url: &str) -> Result<(), &'static str> {
     let (scheme, rest) = url.split_once(':').unwrap_or_default();
     if scheme == "fs" {

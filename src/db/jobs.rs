@@ -44,7 +44,7 @@ const NEXT: &str = "WITH RECURSIVE waiting (project) AS ( \
      WHERE COALESCE(running.places, 0) < $4 \
      ORDER BY COALESCE(running.places, 0), jobs.run_at, jobs.id LIMIT 1";
 
-/// One row of the answer to [`NEXT`].
+/// What [`NEXT`] gives.
 #[derive(QueryableByName)]
 struct Next {
     #[diesel(sql_type = Text)]
@@ -156,7 +156,7 @@ struct Places<'u> {
     lane: Lane,
     us: &'u Claimer,
     all: i64,
-    /// Most jobs of one project: one less than upkeep leaves. `None`: any number.
+    /// What one project may have: one less than upkeep leaves. `None`: any number.
     most: Option<i64>,
     /// Jobs whose worker is gone: they hold no place.
     idle: Vec<JobId>,
@@ -330,7 +330,7 @@ fn held<'a>(lease: &'a Lease) -> _ {
         .filter(jobs::state.eq(running))
 }
 
-/// The result of renewing a lease.
+/// What a worker learns when it prolongs its lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renewal {
     Held,

@@ -25,7 +25,7 @@
 //! | root | the sealed description of one backup, which leads to its tree; stored last, and so the commit point |
 //! | pack set | the numbers of all packs that a backup needs, in its root and in its row |
 //! | session | the right of one job to write packs. Its row names the run that has it. A session owns the packs that it wrote, and has references on the packs that it relies upon |
-//! | generation | the number of a collection of a vault. A repair begins one as well, and so does whoever brings the rows of packs up to date with the storage: a rebuild, an import, a backup on an old database. A later generation stops an earlier one |
+//! | generation | the number of a collection of a vault. A repair begins one as well. So do rebuilds, imports and backups on an old database, before they bring the rows of packs up to date with the storage. A later generation stops an earlier one |
 //! | census | the frames that the manifests of all backups reach |
 //! | condemned | a pack that neither a session nor a backup needed at some generation. A reference makes it live again; a later generation gives it up |
 //! | given up | a condemned pack that is being removed. No reference on it can be taken any more |
@@ -53,9 +53,9 @@
 //!   database and never twice (`db::packs::open`, `db::collection::next_rewrite`). So two backups at most store the
 //!   same chunk twice. An old database may give out a number that an object has already: then the object is not
 //!   replaced, and the backup goes on with free numbers. A root has the id of its backup, so all runs of one job store
-//!   it under the same name, each only as long as its lease lasts. In a storage that does not refuse to replace objects,
-//!   a run that was halted while it sent the root may still replace that of a later run. The next verification reports
-//!   a root that needs other packs than the backup's row says.
+//!   it under the same name, each only as long as its lease lasts. In a storage that does not refuse to replace
+//!   objects, a run that was halted while it sent the root may still replace that of a later run. The next
+//!   verification reports a root that needs other packs than the backup's row says.
 //! * **H**, hold: a session relies on a pack only after its reference is committed (`db::packs::reference`). A
 //!   collection may condemn a pack that was referenced after it had read the references, but no collection gives it
 //!   up. A compaction does not switch a referenced pack, and a repair only if the new object has every frame that the
@@ -68,22 +68,22 @@
 //!   pass from a session to a backup and never back. A compaction keeps the frames of its census, and is refused if a
 //!   backup that the census did not see needs the pack. An import looks, after its set is noted, whether root and
 //!   frames are still there, and takes references on all packs in its last transaction.
-//! * **A**, again: a reader that finds a pack missing or damaged reads the row again and tries a second time, as the row
-//!   may lead to another object by now. An old object is deleted only after the switch to the new one.
-//! * **C**, compare: whoever notes damage of a pack, or leads its row to another object, names the rewrite that it
-//!   looked at. If the row leads to another object by now, nothing is written. All other changes of a pack's state are
-//!   right whatever object the row leads to, and name the states in which they may happen; those of a pack that is
+//! * **A**, again: a reader that finds a pack missing or damaged reads the row again and tries a second time, as the
+//!   row may lead to another object by now. An old object is deleted only after the switch to the new one.
+//! * **C**, compare: a write that notes damage of a pack, or leads its row to another object, names the rewrite that
+//!   was looked at. If the row leads to another object by now, nothing is written. All other changes of a pack's state
+//!   are right whatever object the row leads to, and name the states in which they may happen; those of a pack that is
 //!   being written also name its session. A verification asks once more whether a backup still exists before it calls
 //!   it damaged. Chunks of a damaged pack leave the index, so that later backups store them again; a backup that
 //!   relies on them already is called damaged by the next verification. A pack that a collection is removing is not
 //!   called missing. Two rebuilds at once take a backup in once.
-//! * **G**, generation: each collection and repair begins a generation. So does whoever brings the rows of packs up to
-//!   date with the storage (`care::rebuild::packs`): a rebuild, an import that needs packs which the database does not
-//!   know, a backup that finds that the database is an old copy. A compaction or repair gets a rewrite number, and
-//!   switches a pack, only while its generation is the latest. A collection condemns packs, gives them up and removes
-//!   objects that nothing leads to only while its own is. A rebuild that leads a row to another object looks at no
-//!   generation, but at the row (C). These changes of packs, and the generations of collections and rebuilds, take
-//!   turns (`db::collection::lock`).
+//! * **G**, generation: each collection and repair begins a generation. So does `care::rebuild::packs`, which brings
+//!   the rows of packs up to date with the storage, for a rebuild, for an import that needs packs which the database
+//!   does not know, and for a backup that finds that the database is an old copy. A compaction or repair gets a
+//!   rewrite number, and switches a pack, only while its generation is the latest. A collection condemns packs, gives
+//!   them up and removes objects that nothing leads to only while its own is. A rebuild that leads a row to another
+//!   object looks at no generation, but at the row (C). These changes of packs, and the generations of collections and
+//!   rebuilds, take turns (`db::collection::lock`).
 //! * **J**, job: a backup has at most one live job, and a restore or deletion begins only in the states that allow it.
 //!   A forced deletion cancels the job that is under way, and the same job deletes afterwards. A run that has stored a
 //!   root, and finds at its end that the backup's row was removed, removes the root.
@@ -92,8 +92,8 @@
 //!   row. The transaction that removes the row locks the root's name and asks again whether another backup needs the
 //!   root; if the answer has changed, the job starts again. With the row the deletion notes the root's name
 //!   (`removed_roots`). So a collection that has listed the root before does not take it for one that the database has
-//!   lost, and a rebuild that has listed it finds it missing and adds nothing. An import that finds the root deleted is
-//!   refused.
+//!   lost, and a rebuild that has listed it finds it missing and adds nothing. An import that finds the root deleted
+//!   is refused.
 //! * **K**, key: shredding first ends the sessions of the vault's jobs and puts a mark in the place of the key, in one
 //!   transaction. From there on the vault cannot be opened, no session writes rows, and no key is put back. A
 //!   run that had opened the vault before may still store an object. No key opens it; its writer is refused and

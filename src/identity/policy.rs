@@ -272,7 +272,7 @@ impl Policy {
     }
 }
 
-/// What it takes to evaluate an expression, the rules that it refers to included.
+/// The cost of evaluating an expression, with the rules that it refers to.
 #[derive(Debug, Clone, Copy)]
 struct Cost {
     levels: usize,

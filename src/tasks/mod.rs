@@ -1,4 +1,4 @@
-//! What a job does: `run` looks at its subject and at the work on it, each in a file of its own.
+//! Carries out jobs: `run` looks at the subject of a job and at the work on it; each kind of work has its own file.
 //!
 //! A task may run again from the start at any time, so every step can be repeated. Its last step is one transaction that
 //! settles subject and job together, if the lease still holds.

@@ -283,10 +283,10 @@ struct Connection {
     socket: TcpStream,
     line: Line,
     patience: Duration,
-    /// What was read and not handed on is this part of the space.
+    /// The part of the space that was read and not handed on.
     held: Range<usize>,
     space: Box<[u8; PIECE_BYTES]>,
-    /// What may be handed on before the other side has its turn to look at it.
+    /// How many bytes may be handed on before the other side has its turn to look at it.
     left: usize,
     /// The client does not take what we write.
     is_full: bool,

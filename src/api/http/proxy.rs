@@ -48,7 +48,7 @@ fn last<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     header.split(',').next_back().map(str::trim)
 }
 
-/// What the two kinds of headers say, each of which may be absent. If they disagree, one of them is not from our proxy,
+/// The value of the two kinds of headers; each may be absent. If they disagree, one of them is not from our proxy,
 /// and neither is trusted.
 fn agreed<T: PartialEq>(forwarded: Option<Option<T>>, older: Option<Option<T>>) -> Option<T> {
     match (forwarded, older) {

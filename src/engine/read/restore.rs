@@ -110,7 +110,8 @@ struct Desk<'b> {
 }
 
 impl<'b> Desk<'b> {
-    /// Makes room for the next span. Nothing is held by who has to wait for more.
+    /// Makes room for the next span. If it needs more than before, all is given back first: a thread that waits for
+    /// memory holds none.
     fn prepare(
         &mut self,
         budget: &'b Budget,

@@ -17,14 +17,14 @@ use crate::service::{Metadata, Services, check_marker};
 /// What changes of volume types wait for one another under.
 const LOCK: &str = "volume types";
 
-/// The capabilities of the one backend of standalone volumes.
+/// What the one backend of standalone volumes says of itself.
 const CAPABILITIES: [(&str, &str); 3] = [
     ("storage_protocol", "local"),
     ("vendor_name", "Embervault"),
     ("volume_backend_name", BACKEND),
 ];
 
-/// A request for a volume type.
+/// What an administrator wants a volume type to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateType {
     pub name: String,
@@ -33,7 +33,7 @@ pub struct CreateType {
     pub extra_specs: Metadata,
 }
 
-/// The fields that an update changes; `None` leaves a field as it is.
+/// What an update changes; `None` leaves a field as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TypeChanges {
     pub name: Option<String>,

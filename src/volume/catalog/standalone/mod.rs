@@ -261,7 +261,7 @@ impl Standalone {
             let Some(row) = volumes::find(c, volume)? else {
                 return Ok(());
             };
-            // Whoever had it in use may have let go meanwhile.
+            // It may have been detached meanwhile.
             let is_attached = !volumes::attachments_of(c, vec![volume.clone()])?.is_empty();
             let back = match row.previous_status {
                 Some(VolumeStatus::InUse) if is_attached => VolumeStatus::InUse,
