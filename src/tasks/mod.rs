@@ -220,7 +220,7 @@ impl Tasks {
     }
 
     /// Makes all packs of a backup live, in the transaction that makes it available; an error if one was given up. A
-    /// collection may have condemned a pack before the session took its reference.
+    /// collection may have condemned a pack after the session took its reference.
     fn hold_packs(
         &self,
         connection: &mut DbConnection,
