@@ -17,7 +17,7 @@ use std::process::Command;
 pub(super) use measure::StepArguments;
 pub(super) use step::run as step;
 
-/// The cases of the benchmark.
+/// Arguments of the benchmark.
 #[derive(Debug, Args)]
 pub(super) struct BenchArguments {
     /// Size of the generated volume; two thirds of it hold data.
