@@ -17,8 +17,8 @@
 //! ```
 //!
 //! A module uses floors below its own, never its neighbours and never upward; `tests/layers.rs`
-//! fails otherwise. Each door is the only module that names its crate: diesel queries stand in
-//! [`db`], opendal in [`store`], actix in [`api`] (and [`app`], which starts the server).
+//! fails otherwise. It also lists for each foreign crate behind a door which modules may name it, mostly one:
+//! diesel queries stand in [`db`], opendal in [`store`], actix in [`api`] (and [`app`], which starts the server).
 //! The standalone volume catalogue and the embedded identity keep their rows in the database, and
 //! [`identity`] and [`store`] ask a Keystone through [`keystone`]; so these doors stand one floor
 //! above instead of beside it.
@@ -27,8 +27,10 @@
 //!
 //! The product is a backup service. Where no cloud surrounds it, a stand-in plays Cinder and Keystone. On each floor
 //! that has a part of the stand-in, that part lies in a folder `standalone`; that of [`identity`] is called
-//! `embedded`. Outside of these folders, only the code that chooses between the stand-in and a real cloud may name it. A few
-//! files still do without choosing; `tests/layers.rs` lists them, and none may be added.
+//! `embedded`. Outside of these folders, only the code that chooses between the stand-in and a real cloud may name it.
+//! `identity.mode` makes that choice for users and projects, in `app/mod.rs`. For volumes the place of the choice is
+//! `Catalog::open`, but there is only the stand-in yet. A few files name the stand-in without choosing; `tests/layers.rs`
+//! lists them, and none may be added.
 //!
 //! Backups ask for volumes at one port, [`volume::catalog`]. Its header says which calls may share a transaction
 //! and which are repeated.
@@ -36,7 +38,8 @@
 //! # The rooms of the engine
 //!
 //! ```text
-//!  write      care      read         a volume to packs and a root | upkeep | a root to a volume
+//!  write      care                   a volume to packs and a root | upkeep
+//!  read                              a root to a volume; reads what the two above need, too
 //!  vault                             one project's keys, parameters and objects in one storage
 //!  format                            every stored byte
 //! ```
@@ -45,7 +48,7 @@
 //!
 //! # One request
 //!
-//! A request passes six files. `POST /v3/{project}/backups`, for example:
+//! A request passes a handful of files. `POST /v3/{project}/backups`, for example, passes seven:
 //!
 //! | file | what it does there |
 //! |---|---|
@@ -53,23 +56,27 @@
 //! | `api/routes.rs` | the table of all routes leads to `api::backups::create` |
 //! | `api/backups.rs` | parses the body, calls the service, shows the result |
 //! | `service/backups.rs` | looks the volume up and authorizes |
-//! | `admission/create.rs` | holds the volume, checks the quota, inserts the backup (`creating`) and its job, in one transaction |
+//! | `admission/create.rs` | describes the backup; what the transaction does for it: holds the volume, chooses the parent, inserts the backup (`creating`) |
+//! | `admission/mod.rs` | the transaction, which takes the project's lock first and inserts the job last; the check of the quota |
 //! | `db/backups.rs` | the queries on the table of backups |
 //!
 //! Every error becomes status, headers and body in `api/http/fault.rs`, and nowhere else. Who asks is decided by
 //! [`identity`], our own or a Keystone; what they may do, by the rules of [`identity::policy`], which services ask
 //! with the project of the object in question. An object of another project is looked up as if it did not exist, so a
-//! refusal reveals nothing about it. Before all that, `api/http/connection.rs` limits how much a client may send
-//! without a token, and how long.
+//! refusal reveals nothing about it. Before all that, `api/http/connection.rs` limits how long a client may take and how
+//! much of what it sends is read ahead, `api/http/wire.rs` the size of the head, and `api/server.rs` that of the body; a
+//! request without a token may have only a small one.
 //!
 //! # One backup
 //!
-//! A backup is one straight line. After a crash at any point the job is claimed again and goes down the same line;
-//! chunks that are stored already are found and not uploaded again.
+//! A backup is one straight line. After a crash at any point the job is claimed again and goes down the same line, until
+//! its workers have died `jobs.attempts_max` times; chunks that are stored already are found and not uploaded again.
 //!
 //! 1. `jobs/runner.rs` claims the job under a lease and `tasks/run.rs` starts it.
 //! 2. `tasks/create_backup.rs` opens the vault. A root that is there already, from a run that was cut off, is the
-//!    result; go on with 7. Otherwise it holds the volume, opens it and reads the parent's root.
+//!    result; go on with 7. Otherwise it compares the roots in the storage with the database; if the database turns out
+//!    to be an old copy, the rows of packs are corrected first. Then it holds the volume, reads the parent's root and
+//!    opens the volume.
 //! 3. `engine/write/backup.rs` begins the session and shares the spans out among threads.
 //! 4. `engine/write/span.rs` finds what changed in a span, `stage.rs` cuts it into chunks and looks them up
 //!    (`index.rs`), and `splice.rs` puts the leaf together.
@@ -86,14 +93,44 @@
 //! `tasks/restore_backup.rs` opens the target; `engine/read/restore.rs` reads leaves and ranges of packs, verifies
 //! every chunk and writes it; the catalogue releases the target with the saved metadata.
 //!
+//! # Where new things go
+//!
+//! **A field of backups** begins in [`model::description::Description`], which is one struct from the request to root, row
+//! and exported record. It is taken apart without `..`, so the compiler leads to most places. It does not lead to these:
+//!
+//! * Roots hold the struct as JSON, and those of older backups have no such field. It needs `#[serde(default)]`; without
+//!   it every older root counts as corrupt. `engine/tests/stored.rs` reads a vault that was stored before.
+//! * `model/schema.rs`, a migration for both databases, and in `db/backups.rs` the columns that an import writes
+//!   (`set_imported`).
+//! * What may be changed: `Changes` in `db/backups.rs` and `UPDATE` in `api/backups.rs`. By what lists are filtered and
+//!   sorted: `COLUMNS` in `model/backup.rs`, and `COLLECTION` in `api/backups.rs` for members.
+//! * `api/http/microversion.rs` if clients get it only from some version on; `api-ref/`: README, `openapi.yaml`, samples.
+//!
+//! A new field of `vault.json` or its `Parameters` changes what its MAC is computed of, so a default is not enough there.
+//!
+//! **A kind of storage**: the header of `store/drivers/mod.rs` lists all places.
+//!
+//! **A source of volumes** is a variant of [`volume::catalog::Catalog`] with an arm in each of its methods, chosen in
+//! `Catalog::open`. `volume/catalog/memory.rs` is the smallest one, for tests. Its volumes must be opened for reading and
+//! writing (`volume/reader.rs`, `volume/writer.rs`).
+//!
+//! **Work that no request asks for** begins in `app/mod.rs`, in the processes that run jobs: `schedule` asks
+//! `tasks/maintenance.rs` from time to time which jobs are due, `look_after_orphans` settles what no job will end. Other
+//! periodic work needs such a loop, started in `run_lanes` beside them. What takes long is a job: its arguments in
+//! `model/job.rs`, its work in `tasks/`, found by `tasks/run.rs`. Backups that it starts go through [`admission`], as
+//! those of requests do; so far only [`service`] has one.
+//!
 //! # Invariants
 //!
 //! * Engine, service and tasks are ordinary blocking code on bounded threads. Async code stands only in `api`, `app`,
-//!   the runner and heartbeat of `jobs`, and inside of `store` and `keystone`; `cli` starts the runtime.
+//!   the runner and heartbeat of `jobs`, inside of `store` and `keystone`, and where `cli` starts the runtime and waits
+//!   for signals.
 //! * State changes are compare-and-set on the row; no code reads a state and then writes it.
-//! * An interrupted job is claimed by the same query as a new one. Only rows that wait for a job that does not exist,
-//!   as its row was removed, are looked for and settled (`tasks/orphans.rs`).
-//! * A backup never refers to another backup; any of them can be deleted at any time.
+//! * An interrupted job is claimed by the same transaction as a new one, and runs from its beginning. Only rows that wait
+//!   for a job that does not exist, as its row was removed, are looked for and settled (`tasks/orphans.rs`).
+//! * No backup needs another one. A row names its parent, and that of an import may name the root of another backup, but
+//!   what a backup needs stays until it is deleted itself. So any backup that is available or failed can be deleted, in
+//!   any order, and by force in every state.
 
 pub mod admission;
 pub mod api;

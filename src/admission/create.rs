@@ -13,7 +13,7 @@ use crate::model::time::Timestamp;
 use crate::model::volume::{SavedVolume, SourceVolume, VolumeStatus};
 use crate::volume::catalog::{CatalogError, Hold};
 
-/// What is to be backed up, and how.
+/// A request for a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateBackup {
     pub volume_id: VolumeId,
@@ -80,12 +80,13 @@ impl Admission {
             force,
         };
         self.admit(asker, args, |c, lease| {
-            // What is bound to fail counts for no quota: the hold comes first, and all of it or nothing.
+            // Hold first: a backup of a source that is not free must not count against the quota. A refusal of either
+            // undoes both.
             self.catalog
                 .hold_source(c, lease, &volume_id, snapshot_id.as_ref(), force)
                 .and_then(Hold::could_change)
                 .map_err(|error| refused_source(error, &volume_id))?;
-            // Until the volume was held, which others may have put off, it could change.
+            // The volume could change until it was held, and the hold may have waited for others.
             let held_at = self.clock.now();
             backup.created_at = held_at;
             backup.updated_at = Some(held_at);

@@ -43,7 +43,7 @@ pub struct Asker<'a> {
 
 impl Admission {
     /// Changes rows and adds the job in one transaction, one at a time for each project; then wakes the runner.
-    /// What is held under the lease, the first run of the job takes over.
+    /// The first run of the job takes over all that is held under the lease.
     pub fn admit<T>(
         &self,
         asker: &Asker<'_>,

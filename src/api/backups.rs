@@ -213,13 +213,13 @@ pub(super) fn restore(call: &Call<'_>) -> Result {
     Ok(Reply::json(202, json!({ "restore": view })))
 }
 
-/// What create, update and the plain list show of a backup.
+/// The view of a backup that create, update and the plain list show.
 pub(super) fn backup_summary(call: &Call<'_>, backup: &Backup) -> Value {
     let links = links(call, "backups", backup.id.as_str());
     json!({ "id": backup.id, "name": backup.name, "links": links })
 }
 
-/// What show and the detail list show of a backup.
+/// The view of a backup that show and the detail list show.
 pub(super) fn backup_detail(call: &Call<'_>, backup: &Backup, has_dependents: bool) -> Value {
     let Backup {
         id,

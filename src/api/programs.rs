@@ -256,7 +256,7 @@ fn freeze(call: &Call<'_>, change: ServiceChange) -> Result {
     Ok(Reply::empty(202))
 }
 
-/// What a client says of the logs it means.
+/// The logs that a client means.
 fn logs_of(fields: &Fields<'_>) -> LogsOf {
     let named = |key: &str| fields.raw(key).filter(|text| !["", "*"].contains(text));
     LogsOf {

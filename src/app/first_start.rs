@@ -1,4 +1,4 @@
-//! What the first start makes for its users: their passwords, and the file for clients.
+//! The first start makes passwords for its users, and the file for clients.
 //!
 //! The passwords stand in a private file of their own, so that every start can write `clouds.yaml`
 //! anew with the address it has now; the database keeps only their hashes.

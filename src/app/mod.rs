@@ -294,7 +294,7 @@ fn assemble(
     })
 }
 
-/// What jobs work with, for commands beside the service.
+/// The parts that jobs work with, for commands beside the service.
 pub fn tasks(config: &Config, handle: &Handle) -> Result<Tasks, StartError> {
     let (clock, stop) = (Clock::System, CancellationToken::new());
     let db = Db::open(&config.database_url())?;

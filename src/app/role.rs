@@ -1,6 +1,6 @@
-//! What a process is there for.
+//! The role of a process.
 
-/// What a process is there for.
+/// The role of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// API and worker.

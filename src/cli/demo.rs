@@ -27,7 +27,7 @@ struct Row {
     time: Duration,
     /// Bytes of the volume.
     volume_bytes: u64,
-    /// What the engine counted, for backups.
+    /// The counts of the engine, for backups.
     backup: Option<Backup>,
 }
 

@@ -170,7 +170,7 @@ enum VaultCommand {
     Rebuild {
         #[command(flatten)]
         settings: SettingsArguments,
-        /// Name of the storage in the configuration; `local` is the one without any.
+        /// Name of the storage, as in `[storage.NAME]`. `local` if none is configured.
         #[arg(long, value_name = "NAME")]
         storage: String,
     },
@@ -215,7 +215,7 @@ enum StorageCommand {
     Check {
         #[command(flatten)]
         settings: SettingsArguments,
-        /// Name of the storage in the configuration; `local` is the one without any.
+        /// Name of the storage, as in `[storage.NAME]`. `local` if none is configured.
         name: String,
         /// Print JSON instead of a table.
         #[arg(long)]

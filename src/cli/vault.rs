@@ -40,7 +40,7 @@ fn each<T>(
 fn end(refused: usize) -> anyhow::Result<()> {
     match refused {
         0 => Ok(()),
-        count => bail!("{count} vaults could not be worked on"),
+        count => bail!("{count} vaults failed; see above"),
     }
 }
 
@@ -306,17 +306,17 @@ pub(super) fn shred(config: &Config, project: &str, yes: bool) -> anyhow::Result
     );
     if is_unknown {
         bail!(
-            "project {project} has no vault; name it by its id. If it was shredded before, all is done but for what is said above"
+            "project {project} has no vault. Give its id, not its name. If it was shredded earlier, only the steps printed above remain"
         );
     }
     if !shredded.left.is_empty() {
         bail!(
-            "the storages of {} vaults could not be used. Make them usable, those that are not configured by configuring them again, and run the same command again; or remove the folder v/VAULT there by hand",
+            "{} vaults lie in storages that are not configured or cannot be reached. Configure or repair these storages and run this command again, or delete the folder v/VAULT in them",
             shredded.left.len()
         );
     }
     if !are_erased {
-        bail!("the keys could not be erased from the database's files; run the same command again");
+        bail!("the keys could not be erased from the database's files; run this command again");
     }
     Ok(())
 }
@@ -335,8 +335,8 @@ fn report_old_rows(old_rows: OldRows) {
         ),
         OldRows::Remain(reason) => println!(
             "The database itself still holds the keys as they were wrapped before: they could not be erased \
-             ({reason}). All else is done. When nothing else uses the table, run VACUUM in SQLite, or VACUUM FULL \
-             vaults in PostgreSQL."
+             ({reason}). Everything else succeeded. When nothing else uses the table, run VACUUM in SQLite, or VACUUM \
+             FULL vaults in PostgreSQL."
         ),
     }
 }
@@ -372,9 +372,9 @@ fn as_json(collected: &[(String, Plan)]) -> serde_json::Value {
                 "packs": plan.compacted.len(),
                 "dead_bytes": plan.compacted.iter().map(|sparse| sparse.dead_bytes).sum::<u64>(),
             },
-            "strays": plan.strays,
+            "leftovers": plan.strays,
             "unknown": plan.unknown,
-            "hindrance": plan.hindrance,
+            "blocked_by": plan.hindrance,
         })
     });
     vaults.collect()

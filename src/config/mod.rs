@@ -15,7 +15,7 @@ pub use error::{ConfigError, without_content};
 pub use identity::{ConfiguredUser, Identity, IdentityMode, KeystoneSettings, Policy};
 pub use maintenance::Maintenance;
 pub use secret::Secret;
-pub use storage::{Azblob, Gcs, S3, Sftp, Storage, Swift, Webdav};
+pub use storage::{Azblob, Gcs, S3, Scheme, Sftp, Storage, Swift, Webdav};
 pub use url::DatabaseUrl;
 
 use crate::config::error::explain;
@@ -128,9 +128,11 @@ impl Api {
         if self.page_items_max == 0 {
             return Err(("api.page_items_max", "must be at least 1"));
         }
-        if self.metadata_items_max == 0 || self.metadata_bytes_max.as_u64() == 0 {
-            let why = "must be at least 1, and metadata_bytes_max too";
-            return Err(("api.metadata_items_max", why));
+        if self.metadata_items_max == 0 {
+            return Err(("api.metadata_items_max", "must be at least 1"));
+        }
+        if self.metadata_bytes_max.as_u64() == 0 {
+            return Err(("api.metadata_bytes_max", "must be at least 1"));
         }
         if !(1..=1_000_000).contains(&self.connections_max) {
             return Err(("api.connections_max", "must be 1 to 1000000"));
@@ -596,6 +598,10 @@ mod tests {
             ("[jobs]\ncopies = 0", "copies"),
             ("[jobs]\nquick = 1001", "quick"),
             ("[api]\nmetadata_items_max = 0", "api.metadata_items_max"),
+            (
+                "[api]\nmetadata_bytes_max = \"0 B\"",
+                "api.metadata_bytes_max",
+            ),
         ] {
             let error = load(text, &[]).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");

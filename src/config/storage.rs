@@ -6,6 +6,48 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The kind of a storage, as the scheme of its URL names it. A section of options has the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    Fs,
+    S3,
+    Swift,
+    Sftp,
+    Webdav { tls: bool },
+    Gcs,
+    Azblob,
+}
+
+impl Scheme {
+    /// The kind of URLs that begin with this scheme.
+    pub fn parse(scheme: &str) -> Option<Self> {
+        match scheme {
+            "fs" => Some(Self::Fs),
+            "s3" => Some(Self::S3),
+            "swift" => Some(Self::Swift),
+            "sftp" => Some(Self::Sftp),
+            "webdav+http" => Some(Self::Webdav { tls: false }),
+            "webdav+https" => Some(Self::Webdav { tls: true }),
+            "gcs" => Some(Self::Gcs),
+            "azblob" => Some(Self::Azblob),
+            _ => None,
+        }
+    }
+
+    /// The section of its options; a directory has none.
+    fn section(self) -> Option<&'static str> {
+        match self {
+            Self::Fs => None,
+            Self::S3 => Some("s3"),
+            Self::Swift => Some("swift"),
+            Self::Sftp => Some("sftp"),
+            Self::Webdav { .. } => Some("webdav"),
+            Self::Gcs => Some("gcs"),
+            Self::Azblob => Some("azblob"),
+        }
+    }
+}
+
 /// One backup storage.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -201,9 +243,10 @@ impl Storage {
         ]
     }
 
-    /// What is wrong with it, if anything.
+    /// Checks its options: that they belong to its kind, and that calls are allowed.
     pub(super) fn check(&self) -> Result<(), String> {
-        let scheme = self.url.split([':', '+']).next().unwrap_or_default();
+        let scheme = self.url.split(':').next().and_then(Scheme::parse);
+        let own = scheme.and_then(Scheme::section);
         let sections = [
             ("s3", self.s3.is_some()),
             ("swift", self.swift.is_some()),
@@ -214,7 +257,7 @@ impl Storage {
         ];
         if let Some((foreign, _)) = sections
             .iter()
-            .find(|(name, is_given)| *is_given && *name != scheme)
+            .find(|(name, is_given)| *is_given && Some(*name) != own)
         {
             return Err(format!(
                 "options of {foreign} do not belong to a storage of its URL"

@@ -1,5 +1,6 @@
 //! URLs in settings, and the passwords that may stand in them.
 
+use crate::config::storage::Scheme;
 use serde::{Deserialize, Serialize};
 use std::ops::Deref;
 
@@ -29,8 +30,8 @@ impl Serialize for DatabaseUrl {
 }
 
 impl DatabaseUrl {
-    /// What is wrong with it, if anything. libpq repeats what it cannot read in its errors, and where a
-    /// password was not written as it takes it, that is the password.
+    /// Checks that libpq can read it. In its errors libpq repeats what it cannot read, and if a password was not
+    /// encoded as libpq expects, that is the password.
     pub(super) fn check(&self) -> Result<(), &'static str> {
         if self
             .0
@@ -84,27 +85,14 @@ fn is_host(host: &str) -> bool {
     !host.contains('@') && port.is_none_or(is_port)
 }
 
-/// What is wrong with the URL of a storage or of a service, if anything. It is shown in answers, errors and settings, so
-/// it must hold no secret.
+/// Checks the URL of a storage or of a service. It is shown in answers, errors and settings, so it must hold no secret.
 pub(super) fn check(url: &str) -> Result<(), &'static str> {
-    const SCHEMES: [&str; 9] = [
-        "http",
-        "https",
-        "s3",
-        "swift",
-        "sftp",
-        "webdav+http",
-        "webdav+https",
-        "gcs",
-        "azblob",
-    ];
     let (scheme, rest) = url.split_once(':').unwrap_or_default();
     if scheme == "fs" {
         return Ok(());
     }
-    let rest = rest
-        .strip_prefix("//")
-        .filter(|_| SCHEMES.contains(&scheme));
+    let is_known = ["http", "https"].contains(&scheme) || Scheme::parse(scheme).is_some();
+    let rest = rest.strip_prefix("//").filter(|_| is_known);
     let Some(rest) = rest else {
         return Err(
             "it is no URL of a known kind, such as https://HOST, s3://BUCKET or fs:DIRECTORY",

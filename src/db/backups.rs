@@ -12,7 +12,7 @@ use diesel::dsl::count_star;
 use diesel::prelude::*;
 use std::collections::{BTreeMap, HashSet};
 
-/// What a row takes of a page's bytes. Metadata is taken apart, and then takes over ten times as much as its
+/// Bytes of a page that a row counts for. Metadata is taken apart, and then takes over ten times as much as its
 /// text; a bitmap takes what it is.
 const BYTES: &str = "OCTET_LENGTH(metadata) + COALESCE(OCTET_LENGTH(pack_set), 0) / 16";
 
@@ -331,7 +331,7 @@ pub fn set_data_timestamp(
     Ok(())
 }
 
-/// What a finished backup came to.
+/// The totals of a finished backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finished {
     pub pack_set: Vec<u8>,
@@ -361,7 +361,7 @@ pub fn set_finished(
     Ok(())
 }
 
-/// What an update changes; `None` leaves a field as it is.
+/// The fields that an update changes; `None` leaves a field as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     pub name: Option<Option<String>>,

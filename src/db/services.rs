@@ -5,7 +5,7 @@ use crate::model::schema::services;
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
 
-/// What an administrator said of a service.
+/// The settings of an administrator for a service.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable, AsChangeset)]
 #[diesel(table_name = services, treat_none_as_null = true)]
 pub struct ServiceRow {

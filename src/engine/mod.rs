@@ -25,7 +25,7 @@
 //! | root | the sealed description of one backup, which leads to its tree; stored last, and so the commit point |
 //! | pack set | the numbers of all packs that a backup needs, in its root and in its row |
 //! | session | the right of one job to write packs. Its row names the run that has it. A session owns the packs that it wrote, and has references on the packs that it relies upon |
-//! | generation | the number of a collection of a vault. Repairs, rebuilds and some others begin one as well: a later one stops an earlier one |
+//! | generation | the number of a collection of a vault. A repair begins one as well. So do rebuilds, imports and backups on an old database, before they bring the rows of packs up to date with the storage. A later generation stops an earlier one |
 //! | census | the frames that the manifests of all backups reach |
 //! | condemned | a pack that neither a session nor a backup needed at some generation. A reference makes it live again; a later generation gives it up |
 //! | given up | a condemned pack that is being removed. No reference on it can be taken any more |
@@ -37,29 +37,32 @@
 //!
 //! | | backup | restore | delete | import | collect | compact | verify | repair | rebuild | shred | rotate |
 //! |---|---|---|---|---|---|---|---|---|---|---|---|
-//! | **backup** | N H C G | A | H S J | H S | H S G | H G | C | H G | N H C G | K | X |
-//! | **restore** | | J | J O | O | S | S A | – | A | A C | K | X |
+//! | **backup** | N H C | J A | J H S | H S C | H S C G | H C G | C | H A C G | N H C | K | X |
+//! | **restore** | | J | J O | O A | S A | S A | – | A | A C | K | X |
 //! | **delete** | | | O | O | S O | S | C | – | O | K | X |
-//! | **import** | | | | O C | H S G | S G | C | S G | C | K | X |
-//! | **collect** | | | | | G | G | C | G | G | K | X |
+//! | **import** | | | | O C | H S C G | S C G | C | S C G | S C | K | X |
+//! | **collect** | | | | | G | G | C A | G | G C | K | X |
 //! | **compact** | | | | | | G | C A | G | G C | K | X |
-//! | **verify** | | | | | | | C | C | C | K | X |
+//! | **verify** | | | | | | | C | C A | C | K | X |
 //! | **repair** | | | | | | | | G | G C | K | X |
 //! | **rebuild** | | | | | | | | | C | K | X |
 //! | **shred** | | | | | | | | | | K | K |
 //! | **rotate** | | | | | | | | | | | X |
 //!
-//! * **N**, names: no two runs store an object under one name. Numbers of packs and of rewrites are given out by the
-//!   database and never twice (`db::packs::open`, `db::collection::next_rewrite`). A root has the id of its backup;
-//!   two runs of one job are kept apart by the lease, after which a run sends no root any more. So two backups at
-//!   most store the same chunk twice. An old database may give out a number that an object has already: then the
-//!   object is not replaced, and the backup goes on with free numbers.
+//! * **N**, names: no two jobs store an object under one name. Numbers of packs and of rewrites are given out by the
+//!   database and never twice (`db::packs::open`, `db::collection::next_rewrite`). So two backups at most store the
+//!   same chunk twice. An old database may give out a number that an object has already: then the object is not
+//!   replaced, and the backup goes on with free numbers. A root has the id of its backup, so all runs of one job store
+//!   it under the same name, each only as long as its lease lasts. In a storage that does not refuse to replace
+//!   objects, a run that was halted while it sent the root may still replace that of a later run. The next
+//!   verification reports a root that needs other packs than the backup's row says.
 //! * **H**, hold: a session relies on a pack only after its reference is committed (`db::packs::reference`). A
-//!   collection may condemn such a pack, but never gives it up. A compaction does not switch it, and a repair only if
-//!   the new object has every frame that the pack ever had. A reference makes a condemned pack live; one on a pack
-//!   that was given up is refused. A parent is used only if its backup was still there after its packs were
-//!   referenced. If a referenced pack gets another object all the same, as a rebuild may do, the backup notices it at
-//!   its end (`db::packs::is_rewritten`). Then it is made again, or fails if its volume was released already.
+//!   collection may condemn a pack that was referenced after it had read the references, but no collection gives it
+//!   up. A compaction does not switch a referenced pack, and a repair only if the new object has every frame that the
+//!   pack ever had. A reference makes a condemned pack live; one on a pack that was given up is refused. A parent is
+//!   used only if its backup was still there after its packs were referenced. If a referenced pack gets another object
+//!   all the same, as a rebuild, an import or another backup may do, the backup notices it at its end
+//!   (`db::packs::is_rewritten`). Then it is made again, or fails if its volume was released already.
 //! * **S**, sets: what a backup needs stands in its row (`pack_set`) from the transaction that makes it available, or
 //!   in which an import takes its data. A collection reads what sessions hold first and the sets second, as packs
 //!   pass from a session to a backup and never back. A compaction keeps the frames of its census, and is refused if a
@@ -70,21 +73,27 @@
 //! * **A**, again: a reader that finds a pack missing or damaged reads the row again and tries a second time, as the
 //!   row may lead to another object by now. An old object is deleted only after the switch to the new one, and by a
 //!   repair only if the new one has every frame that backups need.
-//! * **C**, compare: damage, a switch and a rebuild write to the row of a pack only if it has the rewrite that was
-//!   looked at; changes of its state, only if it has the state. If the row leads to another object by now, nothing is
-//!   written. A verification asks once more whether a backup still exists before it calls it damaged. Chunks of a
-//!   damaged pack leave the index, so that later backups store them again, and come back if the pack is found sound;
-//!   a backup that relies on them already is called damaged by the next verification. A pack that a collection is
-//!   removing is not called missing. Two rebuilds at once take a backup in once.
-//! * **G**, generation: collections, repairs and rebuilds each begin a generation, and so do imports and backups that
-//!   look in the storage for packs which the database does not know, as a rebuild does. A rewrite number is given
-//!   out, and a compaction or repair switches a pack, only in the latest one; a collection condemns packs, gives them
-//!   up and removes objects that nothing leads to only while its generation is the latest. These changes of packs
-//!   take turns with each other and with the beginning of a generation (`db::collection::lock`).
+//! * **C**, compare: a write that notes damage of a pack, or leads its row to another object, names the rewrite that
+//!   was looked at. If the row leads to another object by now, nothing is written. All other changes of a pack's state
+//!   are right whatever object the row leads to, and name the states in which they may happen; those of a pack that is
+//!   being written also name its session. A verification asks once more whether a backup still exists before it calls
+//!   it damaged. Chunks of a damaged pack leave the index, so that later backups store them again, and come
+//!   back if the pack is found sound; a backup that relies on them already is called damaged by the next verification. A pack that a collection is removing is not
+//!   called missing. Two rebuilds at once take a backup in once.
+//! * **G**, generation: each collection and repair begins a generation. So does `care::rebuild::packs`, which brings
+//!   the rows of packs up to date with the storage, for a rebuild, for an import that needs packs which the database
+//!   does not know, and for a backup that finds that the database is an old copy. A compaction or repair gets a
+//!   rewrite number, and switches a pack, only while its generation is the latest. A collection condemns packs, gives
+//!   them up and removes objects that nothing leads to only while its own is. A rebuild that leads a row to another
+//!   object looks at no generation, but at the row (C). These changes of packs, and the beginning of each generation, take
+//!   turns (`db::collection::lock`).
 //! * **J**, job: a backup has at most one live job, and a restore or deletion begins only in the states that allow it.
-//!   A forced deletion cancels the job that is under way, and the same job deletes afterwards.
-//! * **O**, owners: backups that were imported may share a root. The last of them to go takes it along, decided under
-//!   a lock of the root's name. A deletion removes the root first, then the row, and with the row it notes the root's name
+//!   A forced deletion cancels the job that is under way, and the same job deletes afterwards. A run that has stored a
+//!   root, and finds at its end that the backup's row was removed, removes the root.
+//! * **O**, owners: backups that were imported may share a root. A deletion removes the root if no other backup needs
+//!   it: if all others that share it are being deleted too, and have lesser ids. It removes the root first, then the
+//!   row. The transaction that removes the row locks the root's name and asks again whether another backup needs the
+//!   root; if the answer has changed, the job starts again. With the row the deletion notes the root's name
 //!   (`removed_roots`). So a collection that has listed the root before does not take it for one that the database has
 //!   lost, and a rebuild that has listed it finds it missing and adds nothing. An import that finds the root deleted is
 //!   refused.
@@ -161,7 +170,7 @@ use crate::volume::VolumeError;
 /// Failure of the engine. The text names the object and is fit for a backup's `fail_reason`.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// What is stored is not what was written.
+    /// An object is not as it was written.
     #[error("{object} is corrupt: {detail}")]
     Corrupt { object: String, detail: String },
     /// Something that must be stored is not.

@@ -39,7 +39,7 @@ pub enum Named {
     Name(String),
 }
 
-/// What a client wants a token for.
+/// The scope that a client wants a token for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
     /// It does not say: the user's default project, if it has one.
@@ -48,7 +48,7 @@ pub enum Scope {
     Project(Named),
 }
 
-/// What a client presents to log in.
+/// The credentials that a client presents to log in.
 pub enum Credentials {
     Password { user: Named, password: Secret },
     Token(Secret),
@@ -62,18 +62,18 @@ pub enum CredentialName {
     Name { name: String, user: Named },
 }
 
-/// What a token stands for.
+/// The session of a token.
 #[derive(Debug, Clone)]
 pub struct Session {
     pub row: TokenRow,
     pub user: User,
     pub project: Option<Project>,
-    /// What the user is in the project now, as far as the token may use it.
+    /// The user's roles in the project now, as far as the token may use them.
     pub roles: Vec<Role>,
     pub application_credential: Option<ApplicationCredential>,
 }
 
-/// What an application credential is to be made with.
+/// A request for an application credential.
 #[derive(Debug, Clone)]
 pub struct NewCredential {
     pub name: String,

@@ -48,7 +48,7 @@ impl Check {
 
 macro_rules! rules {
     ($($rule:ident => $name:literal, $check:ident;)+) => {
-        /// What a caller may want to do.
+        /// The actions that the rules allow or refuse.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Rule { $($rule),+ }
         impl Rule {
@@ -272,7 +272,7 @@ impl Policy {
     }
 }
 
-/// What it takes to evaluate an expression, the rules that it refers to included.
+/// The cost of evaluating an expression, with the rules that it refers to.
 #[derive(Debug, Clone, Copy)]
 struct Cost {
     levels: usize,

@@ -11,9 +11,8 @@
 //! ```
 //!
 //! One rule recovers everything: the claim takes a job that is available and due, **or** running
-//! and abandoned. New jobs, retries and the orphans of a crash take the same path. Nothing special happens at
-//! a start. A claim increments `attempt`, and every write of a worker names job and attempt, so a worker that
-//! was presumed dead changes nothing.
+//! and abandoned. New jobs, retries and the orphans of a crash take the same path. A claim increments `attempt`,
+//! and every write of a worker names job and attempt, so a worker that was presumed dead changes nothing.
 //!
 //! No wall clock decides who owns a job. A worker renews its lease by incrementing `beats`. Another worker may
 //! take the job when it has seen `beats` unchanged for the length of a lease, by its own monotonic clock. The

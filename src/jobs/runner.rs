@@ -35,7 +35,7 @@ pub struct Claimed {
     pub progress: Arc<Progress>,
 }
 
-/// What all lanes of a worker share.
+/// State that all lanes of a worker share.
 #[derive(Clone)]
 pub struct Worker {
     pub db: Db,

@@ -5,7 +5,7 @@ use crate::model::id::JobId;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// What was seen of jobs that run elsewhere.
+/// Observations of jobs that run elsewhere.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     seen: HashMap<JobId, (i64, Instant)>,

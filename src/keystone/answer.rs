@@ -1,4 +1,4 @@
-//! What Keystone says of a token.
+//! Keystone's answer about a token.
 
 use crate::keystone::error::ClientError;
 use crate::model::time::Timestamp;
@@ -87,7 +87,7 @@ impl Token {
         self.roles.iter().map(|role| role.name.as_str())
     }
 
-    /// What the application credential behind it is confined to, if it is.
+    /// The access rules of the application credential behind it, if it has any.
     pub fn access_rules(&self) -> Option<&[AccessRule]> {
         self.application_credential
             .as_ref()

@@ -1,4 +1,4 @@
-//! What goes wrong between a service and its Keystone.
+//! Failures between a service and its Keystone.
 
 /// Why Keystone gave no answer that helps.
 #[derive(Debug, thiserror::Error)]

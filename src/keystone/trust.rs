@@ -52,7 +52,7 @@ pub fn connect(cacert: Option<&Path>) -> Result<Client, TrustError> {
     built.map_err(TrustError::Client)
 }
 
-/// What is no certificate, or not one that is understood, is passed over.
+/// Skips blocks that are no certificate, or none that can be read.
 fn certificates(path: &Path) -> Result<Vec<Certificate>, TrustError> {
     let pem = std::fs::read(path).map_err(|source| TrustError::Read {
         path: path.to_owned(),

@@ -25,7 +25,7 @@ text_enum! {
     }
 }
 
-/// What may happen to a backup.
+/// Events that change the status of a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackupEvent {
     Finished,
@@ -123,7 +123,7 @@ pub struct Backup {
     pub updated_at: Option<Timestamp>,
 }
 
-/// What lists of backups can be filtered and sorted by (Cinder reference, 4.1). Columns that only
+/// The columns by which lists of backups are filtered and sorted (Cinder reference, 4.1). Columns that only
 /// Cinder has are empty here.
 pub static COLUMNS: &[Column] = &[
     Column::new("id", "id", Kind::Text),
@@ -206,7 +206,7 @@ impl Backup {
         }
     }
 
-    /// What its root will say of it, together with what a restored volume takes over.
+    /// The description for its root, with the data that a restored volume takes over.
     pub fn describe(&self, volume: SavedVolume) -> Description {
         let Self {
             id,

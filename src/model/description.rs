@@ -1,4 +1,4 @@
-//! What a backup says of itself.
+//! The description of a backup.
 
 use crate::model::id::{BackupId, ProjectId, SnapshotId, UserId, VolumeId};
 use crate::model::metadata::Metadata;
@@ -6,10 +6,11 @@ use crate::model::time::Timestamp;
 use crate::model::volume::SavedVolume;
 use serde::{Deserialize, Serialize};
 
-/// What users see of a backup, carried whole from the request through row, root and exported record. It is made
-/// and taken apart without `..`, so that the compiler names each place that must know a new field.
+/// The fields of a backup that users see, carried whole from the request through row, root and exported record. It is
+/// made and taken apart without `..`, so that the compiler names each place that must know a new field.
 ///
-/// Roots hold it in this form: names and order of the fields are stored.
+/// Roots hold it in this form: names and order of the fields are stored. A new field needs `#[serde(default)]`, as the
+/// roots of older backups do not have it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     pub id: BackupId,

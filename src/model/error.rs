@@ -1,4 +1,4 @@
-//! What can go wrong with a request, by what a client could do about it.
+//! Failures of requests, grouped by what a client could do about them.
 //!
 //! `Display` is safe to show to the client; `source()` is for the operator's log. No HTTP word
 //! stands here: `api::http::fault` maps each kind to a status.
@@ -35,7 +35,7 @@ pub enum Error {
     /// The resource is in use in a way that rules the request out.
     #[error("{0}")]
     Conflict(String),
-    /// What the client wants to change is not what it saw.
+    /// The object has changed since the client read it.
     #[error("Precondition Failed")]
     Stale,
     /// The identity service cannot be asked; why is for the log alone.

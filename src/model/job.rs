@@ -46,7 +46,7 @@ text_enum! {
     }
 }
 
-/// What to do, with all that is needed to do it again after a crash.
+/// The work of a job, with all that is needed to do it again after a crash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum JobArgs {
@@ -102,7 +102,7 @@ pub enum JobArgs {
     },
 }
 
-/// What a backup is made of.
+/// The source of a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupSource {
     pub volume_id: VolumeId,
@@ -136,7 +136,7 @@ pub enum Subject<'j> {
     Vault(&'j VaultId, Upkeep),
 }
 
-/// What is done with a backup.
+/// Work on a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackupWork<'j> {
     Create {
@@ -152,7 +152,7 @@ pub enum BackupWork<'j> {
     },
 }
 
-/// What is done with a volume.
+/// Work on a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VolumeWork {
     Create,
@@ -160,7 +160,7 @@ pub enum VolumeWork {
     Extend { size_gib: i64 },
 }
 
-/// What is done with a snapshot.
+/// Work on a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SnapshotWork {
     Create,
@@ -180,7 +180,7 @@ impl<'j> Subject<'j> {
 }
 
 impl JobArgs {
-    /// What kind of job it is, for logs and messages.
+    /// The name of its kind, for logs and messages.
     pub fn kind(&self) -> &'static str {
         match self {
             JobArgs::CreateBackup { .. } => "create_backup",
@@ -198,7 +198,7 @@ impl JobArgs {
         }
     }
 
-    /// What the job works on, and what it does there.
+    /// The subject of the job, and the work on it.
     pub fn subject(&self) -> Subject<'_> {
         match self {
             JobArgs::CreateBackup {
@@ -387,7 +387,7 @@ impl Lease {
     }
 }
 
-/// What became of one run of a job.
+/// The result of one run of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Done; the task settled job and subject in one transaction.

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// How long a message is kept: 30 days, as Cinder's `message_ttl`.
 pub const LIFETIME: Duration = Duration::from_secs(2_592_000);
 
-/// What failed: Cinder's number and text.
+/// The operation that failed: Cinder's number and text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     CreateBackup,
@@ -83,7 +83,7 @@ pub struct Message {
     pub expires_at: Timestamp,
 }
 
-/// What lists of messages can be filtered and sorted by.
+/// The columns by which lists of messages are filtered and sorted.
 pub static COLUMNS: &[Column] = &[
     Column::new("id", "id", Kind::Text),
     Column::new("created_at", "created_at", Kind::Time),
@@ -121,7 +121,7 @@ impl Message {
         }
     }
 
-    /// What the user reads.
+    /// The text for the user.
     pub fn text(&self) -> String {
         format!("{}:{}", self.action, self.detail)
     }

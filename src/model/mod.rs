@@ -6,9 +6,11 @@
 //! | volume, snapshot, attachment, volume type | Cinder's resources, owned by the volume catalogue |
 //! | storage | a configured place for objects: one bucket, container or directory |
 //! | vault | one project's keys and chunks in one storage; the deduplication domain |
-//! | pack | an immutable object that holds many sealed chunks |
+//! | pack | many sealed chunks in one object; a compaction or repair writes another object for it |
 //! | job | durable work item; claimed under a lease |
-//! | session | a running backup job's claim on packs |
+//! | session | the right of one job to write packs |
+//!
+//! [`crate::engine`] defines the words of the engine.
 
 pub mod backup;
 pub mod column;

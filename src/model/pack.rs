@@ -18,7 +18,7 @@ text_enum! {
 }
 
 text_enum! {
-    /// What a pack holds, and so the folder it lies in.
+    /// The kind of a pack's frames, and so the folder it lies in.
     PackKind {
         /// Chunks of volumes: `p/`.
         Data => "data",

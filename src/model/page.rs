@@ -1,8 +1,8 @@
-//! What part of a list is wanted, and in which order: the same for every listed table.
+//! The part of a list that is wanted, and its order: the same for every listed table.
 
 use crate::model::id::ProjectId;
 
-/// What kind of value a column holds.
+/// The kind of values in a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Text,

@@ -16,7 +16,7 @@ const TEXT_CHARS_MAX: usize = 255;
 /// Cinder's largest integer.
 const SIZE_GIB_MAX: i64 = 2_147_483_647;
 
-/// What stands for our driver in records and lists.
+/// The name of our driver in records and lists.
 pub const SERVICE: &str = "cinder.backup.drivers.embervault.EmbervaultBackupDriver";
 
 /// A backup's record.

@@ -1,4 +1,4 @@
-//! What workers are doing, for administrators.
+//! The jobs of all workers, for administrators.
 
 use crate::db;
 use crate::identity::RequestContext;

@@ -1,4 +1,4 @@
-//! What a request does: looks up, authorizes, decides, and changes rows in one transaction.
+//! Carries out requests: looks up, authorizes, decides, and changes rows in one transaction.
 //!
 //! Every call blocks only for moments; longer work is a job. Services and tasks never call each other: they meet in the
 //! table `jobs`.

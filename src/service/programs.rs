@@ -24,7 +24,7 @@ pub struct Program {
     pub seen_at: Timestamp,
 }
 
-/// What an administrator changes of a service.
+/// The changes that an administrator makes to a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServiceChange {
     Enable,
@@ -75,7 +75,7 @@ impl Services {
         }
     }
 
-    /// What an administrator said of a program, which is kept under a name of its own.
+    /// The row with an administrator's settings for a program, which is kept under a name of its own.
     fn wish_row(
         &self,
         c: &mut DbConnection,

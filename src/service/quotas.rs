@@ -118,7 +118,7 @@ impl Services {
         Ok(Amounts(limits))
     }
 
-    /// What a project has.
+    /// A project's usage.
     fn usage(&self, c: &mut DbConnection, project: &ProjectId) -> Result<Amounts, Error> {
         let mut used = self.catalog.usage(c, project)?;
         let (backups, backup_gigabytes) = db::backups::usage(c, project)?;

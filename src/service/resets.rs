@@ -1,4 +1,4 @@
-//! What administrators may do to a backup in any state: reset it, or delete it by force (Cinder
+//! Administrators may reset a backup in any state, or delete it by force (Cinder
 //! reference, 3.10).
 
 use crate::admission::insert_job;

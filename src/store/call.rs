@@ -29,7 +29,7 @@ pub(super) struct Caller {
 /// Until when a call may be made, as far as is known now; `None` is for ever.
 pub(super) type Until<'u> = &'u dyn Fn() -> Option<std::time::Instant>;
 
-/// What a call moves.
+/// The bytes that a call moves.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Load {
     Nothing,

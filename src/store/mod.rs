@@ -36,7 +36,7 @@ const WHOLE_BYTES_MAX: usize = 72 << 20;
 /// Bytes of an object that are compared at once.
 const COMPARED_BYTES: usize = 4 << 20;
 
-/// What is done to an object.
+/// The operation on an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verb {
     Put,
@@ -136,7 +136,7 @@ pub struct Store {
     observer: Option<Observer>,
 }
 
-/// What a storage can do beyond what is needed.
+/// Abilities of a storage beyond the required ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Abilities {
     /// It says that it can refuse to replace an object.
@@ -162,7 +162,7 @@ impl Store {
         self
     }
 
-    /// What the storage can do beyond what is needed.
+    /// The storage's abilities beyond the required ones.
     pub fn abilities(&self) -> Abilities {
         let is_file = matches!(self.creation, Creation::File(_));
         Abilities {

@@ -1,6 +1,6 @@
 //! From a storage's section to a store.
 
-use crate::config;
+use crate::config::{self, Scheme};
 use crate::keystone::within_the_host;
 use crate::store::call::Caller;
 use crate::store::drivers::{OpenError, azblob, fs, gcs, s3, sftp, swift, webdav};
@@ -35,25 +35,30 @@ impl Store {
         }
         let client = client(settings)?;
         let mut transport = HttpTransporter::new(ReqwestTransport::new(client.clone()));
-        let operator = match scheme {
+        let (operator, creation) = match scheme {
             Scheme::Swift => {
                 let session = swift::session(settings, client, &handle)?;
                 let builder = swift::builder(&session, &place);
                 transport = HttpTransporter::new(session);
-                Operator::new(builder)
+                (Operator::new(builder), Creation::Put)
             }
-            Scheme::S3 => Operator::new(s3::builder(settings, &place)),
-            Scheme::Sftp => Operator::new(sftp::builder(settings, &place)?),
-            Scheme::Webdav { tls } => Operator::new(webdav::builder(settings, &place, tls)),
-            Scheme::Gcs => Operator::new(gcs::builder(settings, &place)),
-            Scheme::Azblob => Operator::new(azblob::builder(settings, &place)?),
+            Scheme::S3 => (Operator::new(s3::builder(settings, &place)), Creation::Put),
+            Scheme::Sftp => {
+                let builder = sftp::builder(settings, &place)?;
+                (Operator::new(builder), Creation::Rename)
+            }
+            Scheme::Webdav { tls } => {
+                let builder = webdav::builder(settings, &place, tls);
+                (Operator::new(builder), Creation::Rename)
+            }
+            Scheme::Gcs => (Operator::new(gcs::builder(settings, &place)), Creation::Put),
+            Scheme::Azblob => {
+                let builder = azblob::builder(settings, &place)?;
+                (Operator::new(builder), Creation::Put)
+            }
             Scheme::Fs => unreachable!("a directory was opened above"),
-        }
-        .map_err(backend)?;
-        let creation = match scheme {
-            Scheme::Sftp | Scheme::Webdav { .. } => Creation::Rename,
-            _ => Creation::Put,
         };
+        let operator = operator.map_err(backend)?;
         let context = OperationContext::new().with_http_transport(transport);
         Ok(Self::new(
             operator.with_context(context),
@@ -88,31 +93,10 @@ impl Store {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scheme {
-    Fs,
-    S3,
-    Swift,
-    Sftp,
-    Webdav { tls: bool },
-    Gcs,
-    Azblob,
-}
-
 /// Scheme and what follows it.
 fn parse_url(url: &str) -> Result<(Scheme, String), OpenError> {
     let (scheme, rest) = url.split_once(':').ok_or(OpenError::Url)?;
-    let scheme = match scheme {
-        "fs" => Scheme::Fs,
-        "s3" => Scheme::S3,
-        "swift" => Scheme::Swift,
-        "sftp" => Scheme::Sftp,
-        "webdav+http" => Scheme::Webdav { tls: false },
-        "webdav+https" => Scheme::Webdav { tls: true },
-        "gcs" => Scheme::Gcs,
-        "azblob" => Scheme::Azblob,
-        _ => return Err(OpenError::Url),
-    };
+    let scheme = Scheme::parse(scheme).ok_or(OpenError::Url)?;
     let rest = match scheme {
         Scheme::Fs => rest.strip_prefix("//").unwrap_or(rest),
         _ => rest.strip_prefix("//").ok_or(OpenError::Url)?,

@@ -18,8 +18,8 @@ impl Tasks {
             .unwrap_or(false)
     }
 
-    /// Undoes what the job had begun. Can be repeated. What cannot be undone, even after some attempts, ends as a
-    /// deletion does that fails.
+    /// Undoes the job's work. Can be repeated. If that fails even after some attempts, the job ends like a failed
+    /// deletion.
     pub(super) fn cancel(&self, claimed: &Claimed) -> Outcome {
         let undo = || self.let_go(claimed).and_then(|()| self.take_back(claimed));
         let Err(error) = guarded(undo) else {
@@ -36,7 +36,7 @@ impl Tasks {
         }
     }
 
-    /// Says of what was to be deleted that it could not be. Anything else has the state that an administrator gave it.
+    /// Marks a subject that was to be deleted as not deleted. Any other keeps the state that an administrator gave it.
     fn cancelling_failed(&self, claimed: &Claimed, error: &TaskError) -> Result<(), TaskError> {
         let (now, reason) = (self.clock.now(), fail_reason(error));
         let subject = claimed.job.args.subject();
@@ -87,7 +87,7 @@ impl Tasks {
     fn take_back(&self, claimed: &Claimed) -> Result<(), TaskError> {
         let backup = match claimed.job.args.subject() {
             Subject::Backup(id, _) => self.find_backup(id)?,
-            // Only a forced deletion cancels these, and what was begun is removed as a whole.
+            // Only a forced deletion cancels these: remove the volume or snapshot with all that was begun.
             Subject::Volume(id, _) => return self.remove_volume(claimed, id, JobState::Cancelled),
             Subject::Snapshot(id, _) => {
                 return self.remove_snapshot(claimed, id, JobState::Cancelled);

@@ -52,7 +52,7 @@ impl Tasks {
         })
     }
 
-    /// What is due of the vaults that wait for nothing yet, each with when it was tried last.
+    /// The work that is due, of vaults without a job, each with the time of its last try.
     fn due(&self, settings: &Maintenance, now: Timestamp) -> Result<Vec<Due>, DbError> {
         self.db.read(|c| {
             let queued: HashSet<String> = db::jobs::maintained(c)?.into_iter().collect();
@@ -95,12 +95,12 @@ impl Tasks {
             deleted = plan.deleted.len(),
             deleted_bytes = collect::bytes(&plan.deleted),
             compacted = plan.compacted.len(),
-            strays = plan.strays.len(),
+            leftovers = plan.strays.len(),
             unknown = plan.unknown.len(),
             "vault collected"
         );
-        if let Some(hindrance) = &plan.hindrance {
-            tracing::error!(vault.id = %id, hindrance, "nothing was compacted");
+        if let Some(blocked_by) = &plan.hindrance {
+            tracing::error!(vault.id = %id, blocked_by, "nothing was compacted");
         }
         self.settle(&claimed.lease, |_| Ok(()))
     }

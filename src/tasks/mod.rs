@@ -1,4 +1,4 @@
-//! What a job does: `run` looks at its subject and at the work on it, each in a file of its own.
+//! Carries out jobs: `run` looks at the subject of a job and at the work on it; each kind of work has its own file.
 //!
 //! A task may run again from the start at any time, so every step can be repeated. Its last step is one transaction that
 //! settles subject and job together, if the lease still holds.
@@ -88,8 +88,8 @@ pub enum TaskError {
     /// The same, found after the volume was released, so that it cannot be read again.
     #[error("a pack that the backup uses was rewritten at its end; create the backup again")]
     Unsafe,
-    /// What the task decided by has changed since.
-    #[error("what the job decided by has changed meanwhile")]
+    /// The state that the task relied on has changed since.
+    #[error("the state this job relied on has changed; it starts again")]
     Overtaken,
     /// A defect of ours.
     #[error("the job panicked")]
@@ -291,7 +291,7 @@ fn retry_delay(claimed: &Claimed) -> Duration {
     RETRY_DELAY * 2_u32.pow(doublings)
 }
 
-/// What a root says a backup came to.
+/// The totals of a backup, from its root.
 fn finished(root: &Root) -> engine::Result<Finished> {
     let signed = |value: u64| {
         i64::try_from(value).map_err(|_| engine::Error::Corrupt {

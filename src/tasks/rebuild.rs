@@ -28,7 +28,7 @@ fn was_lost(backup: &Backup) -> bool {
         && (reason == ROOT_MISSING || reason == INCOMPLETE || reason.ends_with(PACKS_MISSING))
 }
 
-/// What became of one vault.
+/// The result for one vault.
 #[derive(Debug, Default)]
 pub struct Rebuilt {
     /// Packs and backups that are new to the database.
@@ -36,7 +36,7 @@ pub struct Rebuilt {
     pub backups: usize,
     /// Backups that the database knew already.
     pub known: usize,
-    /// What cannot be used, with the reason.
+    /// Objects and backups that cannot be used, with the reason.
     pub refused: Vec<String>,
 }
 

@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Most temporary faults of a job; the next one counts as permanent.
 const RETRIES_MAX: i32 = 5;
 
-/// What becomes of a job after an error.
+/// How a job goes on after an error.
 pub(super) enum Next {
     /// Another run takes it up at once; it has not failed.
     GiveBack,

@@ -1,4 +1,4 @@
-//! What changed between two files that share blocks: their extent maps, compared.
+//! The changes between two files that share blocks, by comparing their extent maps.
 //!
 //! If two reflinked files have a range at the same place on the disk, the bytes are the same, because file systems with
 //! reflinks never write to a shared block. Extents whose place is not certain (compressed, inline, not yet allocated)

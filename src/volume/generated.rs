@@ -10,7 +10,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const BLOCK: u64 = 4096;
-/// What moves or shifts as a whole, as files do.
+/// A piece that moves or shifts as a whole, as files do.
 const SEGMENT: u64 = 1 << 20;
 const POOL_BYTES: usize = 8 << 20;
 const SEED: u64 = 0x0e4b_e45a;

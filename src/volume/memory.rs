@@ -14,7 +14,7 @@ impl MemoryVolume {
         Self(Arc::new(RwLock::new(bytes)))
     }
 
-    /// What it holds now.
+    /// Its current content.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         self.0.read().unwrap().clone()
     }

@@ -26,7 +26,7 @@ use std::path::Path;
 #[derive(Debug, thiserror::Error)]
 #[error("{object}: {action} failed")]
 pub struct VolumeError {
-    /// What was read or written, as the operator knows it.
+    /// The file or volume, as the operator knows it.
     pub object: String,
     pub action: &'static str,
     pub source: io::Error,

@@ -81,7 +81,7 @@ pub struct Source {
     pub reader: VolumeReader,
     /// The source's own name for this state of its content, if it can later report what changed since.
     pub change_id: Option<String>,
-    /// What changed since an earlier state.
+    /// The changes since an earlier state.
     pub changes: Option<Changes>,
 }
 
@@ -98,7 +98,7 @@ impl Source {
 
 type ChangedWithin = dyn Fn(Range<u64>) -> Result<Vec<Range<u64>>, VolumeError> + Send + Sync;
 
-/// What changed since a state of the content that has a name.
+/// The changes since a named state of the content.
 pub struct Changes {
     /// Change id of that state.
     pub since: String,

@@ -79,7 +79,7 @@ pub(super) fn keep(
     Ok(file::reflink(content, &clone.path)?.then_some(clone))
 }
 
-/// What changed from an earlier clone to a new one; `None` if the earlier one is gone.
+/// The changes from an earlier clone to a new one; `None` if the earlier one is gone.
 pub(super) fn changes_since(
     dir: &Path,
     volume: &VolumeId,

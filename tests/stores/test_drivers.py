@@ -44,7 +44,7 @@ def test_backups_come_back_and_space_too(park, tmp_path, driver):
         assert bed.json("vault", "verify", "--full")[0]["damaged"] == []
         demo.delete("backups", full)
         done = bed.collect(3)[0]
-        assert (done["condemned"]["packs"], done["unknown"], done["strays"]) == (0, [], [])
+        assert (done["condemned"]["packs"], done["unknown"], done["leftovers"]) == (0, [], [])
         demo.check(incremental, second)
         # The database is lost: what is left is the storage and the master key.
         bed.stop()

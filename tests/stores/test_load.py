@@ -90,7 +90,7 @@ def test_kills_at_random_lose_nothing(park, tmp_path):
             demo.delete("backups", row["id"])
         bed.collect(2)
         done = bed.json("vault", "gc")[0]
-        assert (done["kept"]["packs"], done["strays"], done["unknown"]) == (0, [], []), done
+        assert (done["kept"]["packs"], done["leftovers"], done["unknown"]) == (0, [], []), done
         print(f"seed {SEED}: {sum(killed.values())} kills {killed}, {sum(t.turns for t in tenants)} backups, "
               f"{checked} restored bit for bit, 0 bytes lost, {states}; verified and repaired {keeper.turns} times")
 

@@ -125,7 +125,7 @@ def test_a_worker_that_is_halted_beyond_its_lease_harms_nothing(park, tmp_path, 
             demo.delete("backups", row["id"])
         bed.collect(2)
         done = bed.json("vault", "gc")[0]
-        assert (done["kept"]["packs"], done["strays"], done["unknown"]) == (0, [], [])
+        assert (done["kept"]["packs"], done["leftovers"], done["unknown"]) == (0, [], [])
 
 
 def test_clocks_that_jump_stop_nothing(park, tmp_path):

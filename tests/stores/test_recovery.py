@@ -303,7 +303,7 @@ def test_a_rotation_that_the_database_holds_up_ends_and_says_what_is_done(park, 
         # Somebody reads for long: all is changed, but what was there before cannot be erased.
         with held(database, "SELECT count(*) FROM vaults"):
             told = bed.run("key", "rotate").stdout
-        assert "wrapped with the new master key" in told and "All else is done" in told, told
+        assert "wrapped with the new master key" in told and "Everything else succeeded" in told, told
         assert "VACUUM FULL vaults" in told and "lock timeout" in told
         assert not next_key.exists() and key.read_text() != before
         assert time.monotonic() - started < 180

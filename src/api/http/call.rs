@@ -16,7 +16,7 @@ pub(crate) struct Call<'a> {
     pub(crate) api: &'a Api,
     /// Who asks, in which project. Only in block storage calls.
     pub(crate) ctx: Option<RequestContext>,
-    /// What the caller's token stands for.
+    /// The session of the caller's token.
     pub(crate) session: Option<Session>,
     /// The token a caller asks about (`X-Subject-Token`).
     pub(crate) subject_token: Option<String>,
@@ -33,7 +33,7 @@ pub(crate) struct Call<'a> {
     pub(crate) path: String,
     /// The mark a client expects metadata to bear (`If-Match`).
     pub(crate) if_match: Option<String>,
-    /// What the client can read (`Accept`).
+    /// The media types that the client can read (`Accept`).
     pub(crate) accept: Option<String>,
     /// Where the request comes from.
     pub(crate) client: Option<IpAddr>,

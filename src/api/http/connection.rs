@@ -48,7 +48,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How often it is read from meanwhile before others have their turn.
 const DRAINED_AT_ONCE: usize = 16;
 
-/// What a server allows its clients.
+/// The limits of a server for its clients.
 pub(crate) struct Limits {
     pub(crate) workers: usize,
     /// Most connections at once; further ones wait.
@@ -285,10 +285,10 @@ struct Connection {
     socket: TcpStream,
     line: Line,
     patience: Duration,
-    /// What was read and not handed on is this part of the space.
+    /// The part of the space that was read and not handed on.
     held: Range<usize>,
     space: Box<[u8; PIECE_BYTES]>,
-    /// What may be handed on before the other side has its turn to look at it.
+    /// How many bytes may be handed on before the other side has its turn to look at it.
     left: usize,
     /// The client does not take what we write.
     is_full: bool,

@@ -1,4 +1,4 @@
-//! What a value in a body may be, kind by kind, with Cinder's error texts (Cinder reference, 1.2). Each
+//! The kinds of values in a body, with Cinder's error texts (Cinder reference, 1.2). Each
 //! looks at one value under its key; a key that is empty stands for the body itself.
 
 mod objects;
@@ -48,7 +48,7 @@ pub(crate) fn wrong_type(key: &str, value: &Value, expected: &str) -> Error {
     refused(key, value, &format!("is not of type {expected}"))
 }
 
-/// What Cinder refuses while it looks at a value, without naming the value.
+/// Refuses a value as Cinder does while it looks at it, without naming the value.
 fn input(message: impl std::fmt::Display) -> Error {
     Error::invalid("input received", message)
 }

@@ -43,7 +43,7 @@ pub(crate) struct Collection {
     pub(crate) sorted_by_name: Microversion,
 }
 
-/// What a list request asks for.
+/// The query of a list request.
 #[derive(Debug)]
 pub(crate) struct ListQuery {
     pub(crate) page: Page,

@@ -7,7 +7,7 @@ use crate::api::http::fault::Fault;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Microversion(pub(crate) u32);
 
-/// What a request without the header gets.
+/// The version of a request without the header.
 pub(crate) const BASE: Microversion = Microversion(0);
 /// The newest we speak.
 pub(crate) const LATEST: Microversion = Microversion(71);

@@ -1,4 +1,4 @@
-//! What every handler uses: the request and its body, the answer, faults, versions and lists.
+//! Parts that every handler uses: the request and its body, the answer, faults, versions and lists.
 
 pub(super) mod body;
 pub(super) mod budget;

@@ -48,7 +48,7 @@ fn last<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     header.split(',').next_back().map(str::trim)
 }
 
-/// What the two kinds of headers say, each of which may be absent. If they disagree, one of them is not from our proxy,
+/// The value of the two kinds of headers; each may be absent. If they disagree, one of them is not from our proxy,
 /// and neither is trusted.
 fn agreed<T: PartialEq>(forwarded: Option<Option<T>>, older: Option<Option<T>>) -> Option<T> {
     match (forwarded, older) {
@@ -66,7 +66,7 @@ fn address(text: &str) -> Option<IpAddr> {
     with_port().or_else(|| bare.parse().ok())
 }
 
-/// What an element of a `Forwarded` header says under a name (RFC 7239).
+/// The value under a name in an element of a `Forwarded` header (RFC 7239).
 fn forwarded_field<'h>(element: &'h str, name: &str) -> Option<&'h str> {
     element.split(';').find_map(|pair| {
         let (key, value) = pair.split_once('=')?;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::Value;
 
-/// What an answer says.
+/// The content of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Content {
     Json(Value),
@@ -11,7 +11,7 @@ pub(crate) enum Content {
     Written(Bytes),
 }
 
-/// What a handler answers.
+/// The answer of a handler.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Reply {
     pub(crate) status: u16,

@@ -1,4 +1,4 @@
-//! What the body of a request may say, as tables: fields in the order in which they are looked at, then
+//! The schemas of request bodies, as tables: fields in the order in which they are looked at, then
 //! what must hold of the object as a whole. If there are several mistakes, the answer names the same one as
 //! Cinder's, whose schemas are checked in this order, from the inside out.
 
@@ -30,7 +30,7 @@ impl Field {
     }
 }
 
-/// What must hold of an object as a whole.
+/// A rule for an object as a whole.
 pub(crate) enum Rule {
     /// Each of these is there.
     Required(&'static [&'static str]),
@@ -48,7 +48,7 @@ pub(crate) struct Schema {
     key: &'static str,
     fields: &'static [Field],
     rules: &'static [Rule],
-    /// What may stand beside the object.
+    /// The fields that are allowed beside the object.
     beside: &'static [Field],
     /// Whether Cinder's types name null too, which it then stumbles over.
     or_null: bool,

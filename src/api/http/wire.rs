@@ -36,7 +36,7 @@ const API_VERSION: &str = "OpenStack-API-Version";
 /// Names with their values, decoded, in order.
 pub(crate) type Pairs = Vec<(String, String)>;
 
-/// What a request names.
+/// The names in a request.
 pub(crate) struct Names {
     /// Parts of the path.
     pub(crate) parts: Pairs,
@@ -101,7 +101,7 @@ impl Incoming {
         Ok(Names { parts, query })
     }
 
-    /// What a log line says of it.
+    /// Its request id, method and path, for the log.
     pub(crate) fn log_fields(&self) -> (String, String, String) {
         (
             self.request_id.clone(),

@@ -52,7 +52,7 @@ pub(crate) fn create(call: &Call<'_>) -> Result {
     ))
 }
 
-/// What may be done with the bytes; null is as good as nothing.
+/// The attach mode; null is as good as nothing.
 fn mode(key: &str, value: &Value) -> std::result::Result<(), Error> {
     match value {
         Value::Null => Ok(()),

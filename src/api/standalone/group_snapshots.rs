@@ -60,7 +60,7 @@ fn id(call: &Call<'_>) -> RecordId {
     RecordId::new(call.parameter("id"))
 }
 
-/// What the plain list shows.
+/// The view that the plain list shows.
 fn summary(_: &Call<'_>, row: &Stored<GroupSnapshot>) -> Value {
     json!({ "id": row.id, "name": row.name })
 }

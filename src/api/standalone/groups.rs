@@ -118,7 +118,7 @@ fn id(call: &Call<'_>) -> RecordId {
     RecordId::new(call.parameter("id"))
 }
 
-/// What creation and the plain list show.
+/// The view that creation and the plain list show.
 fn summary(row: &Stored<Group>) -> Value {
     json!({ "id": row.id, "name": row.name })
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 type Result = std::result::Result<Reply, Error>;
 
 const INTERFACES: [&str; 3] = ["public", "internal", "admin"];
-/// What stands for the project in the address of block storage.
+/// The placeholder for the project in the address of block storage.
 const PROJECT: &str = "$(project_id)s";
 
 /// A service that clients may look for.

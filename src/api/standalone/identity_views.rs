@@ -1,4 +1,4 @@
-//! What the handlers of Keystone's API share: who may manage, how lists and objects are shown.
+//! Parts that the handlers of Keystone's API share: who may manage, how lists and objects are shown.
 
 use crate::api::http::call::Call;
 use crate::api::http::kinds::flag_word;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 pub(crate) const DOMAIN: &str = "default";
 
-/// What lists of projects can be asked for.
+/// The filters of lists of projects.
 pub(super) const FILTERS: [&str; 5] = ["name", "enabled", "domain_id", "parent_id", "is_domain"];
 
 pub(crate) fn domain() -> Value {

@@ -277,7 +277,7 @@ pub(crate) fn no_default_types(call: &Call<'_>) -> Result {
     Ok(Reply::json(200, json!({ "default_types": [] })))
 }
 
-/// What clusters can be filtered by, and what came with replication.
+/// The filters of clusters, and those that came with replication.
 const CLUSTER_FILTERS: [&str; 6] = [
     "name",
     "binary",

@@ -51,7 +51,7 @@ fn id(call: &Call<'_>) -> RecordId {
     RecordId::new(call.parameter("id"))
 }
 
-/// What acceptance and the plain list show.
+/// The view that acceptance and the plain list show.
 fn summary(call: &Call<'_>, row: &Stored<VolumeTransfer>) -> Value {
     json!({
         "id": row.id,

@@ -33,7 +33,7 @@ fn control_location(key: &str, value: &Value) -> Result<()> {
     kinds::word(key, value, &["front-end", "back-end"])
 }
 
-/// What creation shows.
+/// The view that creation shows.
 fn summary(id: &VolumeTypeId, encryption: &TypeEncryption) -> Value {
     json!({
         "volume_type_id": id,

@@ -64,7 +64,7 @@ pub(crate) fn id(call: &Call<'_>) -> VolumeTypeId {
     VolumeTypeId::new(call.parameter("id"))
 }
 
-/// What an update shows.
+/// The view that an update shows.
 fn summary(row: &VolumeType) -> Value {
     json!({
         "id": row.id,

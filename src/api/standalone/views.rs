@@ -17,14 +17,14 @@ use crate::service::standalone::attachments::AttachmentDetail;
 use crate::service::standalone::volumes::VolumeDetail;
 use serde_json::{Value, json};
 
-/// What the plain list shows of a volume.
+/// The view of a volume in the plain list.
 pub(crate) fn volume_summary(call: &Call<'_>, detail: &VolumeDetail) -> Value {
     let volume = &detail.volume;
     let links = links(call, "volumes", volume.id.as_str());
     json!({ "id": volume.id, "name": volume.name, "links": links })
 }
 
-/// What create and update show of a volume.
+/// The view of a volume that create and update show.
 pub(crate) fn volume(call: &Call<'_>, detail: &VolumeDetail) -> Value {
     let VolumeDetail {
         volume,
@@ -109,7 +109,7 @@ pub(crate) fn volume(call: &Call<'_>, detail: &VolumeDetail) -> Value {
     view
 }
 
-/// What show and the detail list show of a volume.
+/// The view of a volume that show and the detail list show.
 pub(crate) fn volume_detail(call: &Call<'_>, detail: &VolumeDetail) -> Value {
     let mut view = volume(call, detail);
     if !detail.volume.image_metadata.is_empty() {
@@ -143,7 +143,7 @@ fn attached(attachments: &[Attachment], is_admin: bool) -> Value {
         .collect()
 }
 
-/// What the plain list shows of a snapshot: nothing that came with versions, as in Cinder.
+/// The view of a snapshot in the plain list: nothing that came with versions, as in Cinder.
 pub(crate) fn snapshot_summary(snapshot: &Snapshot) -> Value {
     let Snapshot {
         id,
@@ -176,7 +176,7 @@ pub(crate) fn snapshot_summary(snapshot: &Snapshot) -> Value {
     })
 }
 
-/// What create and update show of a snapshot.
+/// The view of a snapshot that create and update show.
 pub(crate) fn snapshot(call: &Call<'_>, snapshot: &Snapshot) -> Value {
     let mut view = snapshot_summary(snapshot);
     let since = [
@@ -196,7 +196,7 @@ pub(crate) fn snapshot(call: &Call<'_>, snapshot: &Snapshot) -> Value {
     view
 }
 
-/// What show and the detail list show of a snapshot.
+/// The view of a snapshot that show and the detail list show.
 pub(crate) fn snapshot_detail(call: &Call<'_>, row: &Snapshot) -> Value {
     let mut view = snapshot(call, row);
     let progress = match (&row.progress, row.status) {
@@ -209,7 +209,7 @@ pub(crate) fn snapshot_detail(call: &Call<'_>, row: &Snapshot) -> Value {
     view
 }
 
-/// What the plain list shows of an attachment.
+/// The view of an attachment in the plain list.
 pub(crate) fn attachment_summary(detail: &AttachmentDetail) -> Value {
     let row = &detail.attachment;
     json!({

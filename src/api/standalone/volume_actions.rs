@@ -131,7 +131,7 @@ fn migration_policy(key: &str, value: &Value) -> Result<()> {
     }
 }
 
-/// What is to be set must be named before anything else of it is looked at.
+/// Requires that something to set is named, before anything else of it is looked at.
 fn reset_body(key: &str, value: &Value) -> Result<()> {
     let map = kinds::map(key, value)?;
     let is_named = |name: &&str| match map.get(*name) {

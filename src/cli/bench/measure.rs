@@ -1,4 +1,4 @@
-//! What the steps share: their arguments, the volume they start from, and what a process has used.
+//! Parts that the steps share: their arguments, the volume they start from, and the use of a process.
 
 use crate::cli::bench::Measured;
 use crate::volume::VolumeReader;
@@ -79,13 +79,13 @@ pub(super) fn source(
     Ok((reader, generated))
 }
 
-/// What a process has used.
+/// Resources that a process has used.
 pub(super) struct Usage {
     /// User and system seconds.
     cpu_s: f64,
     /// The most that was resident.
     peak_memory_bytes: u64,
-    /// What is resident now.
+    /// Resident memory now.
     memory_bytes: u64,
 }
 

@@ -17,7 +17,7 @@ use std::process::Command;
 pub(super) use measure::StepArguments;
 pub(super) use step::run as step;
 
-/// What is measured.
+/// Arguments of the benchmark.
 #[derive(Debug, Args)]
 pub(super) struct BenchArguments {
     /// Size of the generated volume; two thirds of it hold data.
@@ -130,7 +130,7 @@ impl Case {
     }
 }
 
-/// What one step took. Times in seconds; GB are 10^9 bytes.
+/// The cost of one step. Times in seconds; GB are 10^9 bytes.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Measured {
     case: String,
@@ -142,7 +142,7 @@ struct Measured {
     stored_bytes: u64,
     objects: u64,
     peak_memory_bytes: u64,
-    /// What was still resident in the end.
+    /// Resident memory in the end.
     left_memory_bytes: u64,
 }
 

@@ -77,7 +77,7 @@ pub fn end_tokens(connection: &mut DbConnection, id: &UserId) -> DbResult<()> {
     Ok(())
 }
 
-/// What changes of a user; `None` leaves a field as it is. The generation is changed by itself.
+/// Changes of a user; `None` leaves a field as it is. The generation is changed by itself.
 #[derive(Default, AsChangeset)]
 #[diesel(table_name = users)]
 pub struct UserChanges {
@@ -163,7 +163,7 @@ pub fn insert_project(connection: &mut DbConnection, row: &Project) -> DbResult<
     Ok(())
 }
 
-/// What changes of a project, likewise.
+/// Changes of a project, likewise.
 #[derive(Default, AsChangeset)]
 #[diesel(table_name = projects)]
 pub struct ProjectChanges {

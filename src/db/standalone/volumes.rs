@@ -176,7 +176,7 @@ pub fn release(
     Ok(count == 1)
 }
 
-/// What an update changes; `None` leaves a field as it is.
+/// The fields that an update changes; `None` leaves a field as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     pub name: Option<Option<String>>,

@@ -75,7 +75,7 @@ pub fn vault_names(store: &Store) -> Result<Vec<VaultId>> {
         .collect())
 }
 
-/// What a vault holds; `None` if the storage has none of this name.
+/// The objects of a vault; `None` if the storage has no vault of this name.
 pub fn vault(store: &Store, id: &VaultId) -> Result<Option<Found>> {
     let mut found = Found {
         has_record: vault::is_there(store, id)?,

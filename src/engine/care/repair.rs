@@ -38,7 +38,7 @@ use crate::volume::VolumeReader;
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, HashMap};
 
-/// What became of one pack.
+/// The result for one pack.
 #[derive(Debug)]
 pub struct Repaired {
     pub object: String,

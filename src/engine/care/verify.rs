@@ -43,7 +43,7 @@ pub enum Depth {
     },
 }
 
-/// What was found.
+/// The result of a verification.
 #[derive(Debug, Default)]
 pub struct Report {
     pub packs: usize,
@@ -118,7 +118,7 @@ pub fn run(vault: &Vault, depth: Depth, now: Timestamp, progress: &Progress) -> 
     Ok(report)
 }
 
-/// What is wrong with a pack's object, if anything, after every byte of it was read.
+/// Reads every byte of a pack's object; gives the damage, if there is any.
 pub(crate) fn read_whole(vault: &Vault, pack: &Pack) -> Result<Option<String>> {
     let (memory, progress) = (Budget::new(0), Progress::default());
     let (found, _) = inspect(vault, pack, None, || {
@@ -189,7 +189,7 @@ fn listed(vault: &Vault) -> Result<HashMap<(u32, u32), u64>> {
     Ok(lengths)
 }
 
-/// What is wrong with a pack, if anything. Damage counts only if it is seen twice: a list may be stale, bytes may
+/// The damage of a pack, if there is any. It counts only if it is seen twice: a list may be stale, bytes may
 /// change on their way, and the pack may have been compacted meanwhile.
 fn inspect(
     vault: &Vault,

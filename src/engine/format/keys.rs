@@ -344,7 +344,7 @@ fn kept_files(path: &Path) -> std::result::Result<Vec<(u32, PathBuf)>, MasterKey
     })
 }
 
-/// What is derived from a vault's key.
+/// The keys that are derived from a vault's key.
 pub struct VaultKeys {
     /// Of chunk ids.
     pub id: [u8; KEY_BYTES],

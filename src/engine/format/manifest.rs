@@ -103,7 +103,8 @@ pub enum SpanEntry {
     },
 }
 
-/// The root of a backup: all that is needed to list, restore and import it without the database.
+/// The root of a backup: all that is needed to list, restore and import it without the database. It is stored as JSON,
+/// so a new field needs `#[serde(default)]`: the roots of older backups do not have it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Root {
     pub backup: Description,

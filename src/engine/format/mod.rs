@@ -149,7 +149,7 @@ pub const BLOCK_BYTES: usize = 4096;
 /// Children of a node.
 pub const NODE_CHILDREN: usize = 256;
 
-/// What a chunk is, in a trailer.
+/// The kind of a chunk, as a trailer stores it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ChunkKind {

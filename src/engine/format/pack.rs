@@ -300,7 +300,7 @@ impl PackReader {
         broken.map_or(Ok(()), Err)
     }
 
-    /// What [`PackReader::verify`] holds at once.
+    /// The memory that [`PackReader::verify`] uses at once.
     pub(crate) fn verify_bytes(&self) -> u64 {
         let longest = |of: fn(&FrameRow) -> u32| self.rows.iter().map(of).max().unwrap_or(0);
         let sealed = u64::from(longest(|row| row.stored_length)).max(RANGE_BYTES_MAX);

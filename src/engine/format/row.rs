@@ -7,7 +7,7 @@ use crate::store::key::Key;
 use ring::aead::Nonce;
 use uuid::Uuid;
 
-/// What names a pack inside its sealed bytes.
+/// Names a pack, also inside its sealed bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PackName {
     pub(crate) vault: Uuid,
@@ -79,7 +79,7 @@ pub(crate) struct FrameRow {
 }
 
 impl FrameRow {
-    /// What a manifest says to name this frame.
+    /// The reference by which a manifest names this frame.
     pub(crate) fn place(&self, pack: u32, ordinal: u32) -> FrameRef {
         FrameRef {
             pack,

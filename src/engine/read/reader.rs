@@ -68,7 +68,7 @@ pub(crate) struct ScratchBytes {
 }
 
 impl Scratch {
-    /// What it holds.
+    /// The memory that it holds.
     pub(crate) fn bytes(&self) -> ScratchBytes {
         ScratchBytes {
             sealed: self.sealed.capacity() as u64,
@@ -150,8 +150,8 @@ impl<'a> FrameReader<'a> {
             while !rest.is_empty() {
                 let done = match self.some_of((number, &mut pack), rest, scratch, &mut take) {
                     Ok(done) => done,
-                    // The pack may have been compacted meanwhile, or the bytes changed on their way:
-                    // nothing is called damaged that was not seen so twice.
+                    // The pack may have been compacted meanwhile, or the bytes changed on their way. Damage
+                    // counts only if it is seen twice.
                     Err((Some(done), error)) if doubts == 0 && is_doubtful(&error) => {
                         doubts += 1;
                         pack = None;
@@ -194,7 +194,7 @@ impl<'a> FrameReader<'a> {
                 pack.open_frame(&self.vault.keys, frame, sealed, plain)
             };
             open().map_err(|error| (Some(done), error))?;
-            // What the taker refuses is not read again.
+            // An error of `take` is no reason to read again.
             take(frame, plain).map_err(|error| (None, error))?;
         }
         Ok(count)

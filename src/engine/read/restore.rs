@@ -96,7 +96,7 @@ struct Restore<'r, 'a> {
     failure: Failure,
 }
 
-/// What one thread holds in memory from span to span, and its part of the budget.
+/// Memory that one thread keeps from span to span, and its part of the budget.
 #[derive(Default)]
 struct Desk<'b> {
     scratch: Scratch,
@@ -110,7 +110,8 @@ struct Desk<'b> {
 }
 
 impl<'b> Desk<'b> {
-    /// Makes room for the next span. Nothing is held by who has to wait for more.
+    /// Makes room for the next span. If it needs more than before, all is given back first: a thread that waits for
+    /// memory holds none.
     fn prepare(
         &mut self,
         budget: &'b Budget,

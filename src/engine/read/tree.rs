@@ -1,5 +1,5 @@
-//! The tree over a backup's spans: written as spans are done, read as they are needed. Of the
-//! spans only those of a few nodes are ever in memory, however large the volume is.
+//! Reads the tree over a backup's spans, which `write/tree.rs` wrote. Of the spans only those of a few nodes are ever
+//! in memory, however large the volume is.
 
 use crate::engine::format::NODE_CHILDREN;
 use crate::engine::format::manifest::{

@@ -1,4 +1,4 @@
-//! Damage that is told of, and put right as far as it can be.
+//! Damage is reported, and repaired as far as possible.
 
 use super::*;
 use crate::db::condition;

@@ -1,4 +1,4 @@
-//! What is held at once, whatever the disk, the storage and the data.
+//! Memory is bounded whatever the disk, the storage and the data.
 
 use super::*;
 use crate::db::condition;

@@ -7,6 +7,7 @@ mod history;
 mod memory;
 mod model;
 mod shred;
+mod stored;
 mod tracking;
 
 use super::*;
@@ -170,7 +171,7 @@ impl Bed {
         (root, progress)
     }
 
-    /// A backup of a source that tells what changed since the parent, and its state a name.
+    /// A backup of a source that reports the changes since the parent and gives its state a name.
     fn backup_tracked(
         &self,
         parent: Option<&Root>,
@@ -207,7 +208,7 @@ impl Bed {
         self.db.write(|c| db::backups::insert(c, &backup)).unwrap();
     }
 
-    /// What the last transaction of its job writes, for a collector to see.
+    /// Writes the rows of the last transaction of its job, for a collector to see.
     fn record(&self, root: &Root) {
         let finished = Finished {
             pack_set: root.pack_set.clone(),

@@ -1,4 +1,4 @@
-//! Incrementals: what is read and stored when little changed, and when the source tells what did.
+//! Incrementals read and store little when little changed, and less when the source reports the changes.
 
 use super::*;
 

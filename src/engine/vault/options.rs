@@ -1,4 +1,5 @@
-//! How much of this machine running jobs may use.
+//! How much of this machine running jobs may use ([`Options`]), and how a vault cuts volumes, fixed when the vault is
+//! made ([`Parameters`]).
 
 use crate::config;
 use crate::engine::format::BLOCK_BYTES;
@@ -16,9 +17,9 @@ pub struct Options {
     pub restore_compares: bool,
     /// Plain bytes of the frames for which the memory was shared out.
     pub frame_bytes: u32,
-    /// What one restore may have fetched and not written yet.
+    /// Most bytes that one restore has fetched and not written yet.
     pub restore_bytes: u64,
-    /// What the upkeep of a vault may read at once.
+    /// Most bytes that the upkeep of a vault reads at once.
     pub upkeep_bytes: u64,
     /// A pack is compacted once this share of it is unused; 1 is never.
     pub dead_share: f64,

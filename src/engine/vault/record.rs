@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// The fields of `vault.json`. Its MAC covers all of them, so a vault that was stored without a new field would count as
+/// changed: a new field also needs a new version.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct VaultFile {
     pub(super) version: u16,

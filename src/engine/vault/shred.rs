@@ -1,7 +1,7 @@
 //! Shredding: destroys the key of a vault, in the database and in the storage. Nothing of it can be read any more,
 //! wherever copies of its packs may be. Then what is stored is removed, and the rows last.
 //!
-//! What a crash leaves; until the last step `vault shred` can be run again and goes on:
+//! A crash leaves the following. Until the last step `vault shred` can be run again and goes on:
 //!
 //! | crash after | left behind | who clears it up |
 //! |---|---|---|

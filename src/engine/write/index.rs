@@ -54,7 +54,7 @@ pub(crate) struct Index<'a> {
     stored: Mutex<RoaringBitmap>,
     /// Packs in which the database found chunks.
     found: Mutex<RoaringBitmap>,
-    /// What other threads do between a look-up and its evaluation.
+    /// Called between a look-up and its evaluation, as if other threads ran then.
     #[cfg(test)]
     pub(crate) meanwhile: std::sync::OnceLock<Meanwhile<'a>>,
 }
@@ -108,7 +108,7 @@ impl<'a> Index<'a> {
         Ok((alive, rows))
     }
 
-    /// Which of these chunks need not be stored.
+    /// Looks up which of these chunks are stored already, or will be by this session.
     pub(crate) fn known(&self, ids: &[ChunkId]) -> Result<HashMap<ChunkId, Place>> {
         let (mut known, missing) = self.known_pending(ids);
         if missing.is_empty() {

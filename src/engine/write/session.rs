@@ -20,7 +20,7 @@ use roaring::RoaringBitmap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard};
 
-/// What the packers and the uploading threads of one session share.
+/// State that the packers and the uploading threads of one session share.
 pub(crate) struct Session<'a> {
     pub(crate) vault: &'a Vault,
     pub(crate) lease: &'a Lease,

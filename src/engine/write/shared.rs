@@ -1,4 +1,4 @@
-//! What the threads of one backup share.
+//! State that the threads of one backup share.
 
 use crate::engine::Result;
 use crate::engine::format::ChunkKind;
@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 /// Spans of a backup of which a few blocks are compared although they were reported as unchanged.
 const SAMPLED_SPANS: u64 = 32;
 
-/// What the threads of one backup share.
+/// State that the threads of one backup share.
 pub(super) struct Job<'a, 's> {
     pub(super) session: &'s Session<'a>,
     pub(super) source: &'s Source,
@@ -52,7 +52,7 @@ impl Job<'_, '_> {
         Ok(entry.filter(|entry| parent.is_sound(entry)))
     }
 
-    /// What changed in a span since the parent as the source reports it, in whole blocks. `None`: the source does not
+    /// The changes in a span since the parent, as the source reports them, in whole blocks. `None`: the source does not
     /// know, or its reports were disproved.
     pub(super) fn reported(&self, span: &Range<u64>) -> Option<Vec<Range<u64>>> {
         let changes = self.source.changes.as_ref()?;

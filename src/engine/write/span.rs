@@ -35,7 +35,7 @@ pub(super) struct SpanWriter<'j, 'a, 's> {
     zeros: Range<usize>,
 }
 
-/// What is known of the same span in the parent.
+/// The same span in the parent.
 struct Before {
     entry: SpanEntry,
     /// The full sums that a patch can be over.

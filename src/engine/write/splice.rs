@@ -156,7 +156,7 @@ mod tests {
         }
     }
 
-    /// What each byte of the span is: zero, or a byte of a frame.
+    /// For each byte of the span: zero, or a byte of a frame.
     fn bytes(extents: &[Extent]) -> Vec<Option<(FrameRef, u32)>> {
         extents
             .iter()

@@ -19,7 +19,7 @@ const BATCH_BYTES: usize = 2 << 20;
 /// The same for short runs, which are held in addition.
 const SMALL_BATCH_BYTES: usize = 1 << 20;
 
-/// What is staged of one span, in the order of the volume.
+/// The staged runs of one span, in the order of the volume.
 pub(super) struct Stage<'j, 'a, 's> {
     job: &'j Job<'a, 's>,
     encoder: Encoder<'j>,

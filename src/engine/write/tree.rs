@@ -7,7 +7,7 @@ use roaring::RoaringBitmap;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
-/// What all spans of a new backup come to.
+/// The tree of a new backup, and the totals over its spans.
 pub(crate) struct Manifest {
     pub(crate) tree: Option<FrameRef>,
     pub(crate) levels: u8,

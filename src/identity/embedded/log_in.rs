@@ -157,7 +157,7 @@ impl Embedded {
         Ok((Secret::from(token.as_str()), session))
     }
 
-    /// What a token stands for; `None` if it is good for nothing.
+    /// The session of a token; `None` if the token is not valid.
     pub fn validate(&self, token: &str) -> Result<Option<Session>, Error> {
         let (hash, now) = (hash(token), self.clock.now());
         let found = self.db.read(|c| identity::find_token(c, &hash, now))?;
@@ -291,7 +291,7 @@ impl Embedded {
     }
 }
 
-/// What log-ins of a user are counted for.
+/// The key under which log-ins of a user are counted.
 fn form(named: &Named) -> [&str; 2] {
     match named {
         Named::Id(id) => ["user id", id],
@@ -304,14 +304,14 @@ fn hash(token: &str) -> Vec<u8> {
     blake3::hash(token.as_bytes()).as_bytes().to_vec()
 }
 
-/// What a user may be who has this role: with all that it implies, as far as the application credential goes.
+/// The roles of a user who has this role: with all that it implies, as far as the application credential goes.
 fn granted(role: Option<Role>, credential: Option<&ApplicationCredential>) -> Vec<Role> {
     let held = role.map_or(&[][..], Role::implied).iter().copied();
     held.filter(|role| credential.is_none_or(|row| row.roles.contains(role)))
         .collect()
 }
 
-/// What a token stands for, if all that it rests on is still as it must be.
+/// The session of a token, if all that the token rests on is still as it must be.
 fn session(found: FoundToken, now: Timestamp) -> Option<Session> {
     let (row, user, project, role, credential) = found;
     let roles = granted(role, credential.as_ref());

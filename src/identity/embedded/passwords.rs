@@ -139,7 +139,7 @@ fn written(salt: Salt, output: &[u8; Params::DEFAULT_OUTPUT_LEN]) -> String {
     hash.to_string()
 }
 
-/// What a PHC string says; `None` if it is none of ours.
+/// Parses a PHC string; `None` if it is none of ours.
 fn read(hash: &str) -> Option<(Argon2<'static>, Salt, Output)> {
     let hash = PasswordHash::new(hash).ok()?;
     let algorithm = Algorithm::try_from(hash.algorithm.as_str()).ok()?;

@@ -19,7 +19,7 @@ pub struct Attachment {
     pub mountpoint: Option<String>,
     pub mode: AttachMode,
     pub status: AttachStatus,
-    /// What the attaching side said of itself; `None` while the attachment is only reserved.
+    /// The connector that the attaching side sent; `None` while the attachment is only reserved.
     pub connector: Option<Json<serde_json::Value>>,
     pub attached_at: Option<Timestamp>,
     pub created_at: Timestamp,

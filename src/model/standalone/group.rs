@@ -68,7 +68,7 @@ pub struct Group {
     /// Types its volumes may have.
     pub volume_type_ids: Vec<VolumeTypeId>,
     pub availability_zone: String,
-    /// What the group was made from.
+    /// The source of the group.
     pub group_snapshot_id: Option<RecordId>,
     pub source_group_id: Option<RecordId>,
 }
@@ -100,7 +100,7 @@ impl Resource for GroupSnapshot {
     }
 }
 
-/// What lists of group types can be filtered and sorted by. `is_public` is a text for requests,
+/// The columns by which lists of group types are filtered and sorted. `is_public` is a text for requests,
 /// where it may be `None`; it is not given to the database.
 pub static TYPE_COLUMNS: &[Column] = &[
     Column::new("id", "id", Kind::Text),
@@ -110,7 +110,7 @@ pub static TYPE_COLUMNS: &[Column] = &[
     Column::new("is_public", "status", Kind::Text),
 ];
 
-/// What lists of groups can be filtered and sorted by. `list_volume` only asks for more to be shown.
+/// The columns by which lists of groups are filtered and sorted. `list_volume` only asks for more to be shown.
 pub static COLUMNS: &[Column] = &[
     Column::new("id", "id", Kind::Text),
     Column::new("created_at", "created_at", Kind::Time),
@@ -122,7 +122,7 @@ pub static COLUMNS: &[Column] = &[
     Column::new("list_volume", "body", Kind::Text),
 ];
 
-/// What lists of group snapshots can be filtered and sorted by.
+/// The columns by which lists of group snapshots are filtered and sorted.
 pub static SNAPSHOT_COLUMNS: &[Column] = &[
     Column::new("id", "id", Kind::Text),
     Column::new("created_at", "created_at", Kind::Time),

@@ -52,7 +52,7 @@ pub struct User {
     /// Raised by whatever ends the user's tokens, such as another password.
     pub generation: i64,
     pub origin: Origin,
-    /// What an administrator has set.
+    /// Set by an administrator.
     pub is_enabled: bool,
     pub description: Option<String>,
     pub email: Option<String>,

@@ -35,7 +35,7 @@ impl Resource for QosSpecs {
     }
 }
 
-/// What lists of QoS specs can be filtered and sorted by.
+/// The columns by which lists of QoS specs are filtered and sorted.
 pub static COLUMNS: &[Column] = &[
     Column::new("id", "id", Kind::Text),
     Column::new("created_at", "created_at", Kind::Time),

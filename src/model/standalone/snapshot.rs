@@ -48,7 +48,7 @@ impl From<Snapshot> for SourceSnapshot {
     }
 }
 
-/// What lists of snapshots can be filtered and sorted by. Columns that only Cinder has are empty here.
+/// The columns by which lists of snapshots are filtered and sorted. Columns that only Cinder has are empty here.
 pub static COLUMNS: &[Column] = &[
     Column::new("id", "id", Kind::Text),
     Column::new("created_at", "created_at", Kind::Time),

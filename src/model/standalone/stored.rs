@@ -24,7 +24,7 @@ pub struct Record {
     pub updated_at: Option<Timestamp>,
 }
 
-/// What stands in the body of one kind of record.
+/// The body of one kind of record.
 pub trait Resource: Serialize + DeserializeOwned {
     /// The word in the column `kind`.
     const KIND: &'static str;

@@ -27,7 +27,7 @@ impl Resource for VolumeTransfer {
     }
 }
 
-/// What lists of transfers can be filtered and sorted by.
+/// The columns by which lists of transfers are filtered and sorted.
 pub static COLUMNS: &[Column] = &[
     Column::new("id", "id", Kind::Text),
     Column::new("created_at", "created_at", Kind::Time),

@@ -36,7 +36,7 @@ pub struct Volume {
     pub released_by: Option<JobId>,
     pub group_id: Option<String>,
     pub multiattach: bool,
-    /// What is known of the image the volume was made from.
+    /// Metadata of the image that the volume was made from.
     pub image_metadata: Json<BTreeMap<String, String>>,
     pub created_at: Timestamp,
     pub updated_at: Option<Timestamp>,
@@ -61,7 +61,7 @@ impl From<Volume> for SourceVolume {
     }
 }
 
-/// What lists of volumes can be filtered and sorted by. Columns that only Cinder has are empty here.
+/// The columns by which lists of volumes are filtered and sorted. Columns that only Cinder has are empty here.
 pub static COLUMNS: &[Column] = &[
     Column::new("id", "id", Kind::Text),
     Column::new("created_at", "created_at", Kind::Time),

@@ -14,12 +14,12 @@ use crate::service::standalone::volumes::refuse_backed_up;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-/// What a client wants to attach.
+/// A request for an attachment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CreateAttachment {
     pub volume_id: VolumeId,
     pub instance_id: Option<String>,
-    /// What the attaching side says of itself; without it the volume is only reserved.
+    /// The connector of the attaching side; without it the volume is only reserved.
     pub connector: Option<Value>,
     pub mode: AttachMode,
 }

@@ -222,7 +222,7 @@ fn present_status(
     }
 }
 
-/// What has become of a group snapshot that is being made or deleted; `None`: it is gone.
+/// The status that a group snapshot which is being made or deleted has come to; `None`: it is gone.
 fn status_by(status: GroupStatus, snapshots: &[Snapshot]) -> Option<GroupStatus> {
     let is_any = |wanted: SnapshotStatus| snapshots.iter().any(|row| row.status == wanted);
     if status == GroupStatus::Deleting {

@@ -12,7 +12,7 @@ use crate::model::standalone::stored::{Resource, Stored};
 use crate::service::standalone::stored::locked_record;
 use crate::service::{Metadata, Services};
 
-/// What an administrator wants a group type to be.
+/// A request for a group type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateGroupType {
     pub name: String,
@@ -20,7 +20,7 @@ pub struct CreateGroupType {
     pub body: GroupType,
 }
 
-/// What an update changes; `None` leaves a field as it is.
+/// The fields that an update changes; `None` leaves a field as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GroupTypeChanges {
     pub name: Option<String>,

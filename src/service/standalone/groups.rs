@@ -32,7 +32,7 @@ const DELETABLE: [VolumeStatus; 3] = [
 /// States in which a volume may join a group, or be copied with it.
 const READY: [VolumeStatus; 2] = [VolumeStatus::Available, VolumeStatus::InUse];
 
-/// What a client wants a group to be.
+/// A request for a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateGroup {
     pub name: Option<String>,
@@ -44,14 +44,14 @@ pub struct CreateGroup {
     pub availability_zone: Option<String>,
 }
 
-/// What a group is made from.
+/// The source of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GroupSource {
     Group(RecordId),
     Snapshot(RecordId),
 }
 
-/// What an update changes; `None` leaves a field as it is.
+/// The fields that an update changes; `None` leaves a field as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GroupChanges {
     pub name: Option<String>,

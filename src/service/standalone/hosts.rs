@@ -1,4 +1,4 @@
-//! What the stand-in keeps on a host, for administrators (Cinder reference, 8.5).
+//! The volumes and snapshots that the stand-in keeps on a host, for administrators (Cinder reference, 8.5).
 
 use crate::db::DbError;
 use crate::db::standalone::{snapshots, volumes};
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 pub type HostUsage = (ProjectId, i64, i64, i64, i64);
 
 impl Services {
-    /// What each project has on a host: project, volumes, their GiB, snapshots, their GiB.
+    /// One row for each project on a host: project, volumes, their GiB, snapshots, their GiB.
     pub fn usage_of_host(&self, host: &str) -> Result<Vec<HostUsage>, Error> {
         if host != self.host_of("cinder-volume") {
             return Ok(Vec::new());

@@ -1,4 +1,4 @@
-//! What requests to the stand-in for Cinder do: volumes, snapshots and all that belongs to them.
+//! Carries out requests to the stand-in for Cinder: volumes, snapshots and all that belongs to them.
 
 pub mod attachments;
 pub mod group_snapshots;

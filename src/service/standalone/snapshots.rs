@@ -15,7 +15,7 @@ use crate::model::volume::VolumeStatus;
 use crate::service::{Metadata, Services, check_marker};
 use crate::volume::catalog::standalone::demand::Demand;
 
-/// What a client wants a snapshot to be.
+/// A request for a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateSnapshot {
     pub volume_id: VolumeId,
@@ -26,7 +26,7 @@ pub struct CreateSnapshot {
     pub force: bool,
 }
 
-/// What an update changes; `None` leaves a field as it is.
+/// The fields that an update changes; `None` leaves a field as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SnapshotChanges {
     pub name: Option<Option<String>>,

@@ -1,4 +1,4 @@
-//! What requests do to records of any kind.
+//! Requests on records of any kind.
 
 use crate::db::standalone::records;
 use crate::db::{self, DbConnection};

@@ -19,7 +19,7 @@ use crate::volume::catalog::standalone::demand::Demand;
 const KEY_BYTES: usize = 8;
 const SALT_BYTES: usize = 16;
 
-/// What a client wants to offer.
+/// A request for a transfer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateTransfer {
     pub volume_id: VolumeId,

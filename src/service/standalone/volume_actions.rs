@@ -1,4 +1,4 @@
-//! What clients and Nova may do with a volume beside its life (Cinder reference, 8.3).
+//! Actions of clients and Nova on a volume (Cinder reference, 8.3).
 
 use crate::db;
 use crate::db::standalone::{snapshots, types, volumes};
@@ -27,7 +27,7 @@ pub struct Attach {
     pub mode: AttachMode,
 }
 
-/// What an administrator sets by hand.
+/// The states that an administrator sets by hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResetVolume {
     pub status: Option<VolumeStatus>,

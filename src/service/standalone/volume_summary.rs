@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// How many volumes' metadata is read at once.
 const VOLUMES_AT_ONCE: i64 = 16;
-/// What an entry takes beside its text.
+/// Memory of an entry beside its text.
 const ENTRY_BYTES: u64 = 64;
 
-/// What volumes are together.
+/// The totals of some volumes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
     pub count: i64,
@@ -80,7 +80,7 @@ impl Services {
     }
 }
 
-/// What the metadata of the volumes that match say, some volumes at a time.
+/// The metadata of the volumes that match, read some volumes at a time.
 fn values(connection: &mut DbConnection, filter: &Filter, bytes_max: u64) -> Result<Values, Error> {
     let mut values = Values::default();
     let mut last = VolumeId::new("");

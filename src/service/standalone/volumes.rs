@@ -23,7 +23,7 @@ use crate::service::standalone::types::{is_served, usable_type};
 use crate::service::{Metadata, Services, asker, check_marker};
 use crate::volume::catalog::standalone::demand::Demand;
 
-/// What a client wants a volume to be.
+/// A request for a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CreateVolume {
     /// GiB; may be left out with a source.

@@ -1,6 +1,17 @@
 //! The kinds of storages: one file for each says how its options become a service of OpenDAL. The options
 //! themselves are a section of [`crate::config::Storage`] under the same name: the configuration is a floor below, and
 //! knows nothing of OpenDAL.
+//!
+//! A new kind needs
+//!
+//! * in `config/storage.rs`: a [`Scheme`](crate::config::Scheme) with the scheme of its URL and the name of its section;
+//!   the options, their field in [`Storage`](crate::config::Storage), and that field in `at`, in the list of `check` and,
+//!   if it has a URL, in `urls`, so that no password in it is shown;
+//! * a file here, the text of [`OpenError::Url`], and the feature of OpenDAL in `Cargo.toml`;
+//! * in `store/open.rs` its arm, which also says how an object comes to be there whole or not at all: by itself, or stored
+//!   under a temporary name and renamed;
+//! * the table of storages and the comment at `url` in the README;
+//! * a server to test it against (`tests/servers`), and its name in `tests/stores/conftest.py` and `test_drivers.py`.
 
 pub(super) mod azblob;
 pub(super) mod fs;

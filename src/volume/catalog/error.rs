@@ -40,10 +40,10 @@ pub enum CatalogError {
     Db(#[from] DbError),
     #[error(transparent)]
     Volume(#[from] VolumeError),
-    /// A quota stands against it, or something else a client must be told.
+    /// A quota forbids it, or another reason that the client must see.
     #[error(transparent)]
     Refused(Error),
     /// Another service keeps the volumes, and makes and deletes them.
-    #[error("the volumes are not kept by this service")]
+    #[error("this service does not manage these volumes")]
     NotOurs,
 }

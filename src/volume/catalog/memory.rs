@@ -24,9 +24,9 @@ pub(crate) struct Kept {
     holder: Option<String>,
     /// The last job that let go of it.
     released_by: Option<JobId>,
-    /// What the volume was when a backup began to read it.
+    /// The content of the volume when a backup began to read it.
     copy: Option<(JobId, MemoryVolume)>,
-    /// What a run of a restore makes, until it is whole.
+    /// The target of a restore, until it is complete.
     unfinished: Option<(Lease, MemoryVolume)>,
     /// Whether the restore that holds it is to make it.
     is_made_by_restore: bool,

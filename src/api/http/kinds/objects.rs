@@ -12,7 +12,7 @@ const TAGS_MAX: usize = 80;
 struct Entries {
     characters: &'static str,
     pattern: &'static str,
-    /// What is said of a value that is no text.
+    /// The error text for a value that is no text.
     expected: &'static str,
 }
 

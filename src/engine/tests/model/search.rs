@@ -3,7 +3,7 @@
 use super::*;
 use std::collections::HashSet;
 
-/// What a search went through.
+/// How much a search went through.
 #[derive(Debug)]
 struct Search {
     states: usize,

@@ -1,8 +1,8 @@
-//! What a request would add to a project.
+//! The resources that a request would add to a project.
 
 use crate::model::id::VolumeTypeId;
 
-/// What a request would add to a project.
+/// The resources that a request would add to a project.
 #[derive(Debug, Clone, Copy)]
 pub struct Demand<'a> {
     pub(super) volumes: i64,

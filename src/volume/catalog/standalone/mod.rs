@@ -231,12 +231,12 @@ impl Standalone {
         Ok(Source::untracked(open(&temporary)?))
     }
 
-    /// What a volume holds now, if it is there; held or not, so it may change under the reader.
+    /// The current content of a volume, if it is there; held or not, so it may change under the reader.
     pub fn open_volume(&self, volume: &VolumeId) -> Option<VolumeReader> {
         VolumeReader::open(&self.volume_path(volume)).ok()
     }
 
-    /// What a restored volume will take over from this one.
+    /// The data that a restored volume will take over from this one.
     pub fn saved(&self, volume: &VolumeId) -> Result<SavedVolume, CatalogError> {
         let row = self.volume(volume)?;
         Ok(row.map_or_else(SavedVolume::default, |row| SavedVolume {
@@ -273,7 +273,7 @@ impl Standalone {
             let Some(row) = volumes::find(c, volume)? else {
                 return Ok(());
             };
-            // Whoever had it in use may have let go meanwhile.
+            // It may have been detached meanwhile.
             let is_attached = !volumes::attachments_of(c, vec![volume.clone()])?.is_empty();
             let back = match row.previous_status {
                 Some(VolumeStatus::InUse) if is_attached => VolumeStatus::InUse,

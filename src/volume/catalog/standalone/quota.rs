@@ -86,7 +86,7 @@ pub fn resources(c: &mut DbConnection) -> Result<Vec<String>, DbError> {
     Ok(types.iter().flat_map(of_type).collect())
 }
 
-/// What a project has, by resource.
+/// A project's usage, by resource.
 pub fn usage(c: &mut DbConnection, project: &ProjectId) -> Result<BTreeMap<String, i64>, DbError> {
     let mut used = used(c, project)?;
     let groups = records::count::<Group>(c, project)?;
