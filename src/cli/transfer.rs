@@ -264,9 +264,8 @@ fn with_volume(
     {
         bail!("there is no database at {path}; name the service's --data-dir or --config");
     }
-    let catalog = Catalog::open(Db::open(&url)?, Clock::System, config)?;
+    let catalog = Catalog::open_standalone(Db::open(&url)?, Clock::System, config)?;
     let transfer = catalog
-        .standalone()?
         .begin_transfer(&VolumeId::new(volume), mode)
         .with_context(|| format!("volume {volume}"))?;
     end_when_interrupted()?;

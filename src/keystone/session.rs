@@ -6,7 +6,7 @@ use crate::keystone::client::{Catalog, Client};
 use crate::keystone::error::ClientError;
 use crate::keystone::kept::{Kept, KeptToken};
 use http::HeaderValue;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -20,6 +20,15 @@ pub struct Session {
     own: Kept<ClientError>,
     clock: Clock,
     handle: Handle,
+    /// The project of our own token.
+    project_id: Mutex<Option<String>>,
+}
+
+/// A token of our own.
+#[derive(Debug, Clone)]
+pub struct OwnToken {
+    pub token: HeaderValue,
+    pub project_id: String,
 }
 
 impl Session {
@@ -30,7 +39,21 @@ impl Session {
             own: Kept::new(None),
             clock,
             handle,
+            project_id: Mutex::default(),
         }
+    }
+
+    /// A token of our own, other than one that was refused.
+    pub async fn own(&self, refused: Option<&HeaderValue>) -> Result<OwnToken, Arc<ClientError>> {
+        let token = self.token(refused).await?;
+        let project_id = self
+            .project_id
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Ok(OwnToken {
+            token,
+            project_id: project_id.clone().unwrap_or_default(),
+        })
     }
 
     /// Keystone's answer about a token; `None` if it is not valid.
@@ -65,6 +88,10 @@ impl Session {
 
     async fn log_in(&self) -> Result<KeptToken, ClientError> {
         let (token, described) = self.client.log_in(Catalog::LeftOut).await?;
+        *self
+            .project_id
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = described.project_id().map(str::to_owned);
         let left = described.expires_at()?.seconds_since(self.clock.now());
         let left = Duration::from_secs(left);
         Ok(KeptToken {

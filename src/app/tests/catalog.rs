@@ -73,6 +73,7 @@ impl Bed {
                 project_id: ProjectId::new("p"),
                 roles: roles.into(),
                 request_id: "req-1".to_owned(),
+                token: None,
                 policy: Arc::new(Policy::default()),
             },
             _dir: dir,
@@ -88,6 +89,7 @@ impl Bed {
             name: Some("data".to_owned()),
             size_gib: 1,
             status: VolumeStatus::Available,
+            unsupported: None,
         };
         let saved = SavedVolume {
             name: volume.name.clone(),

@@ -62,6 +62,7 @@ impl From<Volume> for SourceVolume {
             name: row.name,
             size_gib: row.size_gib,
             status: row.status,
+            unsupported: None,
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::db::DbError;
 use crate::model::error::Error;
 use crate::model::volume::VolumeStatus;
 use crate::volume::VolumeError;
+use crate::volume::cinder::CinderError;
 
 /// Why the catalogue did not do as asked.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +28,33 @@ pub enum CatalogError {
     /// A quota stands against it, or something else a client must be told.
     #[error(transparent)]
     Refused(Error),
+    #[error(transparent)]
+    Cinder(#[from] CinderError),
+    #[error("cinder has not made the volume yet")]
+    NotMadeYet,
     /// Another service keeps the volumes, and makes and deletes them.
-    #[error("the volumes are not kept by this service")]
+    #[error("the volumes are kept by a Cinder (volumes.mode), not by this service")]
     NotOurs,
+    #[error("no Cinder is set up: set volumes.mode to \"cinder\", and cinder.url")]
+    NoCinder,
+}
+
+impl CatalogError {
+    /// Whether the same may succeed later.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Db(error) => !error.is_lasting(),
+            Self::Cinder(error) => error.is_temporary(),
+            Self::Volume(error) => error.is_temporary(),
+            Self::NotMadeYet => true,
+            Self::NoVolume
+            | Self::NoSnapshot
+            | Self::VolumeState(_)
+            | Self::BeingCopied
+            | Self::SnapshotState(_)
+            | Self::Refused(_)
+            | Self::NotOurs
+            | Self::NoCinder => false,
+        }
+    }
 }
