@@ -25,14 +25,15 @@ const FLOORS: &[(usize, &[&str])] = &[
 /// Crates that one door alone may name.
 const DOORS: &[(&str, &[&str])] = &[
     ("opendal", &["store"]),
-    ("reqwest", &["store", "keystone"]),
+    ("reqwest", &["store", "keystone", "volume"]),
+    ("libloading", &["volume"]),
     ("prometheus_client", &["metrics"]),
     ("actix_web", &["api", "app"]),
     ("actix_http", &["api"]),
     ("actix_service", &["api"]),
     // The database keeps room for itself on its disk.
     ("rustix", &["volume", "store", "db", "app", "api", "cli"]),
-    ("libc", &["app"]),
+    ("libc", &["app", "volume"]),
     ("ring", &["engine"]),
     ("zstd", &["engine"]),
     ("fastcdc", &["engine"]),

@@ -36,6 +36,9 @@ impl Admission {
         volume: &SourceVolume,
         snapshot: Option<&SourceSnapshot>,
     ) -> Result<Backup, Error> {
+        if let Some(why) = &volume.unsupported {
+            return Err(Error::invalid("volume", why));
+        }
         match snapshot {
             Some(snapshot) => check_snapshot(snapshot)?,
             None => check_volume(volume, wanted.force)?,

@@ -19,6 +19,7 @@ use crate::model::error::Error;
 use crate::model::id::{ProjectId, StorageId, UserId};
 use crate::model::job::{Job, JobArgs, Lease};
 use crate::volume::catalog::{Catalog, CatalogError};
+use crate::volume::cinder::CinderError;
 use std::sync::Arc;
 
 /// All that admission needs.
@@ -120,8 +121,33 @@ impl From<CatalogError> for Error {
             | CatalogError::Volume(_)
             | CatalogError::Stopped
             | CatalogError::Overdue
-            | CatalogError::NotOurs => Error::internal(error),
+            | CatalogError::NotOurs
+            | CatalogError::NoCinder
+            | CatalogError::NotMadeYet => Error::internal(error),
+            CatalogError::Cinder(error) => of_cinder(error),
             CatalogError::Refused(error) => error,
         }
+    }
+}
+
+/// What Cinder answers to a request of ours; where the user is refused, the user gets the same answer.
+fn of_cinder(error: CinderError) -> Error {
+    match error {
+        CinderError::Refused {
+            status, message, ..
+        } if status == 413 => Error::OverQuota {
+            class: None,
+            message,
+        },
+        CinderError::Refused {
+            status: 400,
+            message,
+            ..
+        } => Error::Invalid(message),
+        error if error.is_temporary() => Error::Unavailable {
+            message: "The block storage service is unavailable.".to_owned(),
+            source: Some(Box::new(error)),
+        },
+        error => Error::internal(error),
     }
 }

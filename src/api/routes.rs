@@ -52,6 +52,15 @@ impl Route {
         self.since.to_string()
     }
 
+    /// Whether it belongs to the backup service, and not to what keeps the volumes or users.
+    pub(super) fn is_of_backups(&self) -> bool {
+        let is_ours = ["/backups", "/messages"]
+            .iter()
+            .any(|prefix| self.path.starts_with(prefix));
+        matches!(self.area, Area::Open | Area::Version)
+            || (self.area == Area::BlockStorage && is_ours)
+    }
+
     /// Whether it reads a collection, which may have any number of items, and not a single item.
     pub(super) fn is_list(&self) -> bool {
         let last = self.path.rsplit('/').next().unwrap_or_default();

@@ -16,7 +16,7 @@ use crate::api::http::wire::{
 };
 use crate::api::router;
 use crate::api::routes::{Area, Route};
-use crate::config;
+use crate::config::{self, Secret};
 use crate::identity::embedded::Session;
 use crate::identity::keystone::Presented;
 use crate::identity::{Caller, RequestContext};
@@ -320,7 +320,11 @@ fn admit(api: &Api, incoming: Incoming) -> Result<Admitted, Answer> {
             _ => &incoming.path,
         }
     };
-    let to = match router::find(&incoming.method, path) {
+    let found = router::find(&incoming.method, path);
+    // Another service keeps the volumes, and answers what is asked about them.
+    let found =
+        found.filter(|(route, _)| route.is_of_backups() || api.services.catalog.is_standalone());
+    let to = match found {
         Some((route, parts)) if is_identity => To::Identity {
             session: session(api, &incoming, route)?.map(Box::new),
             route,
@@ -484,7 +488,9 @@ fn block_storage_call(
     let result = (|| {
         let body = parse_body(&incoming.body, values_max)?;
         let ctx = match (route.area, caller) {
-            (Area::BlockStorage, Some(caller)) => Some(context(api, caller, &id)?),
+            (Area::BlockStorage, Some(caller)) => {
+                Some(context(api, caller, &id, incoming.token.as_deref())?)
+            }
             _ => None,
         };
         check_project(&names.parts, ctx.as_ref())?;
@@ -524,12 +530,18 @@ fn parse_body(bytes: &[u8], values_max: usize) -> Result<Option<Value>, Error> {
 }
 
 /// A token without a project is not enough for block storage.
-fn context(api: &Api, caller: Caller, request_id: &str) -> Result<RequestContext, Error> {
+fn context(
+    api: &Api,
+    caller: Caller,
+    request_id: &str,
+    token: Option<&str>,
+) -> Result<RequestContext, Error> {
     Ok(RequestContext {
         user_id: caller.user_id,
         project_id: caller.project_id.ok_or(Error::Unauthenticated)?,
         roles: caller.roles,
         request_id: request_id.to_owned(),
+        token: token.map(Secret::from),
         policy: api.policy.clone(),
     })
 }

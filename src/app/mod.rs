@@ -261,7 +261,7 @@ fn assemble(
     let masters = storages::open_keys(config, &db)?;
     let (storages, default_storage) =
         storages::open(config, &db, &clock, &masters, &handle, &stop, metrics)?;
-    let catalog = Catalog::open(db.clone(), clock.clone(), config)?;
+    let catalog = Catalog::open(db.clone(), clock.clone(), config, handle.clone())?;
     let (identity, users) = open_identity(config, role, data_dir, &db, &clock, &handle)?;
     if role != Role::Worker
         && identity.embedded().is_some()
@@ -308,7 +308,7 @@ pub fn tasks(config: &Config, handle: &Handle) -> Result<Tasks, StartError> {
         &stop,
         &Arc::default(),
     )?;
-    let catalog = Catalog::open(db.clone(), clock.clone(), config)?;
+    let catalog = Catalog::open(db.clone(), clock.clone(), config, handle.clone())?;
     Ok(make_tasks(config, db, clock, catalog, storages, masters))
 }
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod client;
+mod cloud;
 mod compare;
 mod demo;
 mod image;
@@ -99,6 +100,9 @@ enum Command {
     /// Check the backup storages.
     #[command(subcommand)]
     Storage(StorageCommand),
+    /// Check the cloud whose volumes are backed up.
+    #[command(subcommand)]
+    Cloud(CloudCommand),
     /// Show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -217,6 +221,23 @@ enum StorageCommand {
         settings: SettingsArguments,
         /// Name of the storage, as in `[storage.NAME]`. `local` if none is configured.
         name: String,
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum CloudCommand {
+    /// Go through all that backups and restores need of Keystone, Cinder and Ceph.
+    ///
+    /// Says for each what to do if it is not there. Exit status 0 if everything that is configured works.
+    Check {
+        #[command(flatten)]
+        settings: SettingsArguments,
+        /// Also rehearse a backup of this volume: take a snapshot, read it, remove it.
+        #[arg(long, value_name = "ID")]
+        volume: Option<String>,
         /// Print JSON instead of a table.
         #[arg(long)]
         json: bool,
@@ -349,6 +370,15 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             name,
             json,
         }) => storage::check(&settings.load_for_command(&mut logs)?, &name, json),
+        Command::Cloud(CloudCommand::Check {
+            settings,
+            volume,
+            json,
+        }) => cloud::check(
+            &settings.load_for_command(&mut logs)?,
+            volume.as_deref(),
+            json,
+        ),
         Command::Config(ConfigCommand::Print { settings }) => {
             print!("{}", toml::to_string_pretty(&settings.load()?)?);
             Ok(())

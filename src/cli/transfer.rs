@@ -264,11 +264,10 @@ fn with_volume(
     {
         bail!("there is no database at {path}; name the service's --data-dir or --config");
     }
-    let catalog = Catalog::open(Db::open(&url)?, Clock::System, config)?;
+    let catalog = Catalog::open_standalone(Db::open(&url)?, Clock::System, config)?;
     // Before the volume is held: nothing may fail, and no signal end the program, between that and the release.
     end_when_interrupted()?;
     let transfer = catalog
-        .standalone()?
         .begin_transfer(&VolumeId::new(volume), mode)
         .with_context(|| format!("volume {volume}"))?;
     let result = work(transfer.path());

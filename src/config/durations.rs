@@ -45,6 +45,14 @@ impl Config {
         .into_iter()
         .map(|(key, value, least, most)| (key.to_owned(), value, least, most))
         .collect::<Vec<_>>();
+        let cinder = &self.cinder;
+        settings.push(("cinder.timeout".to_owned(), cinder.timeout, MOMENT, DAY));
+        let creation = "cinder.creation_timeout".to_owned();
+        settings.push((creation, cinder.creation_timeout, MOMENT, DAY));
+        for (name, rbd) in &cinder.rbd {
+            let key = format!("cinder.rbd.{name}.timeout");
+            settings.push((key, rbd.timeout, MOMENT * 1000, DAY));
+        }
         for (name, storage) in &self.storage {
             let key = |key: &str| format!("storage.{name}.{key}");
             settings.push((key("timeout"), storage.timeout, MOMENT, DAY));

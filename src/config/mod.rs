@@ -1,6 +1,7 @@
 //! Settings: plain data that a user may write down. Defaults, then one TOML file, then
 //! `EMBERVAULT_<SECTION>__<KEY>` variables, then a few command-line flags.
 
+mod cinder;
 mod durations;
 mod engine;
 mod error;
@@ -10,6 +11,7 @@ mod secret;
 mod storage;
 mod url;
 
+pub use cinder::{Cinder, Rbd, VolumesMode};
 pub use engine::{Compression, Engine, META_SHARE, Share, UPKEEP_BYTES, thread_bytes};
 pub use error::{ConfigError, without_content};
 pub use identity::{ConfiguredUser, Identity, IdentityMode, KeystoneSettings, Policy};
@@ -44,6 +46,7 @@ pub struct Config {
     pub identity: Identity,
     pub policy: Policy,
     pub volumes: Volumes,
+    pub cinder: Cinder,
     /// Backup storages by name; without any, a directory `storage` inside the data directory.
     pub storage: BTreeMap<String, Storage>,
     pub engine: Engine,
@@ -157,10 +160,11 @@ pub struct Database {
     pub url: Option<DatabaseUrl>,
 }
 
-/// The standalone volume catalogue.
+/// The volumes, and those that the mode `standalone` keeps.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Volumes {
+    pub mode: VolumesMode,
     /// Where volumes and snapshots lie as sparse raw files. Default `volumes` in the data directory.
     pub dir: Option<PathBuf>,
     pub availability_zone: String,
@@ -173,6 +177,7 @@ pub struct Volumes {
 impl Default for Volumes {
     fn default() -> Self {
         Self {
+            mode: VolumesMode::default(),
             change_tracking: true,
             dir: None,
             availability_zone: "nova".to_owned(),
@@ -383,6 +388,17 @@ impl Config {
                 "the mode keystone needs auth_url, username and password",
             );
         }
+        if self.volumes.mode == VolumesMode::Cinder {
+            if self.identity.mode != IdentityMode::Keystone {
+                return refuse(
+                    "volumes.mode",
+                    "the mode cinder needs `identity.mode = \"keystone\"`",
+                );
+            }
+            if let Err((key, why)) = self.cinder.check() {
+                return refuse(&key, &why);
+            }
+        }
         for (name, storage) in &self.storage {
             if let Err(why) = storage.check() {
                 return refuse(&format!("storage.{name}"), &why);
@@ -413,6 +429,11 @@ impl Config {
             (
                 "identity.keystone.www_authenticate_uri".to_owned(),
                 keystone.www_authenticate_uri.as_deref(),
+            ),
+            (
+                "cinder.url".to_owned(),
+                // Empty, unless a Cinder is used.
+                Some(self.cinder.url.as_str()).filter(|url| !url.is_empty()),
             ),
         ];
         for (name, storage) in &self.storage {

@@ -30,6 +30,7 @@ pub mod services;
 pub mod sessions;
 pub mod standalone;
 pub mod vaults;
+pub mod volume_holds;
 pub mod workers;
 
 use crate::db::reserve::Reserve;

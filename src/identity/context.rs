@@ -1,5 +1,6 @@
 //! Who asks, and what the policy lets them do.
 
+use crate::config::Secret;
 use crate::identity::expression::Expression;
 use crate::identity::policy::{Policy, Rule};
 use crate::model::error::Error;
@@ -26,6 +27,8 @@ pub struct RequestContext {
     pub roles: BTreeSet<String>,
     /// Id of the request, for logs.
     pub request_id: String,
+    /// The token, where another service is asked in the user's name.
+    pub token: Option<Secret>,
     pub policy: Arc<Policy>,
 }
 

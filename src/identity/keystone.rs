@@ -76,13 +76,7 @@ impl Keystone {
         handle: Handle,
     ) -> Result<Self, KeystoneError> {
         let http = connect(settings.cacert.as_deref())?;
-        let credentials = Credentials::Password {
-            username: settings.username.clone(),
-            user_domain: settings.user_domain_name.clone(),
-            password: settings.password.clone(),
-            project: settings.project_name.clone(),
-            project_domain: settings.project_domain_name.clone(),
-        };
+        let credentials = Credentials::from(&settings);
         let client = Client::new(http, &settings.auth_url, credentials, settings.timeout);
         let mut cache_key = [0; 32];
         getrandom::fill(&mut cache_key).expect("the system gives random bytes");

@@ -403,6 +403,7 @@ mod tests {
             project_id: ProjectId::new("own"),
             roles: roles.iter().map(|role| (*role).to_owned()).collect(),
             request_id: String::new(),
+            token: None,
             policy: Arc::new(policy),
         }
     }

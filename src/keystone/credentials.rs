@@ -1,6 +1,6 @@
 //! As whom a service logs in.
 
-use crate::config::Secret;
+use crate::config::{KeystoneSettings, Secret};
 use serde_json::{Value, json};
 
 /// A service's own user, in a project.
@@ -15,6 +15,19 @@ pub enum Credentials {
     },
     /// It belongs to a user and a project already.
     ApplicationCredential { id: String, secret: Secret },
+}
+
+impl From<&KeystoneSettings> for Credentials {
+    /// This service's own user.
+    fn from(settings: &KeystoneSettings) -> Self {
+        Self::Password {
+            username: settings.username.clone(),
+            user_domain: settings.user_domain_name.clone(),
+            password: settings.password.clone(),
+            project: settings.project_name.clone(),
+            project_domain: settings.project_domain_name.clone(),
+        }
+    }
 }
 
 impl Credentials {

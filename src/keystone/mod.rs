@@ -21,5 +21,5 @@ pub use crate::keystone::credentials::Credentials;
 pub use crate::keystone::error::ClientError;
 pub use crate::keystone::kept::{Kept, KeptToken};
 pub use crate::keystone::redirect::within_the_host;
-pub use crate::keystone::session::Session;
+pub use crate::keystone::session::{OwnToken, Session};
 pub use crate::keystone::trust::{TrustError, connect};

@@ -7,7 +7,7 @@ use crate::keystone::error::ClientError;
 use crate::keystone::kept::{Kept, KeptToken};
 use crate::model::time::Timestamp;
 use http::HeaderValue;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -21,6 +21,15 @@ pub struct Session {
     own: Kept<ClientError>,
     clock: Clock,
     handle: Handle,
+    /// The project of our own token.
+    project_id: Mutex<Option<String>>,
+}
+
+/// A token of our own.
+#[derive(Debug, Clone)]
+pub struct OwnToken {
+    pub token: HeaderValue,
+    pub project_id: String,
 }
 
 impl Session {
@@ -31,7 +40,21 @@ impl Session {
             own: Kept::new(None, ClientError::is_passing),
             clock,
             handle,
+            project_id: Mutex::default(),
         }
+    }
+
+    /// A token of our own, other than one that was refused.
+    pub async fn own(&self, refused: Option<&HeaderValue>) -> Result<OwnToken, Arc<ClientError>> {
+        let token = self.token(refused).await?;
+        let project_id = self
+            .project_id
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Ok(OwnToken {
+            token,
+            project_id: project_id.clone().unwrap_or_default(),
+        })
     }
 
     /// Keystone's answer about a token; `None` if it is not valid.
@@ -66,6 +89,10 @@ impl Session {
 
     async fn log_in(&self) -> Result<KeptToken, ClientError> {
         let (token, described) = self.client.log_in(Catalog::LeftOut).await?;
+        *self
+            .project_id
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = described.project_id().map(str::to_owned);
         let good_for = good_for(described.expires_at()?, self.clock.now())?;
         Ok(KeptToken {
             token,

@@ -146,6 +146,15 @@ diesel::table! {
         secret_hash -> Binary, expires_at -> Nullable<BigInt>, created_at -> BigInt,
     }
 }
+diesel::table! {
+    volume_holds (job) {
+        job -> Text, attempt -> Integer, subject -> Text, volume -> Text, is_new -> Nullable<Bool>,
+        status_before -> Nullable<Text>, released_at -> Nullable<BigInt>,
+    }
+}
+diesel::table! {
+    volumes_in_making (marker) { marker -> Text, volume -> Nullable<Text>, begun_at -> BigInt, }
+}
 diesel::allow_tables_to_appear_in_same_query!(
     backups,
     packs,

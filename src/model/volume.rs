@@ -52,6 +52,8 @@ pub struct SourceVolume {
     pub name: Option<String>,
     pub size_gib: i64,
     pub status: VolumeStatus,
+    /// Why it can neither be backed up nor restored to, if so.
+    pub unsupported: Option<String>,
 }
 
 /// A volume in a state that only a job can end.
@@ -87,6 +89,44 @@ pub struct RestoredFrom {
     pub backup_id: BackupId,
     pub source_volume_id: VolumeId,
     pub saved: SavedVolume,
+}
+
+/// The name of a volume that a restore makes begins so, unless the user gives another.
+const RESTORE_NAME_PREFIX: &str = "restore_backup_";
+/// Metadata of a volume that was restored: the backup.
+const SOURCE_BACKUP_KEY: &str = "src_backup_id";
+
+/// What changes of a target after its restore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakenOver {
+    /// The saved name and description, where the target has no name of its own.
+    pub naming: Option<(String, Option<String>)>,
+    /// The whole metadata.
+    pub metadata: BTreeMap<String, String>,
+    /// It was not bootable, and now it is.
+    pub becomes_bootable: bool,
+}
+
+impl RestoredFrom {
+    /// What a target of this id and name takes over (Cinder reference, 5.3).
+    pub fn taken_over(&self, id: &VolumeId, name: Option<&str>, is_bootable: bool) -> TakenOver {
+        let saved = &self.saved;
+        let name = name.unwrap_or_default();
+        let is_unnamed = name.is_empty() || name.starts_with(RESTORE_NAME_PREFIX);
+        let saved_name = saved
+            .name
+            .clone()
+            .filter(|name| is_unnamed && !name.is_empty());
+        let mut metadata = saved.metadata.clone();
+        if *id != self.source_volume_id || metadata.contains_key(SOURCE_BACKUP_KEY) {
+            metadata.insert(SOURCE_BACKUP_KEY.to_owned(), self.backup_id.to_string());
+        }
+        TakenOver {
+            naming: saved_name.map(|name| (name, saved.description.clone())),
+            metadata,
+            becomes_bootable: saved.bootable && !is_bootable,
+        }
+    }
 }
 
 text_enum! {

@@ -7,7 +7,7 @@ use crate::db::backups::Changes;
 use crate::identity::RequestContext;
 use crate::identity::policy::Rule;
 use crate::model::backup::{Backup, BackupEvent, BackupStatus};
-use crate::model::error::Error;
+use crate::model::error::{Error, chain};
 use crate::model::id::{BackupId, SnapshotId, VolumeId};
 use crate::model::job::{JobArgs, RestoreTarget, RestoreVolume};
 use crate::model::page::{Filter, Listed, Page};
@@ -214,9 +214,21 @@ impl Services {
             return Err(Error::invalid("backup", "Backup status must be available"));
         }
         let (target, restoring) = self.restore_target(ctx, &backup, wanted)?;
-        self.check_backup_service()?;
-        self.admission.restore_backup(&asker(ctx), id, &target)?;
-        Ok(restoring)
+        let admitted = self
+            .check_backup_service()
+            .and_then(|()| self.admission.restore_backup(&asker(ctx), id, &target));
+        if admitted.is_err() && target.create.is_some() {
+            self.unmake_target(&target.volume_id);
+        }
+        admitted.map(|()| restoring)
+    }
+
+    /// What cannot be removed now is removed later.
+    fn unmake_target(&self, volume: &VolumeId) {
+        if let Err(error) = self.catalog.unmake_target(volume) {
+            let error = chain(&error);
+            tracing::warn!(volume.id = %volume, error, "the volume of a refused restore was not removed yet");
+        }
     }
 
     fn restore_target(
@@ -234,7 +246,7 @@ impl Services {
                     .unwrap_or_else(|| format!("restore_backup_{}", backup.id)),
                 size_gib: backup.size_gib,
             };
-            let volume_id = VolumeId::random();
+            let volume_id = self.catalog.make_target(ctx.token.as_ref(), &volume)?;
             let restoring = Restoring {
                 volume_id: volume_id.clone(),
                 volume_name: volume.name.clone(),
@@ -245,6 +257,9 @@ impl Services {
         let volume = self.visible_source(ctx, &id)?;
         if volume.status != VolumeStatus::Available {
             return Err(target_not_available());
+        }
+        if let Some(why) = &volume.unsupported {
+            return Err(Error::invalid("volume", why));
         }
         if volume.size_gib < backup.size_gib {
             let message = format!(

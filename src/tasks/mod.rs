@@ -113,14 +113,10 @@ impl TaskError {
     fn is_temporary(&self) -> bool {
         match self {
             TaskError::Engine(error) => error.is_temporary(),
-            TaskError::Catalog(CatalogError::Db(error)) | TaskError::Db(error) => {
-                !error.is_lasting()
-            }
-            TaskError::Panicked
-            | TaskError::Rewritten
-            | TaskError::Catalog(CatalogError::Overdue) => true,
-            TaskError::Catalog(_)
-            | TaskError::Subject(_)
+            TaskError::Catalog(error) => error.is_temporary(),
+            TaskError::Db(error) => !error.is_lasting(),
+            TaskError::Panicked | TaskError::Rewritten => true,
+            TaskError::Subject(_)
             | TaskError::Attempts(_)
             | TaskError::NoService
             | TaskError::Unsafe

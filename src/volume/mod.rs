@@ -7,11 +7,13 @@
 //! its clients are on the same machine, and `embervault volume import` and `export` open it.
 
 pub mod catalog;
+pub mod cinder;
 mod extent_map;
 pub mod file;
 pub mod generated;
 #[cfg(test)]
 pub mod memory;
+pub mod rbd;
 mod reader;
 mod tracking;
 mod writer;
@@ -41,6 +43,14 @@ impl VolumeError {
             action,
             source,
         }
+    }
+
+    /// Whether a service that was asked did not answer in time, so that it may do so later. A disk has no such excuse.
+    pub fn is_temporary(&self) -> bool {
+        matches!(
+            self.source.kind(),
+            io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NotConnected
+        )
     }
 
     /// Whether there was no space left.

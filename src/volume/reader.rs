@@ -5,6 +5,7 @@ use crate::volume::file::FileReader;
 use crate::volume::generated::Generated;
 #[cfg(test)]
 use crate::volume::memory::MemoryVolume;
+use crate::volume::rbd::RbdReader;
 use std::ops::Range;
 use std::path::Path;
 
@@ -13,6 +14,7 @@ use std::path::Path;
 pub enum VolumeReader {
     File(FileReader),
     Generated(Generated),
+    Rbd(RbdReader),
     #[cfg(test)]
     Memory(MemoryVolume),
 }
@@ -28,6 +30,7 @@ impl VolumeReader {
         match self {
             Self::File(file) => file.length(),
             Self::Generated(generated) => generated.length(),
+            Self::Rbd(image) => image.length(),
             #[cfg(test)]
             Self::Memory(memory) => memory.length(),
         }
@@ -40,6 +43,7 @@ impl VolumeReader {
         match self {
             Self::File(file) => file.next_data(range),
             Self::Generated(generated) => generated.next_data(range),
+            Self::Rbd(image) => image.next_data(range),
             #[cfg(test)]
             Self::Memory(_) => Ok((!range.is_empty()).then_some(range)),
         }
@@ -49,7 +53,8 @@ impl VolumeReader {
     pub fn check_length(&self) -> Result<(), VolumeError> {
         match self {
             Self::File(file) => file.check_length(),
-            Self::Generated(_) => Ok(()),
+            // What a snapshot holds stays.
+            Self::Generated(_) | Self::Rbd(_) => Ok(()),
             #[cfg(test)]
             Self::Memory(_) => Ok(()),
         }
@@ -60,6 +65,7 @@ impl VolumeReader {
         match self {
             Self::File(file) => file.limited(length).map(Self::File),
             Self::Generated(generated) => Ok(Self::Generated(generated)),
+            Self::Rbd(image) => image.limited(length).map(Self::Rbd),
             #[cfg(test)]
             Self::Memory(memory) => Ok(Self::Memory(memory)),
         }
@@ -70,6 +76,7 @@ impl VolumeReader {
         match self {
             Self::File(file) => file.read_at(buffer, offset),
             Self::Generated(generated) => generated.read_at(buffer, offset),
+            Self::Rbd(image) => image.read_at(buffer, offset),
             #[cfg(test)]
             Self::Memory(memory) => memory.read_at(buffer, offset),
         }

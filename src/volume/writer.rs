@@ -4,6 +4,7 @@ use crate::volume::VolumeError;
 use crate::volume::file::FileWriter;
 #[cfg(test)]
 use crate::volume::memory::MemoryVolume;
+use crate::volume::rbd::RbdWriter;
 use std::ops::Range;
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use std::path::Path;
 #[derive(Debug)]
 pub enum VolumeWriter {
     File(FileWriter),
+    Rbd(RbdWriter),
     #[cfg(test)]
     Memory(MemoryVolume),
 }
@@ -25,6 +27,7 @@ impl VolumeWriter {
     pub fn length(&self) -> u64 {
         match self {
             Self::File(file) => file.length(),
+            Self::Rbd(image) => image.length(),
             #[cfg(test)]
             Self::Memory(memory) => memory.length(),
         }
@@ -34,6 +37,7 @@ impl VolumeWriter {
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), VolumeError> {
         match self {
             Self::File(file) => file.write_at(bytes, offset),
+            Self::Rbd(image) => image.write_at(bytes, offset),
             #[cfg(test)]
             Self::Memory(memory) => memory.write_at(bytes, offset),
         }
@@ -43,6 +47,7 @@ impl VolumeWriter {
     pub fn write_difference(&self, bytes: &[u8], offset: u64) -> Result<(), VolumeError> {
         match self {
             Self::File(file) => file.write_difference(bytes, offset),
+            Self::Rbd(image) => image.write_difference(bytes, offset),
             #[cfg(test)]
             Self::Memory(memory) => memory.write_at(bytes, offset),
         }
@@ -53,6 +58,7 @@ impl VolumeWriter {
     pub fn zero(&self, range: Range<u64>) -> Result<(), VolumeError> {
         match self {
             Self::File(file) => file.zero(range),
+            Self::Rbd(image) => image.zero(range),
             #[cfg(test)]
             Self::Memory(memory) => memory.zero(range),
         }
@@ -63,6 +69,7 @@ impl VolumeWriter {
     pub fn sync(&self) -> Result<(), VolumeError> {
         match self {
             Self::File(file) => file.sync(),
+            Self::Rbd(image) => image.sync(),
             #[cfg(test)]
             Self::Memory(_) => Ok(()),
         }

@@ -7,6 +7,7 @@ import sys
 
 from .azurite import Azurite
 from .ceph import Ceph
+from .cinder import Cinder
 from .gcs import Gcs
 from .postgres import Postgres
 from .sftp import Sftp
@@ -14,7 +15,7 @@ from .swift import Swift, SwiftKeystone
 from .webdav import WebDav
 
 SERVERS = {
-    "azurite": Azurite, "ceph": Ceph, "gcs": Gcs, "postgres": Postgres, "sftp": Sftp, "swift": Swift,
+    "azurite": Azurite, "ceph": Ceph, "cinder": Cinder, "gcs": Gcs, "postgres": Postgres, "sftp": Sftp, "swift": Swift,
     "swift-keystone": SwiftKeystone, "webdav": WebDav,
 }
 
@@ -23,6 +24,8 @@ def sections(name, server, place):
     """What the server has to offer, as settings."""
     if isinstance(server, Postgres):
         return {name: {"url": server.url(place)}}
+    if isinstance(server, Cinder):
+        return {name: {"url": server.url, "keystone": server.keystone.url, "ceph": str(server.ceph.client_conf)}}
     if isinstance(server, Ceph):
         return {"ceph-s3": server.storage_s3("ceph-s3", place), "ceph-swift": server.storage_swift("ceph-swift", place)}
     return {name: server.storage(name, place)}

@@ -28,6 +28,8 @@ cluster network = 127.0.0.0/8
 public addr = 127.0.0.1
 ms bind ipv6 = false
 auth allow insecure global id reclaim = false
+mon allow pool delete = true
+rbd default features = 61
 paxos propose interval = 0.05
 paxos min wait = 0.01
 mon allow pool size one = true
@@ -71,15 +73,15 @@ class Ceph(Server):
     """Survives `kill()` with all it acknowledged: the OSD is a real BlueStore, on a sparse file."""
 
     programs = {
-        "ceph": "ceph-common", "radosgw-admin": "radosgw", "radosgw": "radosgw", "monmaptool": "ceph-base",
+        "ceph": "ceph-common", "rbd": "ceph-common", "radosgw-admin": "radosgw", "radosgw": "radosgw", "monmaptool": "ceph-base",
         "ceph-mon": "ceph-mon", "ceph-osd": "ceph-osd",
     }
     port_names = ("mon", "gateway")
 
-    def __init__(self, dir, size=16 << 30):
+    def __init__(self, dir, size=16 << 30, with_gateway=True):
         """`size` is how many bytes the store may grow to; the file is sparse."""
         super().__init__(dir)
-        self.size = size
+        self.size, self.with_gateway = size, with_gateway
         self.endpoint = f"http://127.0.0.1:{self.ports['gateway']}"
         self.s3 = S3(self.endpoint, "default", ACCESS_KEY, SECRET_KEY)
 
@@ -109,6 +111,8 @@ class Ceph(Server):
         self._spawn("osd", "ceph-osd", "-i", "0")
         # A gateway that is there before the OSD looks for it again only every five seconds.
         self.until(lambda: " 1 up" in self._ask("osd", "stat"), "the OSD is up")
+        if not self.with_gateway:
+            return
         self.start_gateway()
         if not self._file("users").exists():
             self._make_users()
@@ -151,6 +155,28 @@ class Ceph(Server):
         if not Account(**section["swift"]).make_container(place.partition("/")[0]):
             raise self.failure(f"storage {name}: cannot make the container of {place}")
         return section
+
+    @property
+    def client_conf(self):
+        """What clients need: where the monitor is. Their keys lie beside it, as `client.NAME.keyring`."""
+        return self._file("client.conf")
+
+    def make_pool(self, name):
+        """A pool for images, if there is none of the name."""
+        if name not in self._ask("osd", "pool", "ls").split():
+            self._ask("osd", "pool", "create", name, "8", "8")
+            self.call("rbd", "pool", "init", name)
+
+    def make_user(self, name, **rights):
+        """A client with these rights; the path of its keyring."""
+        caps = [word for part, right in rights.items() for word in (part, right)]
+        keyring = self._file(f"client.{name}.keyring")
+        keyring.write_text(self._ask("auth", "get-or-create", f"client.{name}", *caps))
+        conf = self._file("ceph.conf").read_text().split("[mon.a]")[0]
+        lines = [line for line in conf.splitlines() if not line.startswith(("keyring", "log file", "run dir"))]
+        keyrings = self.data / "client.$id.keyring"
+        self.client_conf.write_text("\n".join([*lines, f"keyring = {keyrings}", ""]))
+        return keyring
 
     def call(self, *argv):
         """Runs a tool of Ceph to its end; what it prints on its standard output."""

@@ -309,6 +309,19 @@ fn statements(size: Size, bytes: impl Fn(&str) -> String) -> Vec<String> {
             ),
             backups,
         ),
+        // Fifty are held, and the others were let go.
+        insert(
+            "volume_holds",
+            "job, attempt, subject, volume, released_at",
+            &format!("{i}, 1, {i}, {i}, CASE WHEN i > 50 THEN {created} + 604800000000 END"),
+            backups,
+        ),
+        insert(
+            "volumes_in_making",
+            "marker, volume, begun_at",
+            &format!("{i}, {i}, {created} + 604800000000"),
+            backups,
+        ),
         insert(
             "tokens",
             &texts(&[

@@ -59,6 +59,7 @@ impl Elsewhere {
             name: Some("data".to_owned()),
             size_gib: 1,
             status: VolumeStatus::Available,
+            unsupported: None,
         };
         let saved = SavedVolume {
             name: volume.name.clone(),

@@ -61,6 +61,7 @@ impl Bed {
                 project_id: ProjectId::new("p"),
                 roles: roles.into(),
                 request_id: "req-1".to_owned(),
+                token: None,
                 policy: Arc::new(Policy::default()),
             },
             dir,
@@ -70,7 +71,11 @@ impl Bed {
 
     /// On volumes that are files.
     fn standalone() -> Self {
-        Self::on(|db, config| Catalog::open(db.clone(), Clock::System, config).unwrap())
+        Self::on(|db, config| {
+            Catalog::open_standalone(db.clone(), Clock::System, config)
+                .map(Catalog::Standalone)
+                .unwrap()
+        })
     }
 
     /// An empty volume.

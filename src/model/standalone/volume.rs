@@ -57,6 +57,7 @@ impl From<Volume> for SourceVolume {
             name: row.name,
             size_gib: row.size_gib,
             status: row.status,
+            unsupported: None,
         }
     }
 }

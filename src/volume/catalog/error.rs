@@ -6,6 +6,7 @@ use crate::model::id::VolumeId;
 use crate::model::number::ImpossibleNumber;
 use crate::model::volume::VolumeStatus;
 use crate::volume::VolumeError;
+use crate::volume::cinder::CinderError;
 
 /// Why the catalogue did not do as asked.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +44,36 @@ pub enum CatalogError {
     /// A quota forbids it, or another reason that the client must see.
     #[error(transparent)]
     Refused(Error),
+    #[error(transparent)]
+    Cinder(#[from] CinderError),
+    #[error("cinder has not made the volume yet")]
+    NotMadeYet,
     /// Another service keeps the volumes, and makes and deletes them.
-    #[error("this service does not manage these volumes")]
+    #[error("the volumes are kept by a Cinder (volumes.mode), not by this service")]
     NotOurs,
+    #[error("no Cinder is set up: set volumes.mode to \"cinder\", and cinder.url")]
+    NoCinder,
+}
+
+impl CatalogError {
+    /// Whether the same may succeed later.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Db(error) => !error.is_lasting(),
+            Self::Cinder(error) => error.is_temporary(),
+            Self::Volume(error) => error.is_temporary(),
+            Self::NotMadeYet | Self::Overdue => true,
+            Self::NoVolume
+            | Self::NoSnapshot
+            | Self::VolumeState(_)
+            | Self::BeingCopied
+            | Self::HoldEnded
+            | Self::Stopped
+            | Self::SnapshotState(_)
+            | Self::Size { .. }
+            | Self::Refused(_)
+            | Self::NotOurs
+            | Self::NoCinder => false,
+        }
+    }
 }

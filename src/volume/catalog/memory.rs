@@ -152,6 +152,7 @@ impl Memory {
                 name: Some(wanted.name.clone()),
                 size_gib: wanted.size_gib,
                 status: VolumeStatus::Available,
+                unsupported: None,
             };
             self.insert(Kept {
                 is_made_by_restore: true,

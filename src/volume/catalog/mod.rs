@@ -1,8 +1,8 @@
 //! The port to the cloud's volumes: whose they are, what state they are in, and where their bytes are.
 //!
 //! Backups (their requests, their jobs and the engine) ask [`Catalog`] and nothing else. Each call stands there
-//! once; who answers is a variant. Today that is our stand-in for Cinder. It also makes and deletes volumes, for
-//! the requests and jobs in folders called `standalone`: these calls are its own and not in the port.
+//! once; who answers is a variant: a real Cinder, or our stand-in for it. The stand-in also makes and deletes volumes,
+//! for the requests and jobs in folders called `standalone`: these calls are its own and not in the port.
 //!
 //! # Holds
 //!
@@ -19,6 +19,7 @@
 //! |---|---|---|
 //! | `hold_source`, `hold_target` | may share the caller's, so that a request is accepted or refused as a whole | by each run of the job; after its hold has ended nothing happens, and the answer is `Hold::Ended` |
 //! | `begin_restore`, `open_source`, `open_target`, `finish_target`, `has_copy` | never in one: they may take long | by each run of the job |
+//! | `make_target`, `unmake_target` | never in one: before and after that of `hold_target` | by nobody; a volume whose restore was never accepted is found by `held` |
 //! | `end_backup`, `end_restore`, `give_target_back` | never in one | by each run of the job; what a later run holds or has made stays |
 //! | `give_back`, `give_snapshot_back`, `remove_work_file` | never in one | by any worker; nothing happens once the state has changed |
 //! | `resources`, `usage` | read in the caller's, beside the quota of backups | they change nothing |
@@ -28,6 +29,7 @@
 //! database cannot follow: it must take the same hold twice, and a hold whose job was never inserted is found
 //! and given back like that of a lost job.
 
+pub mod cinder;
 mod error;
 mod hold;
 #[cfg(test)]
@@ -38,35 +40,77 @@ pub use error::CatalogError;
 pub use hold::Hold;
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Secret, VolumesMode};
 use crate::db::{Db, DbConnection};
 use crate::model::id::{JobId, ProjectId, SnapshotId, VolumeId};
-use crate::model::job::{Lease, RestoreTarget};
+use crate::model::job::{Lease, RestoreTarget, RestoreVolume};
 use crate::model::progress::Progress;
 use crate::model::snapshot::{HeldSnapshot, SourceSnapshot};
 use crate::model::volume::{HeldVolume, RestoredFrom, SavedVolume, SourceVolume, WorkFile};
 use crate::volume::{Source, VolumeReader, VolumeWriter};
+use cinder::Cinder;
 use standalone::{Standalone, quota};
 use std::collections::BTreeMap;
+use tokio::runtime::Handle;
 
 /// Who keeps the volumes. Cheap to clone.
 #[derive(Clone)]
 pub enum Catalog {
     Standalone(Standalone),
+    Cinder(Cinder),
     #[cfg(test)]
     Memory(memory::Memory),
 }
 
 impl Catalog {
     /// Opens the catalogue that the settings name.
-    pub fn open(db: Db, clock: Clock, config: &Config) -> Result<Self, CatalogError> {
-        Standalone::open(db, clock, config).map(Self::Standalone)
+    pub fn open(
+        db: Db,
+        clock: Clock,
+        config: &Config,
+        handle: Handle,
+    ) -> Result<Self, CatalogError> {
+        match config.volumes.mode {
+            VolumesMode::Standalone => Standalone::open(db, clock, config).map(Self::Standalone),
+            VolumesMode::Cinder => Cinder::open(db, clock, config, handle).map(Self::Cinder),
+        }
+    }
+
+    /// Opens the stand-in, where the settings name it.
+    pub fn open_standalone(
+        db: Db,
+        clock: Clock,
+        config: &Config,
+    ) -> Result<Standalone, CatalogError> {
+        match config.volumes.mode {
+            VolumesMode::Standalone => Standalone::open(db, clock, config),
+            VolumesMode::Cinder => Err(CatalogError::NotOurs),
+        }
+    }
+
+    /// The Cinder, where the settings name one.
+    pub fn open_cinder(
+        db: Db,
+        clock: Clock,
+        config: &Config,
+        handle: Handle,
+    ) -> Result<Cinder, CatalogError> {
+        match config.volumes.mode {
+            VolumesMode::Standalone => Err(CatalogError::NoCinder),
+            VolumesMode::Cinder => Cinder::open(db, clock, config, handle),
+        }
+    }
+
+    /// Whether volumes are made and deleted here.
+    pub fn is_standalone(&self) -> bool {
+        self.standalone().is_ok()
     }
 
     /// The stand-in, for its own requests and jobs; an error if volumes are kept elsewhere.
     pub fn standalone(&self) -> Result<&Standalone, CatalogError> {
         match self {
             Self::Standalone(standalone) => Ok(standalone),
+            Self::Cinder(_) => Err(CatalogError::NotOurs),
             #[cfg(test)]
             Self::Memory(_) => Err(CatalogError::NotOurs),
         }
@@ -76,6 +120,7 @@ impl Catalog {
     pub fn availability_zone(&self) -> &str {
         match self {
             Self::Standalone(standalone) => &standalone.availability_zone,
+            Self::Cinder(cinder) => &cinder.availability_zone,
             #[cfg(test)]
             Self::Memory(_) => "nova",
         }
@@ -85,6 +130,7 @@ impl Catalog {
     pub fn resources(&self, c: &mut DbConnection) -> Result<Vec<String>, CatalogError> {
         match self {
             Self::Standalone(_) => Ok(quota::resources(c)?),
+            Self::Cinder(_) => Ok(Vec::new()),
             #[cfg(test)]
             Self::Memory(_) => Ok(Vec::new()),
         }
@@ -98,6 +144,7 @@ impl Catalog {
     ) -> Result<BTreeMap<String, i64>, CatalogError> {
         match self {
             Self::Standalone(_) => Ok(quota::usage(c, project)?),
+            Self::Cinder(_) => Ok(BTreeMap::new()),
             #[cfg(test)]
             Self::Memory(_) => Ok(BTreeMap::new()),
         }
@@ -107,6 +154,7 @@ impl Catalog {
     pub fn volume(&self, id: &VolumeId) -> Result<Option<SourceVolume>, CatalogError> {
         match self {
             Self::Standalone(standalone) => Ok(standalone.volume(id)?.map(SourceVolume::from)),
+            Self::Cinder(cinder) => cinder.volume(id),
             #[cfg(test)]
             Self::Memory(memory) => Ok(memory.find(id).map(|kept| kept.volume)),
         }
@@ -116,6 +164,7 @@ impl Catalog {
     pub fn snapshot(&self, id: &SnapshotId) -> Result<Option<SourceSnapshot>, CatalogError> {
         match self {
             Self::Standalone(standalone) => Ok(standalone.snapshot(id)?.map(SourceSnapshot::from)),
+            Self::Cinder(cinder) => cinder.snapshot(id),
             #[cfg(test)]
             Self::Memory(_) => Ok(None),
         }
@@ -125,6 +174,7 @@ impl Catalog {
     pub fn saved(&self, volume: &VolumeId) -> Result<SavedVolume, CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.saved(volume),
+            Self::Cinder(cinder) => cinder.saved(volume),
             #[cfg(test)]
             Self::Memory(memory) => Ok(memory
                 .find(volume)
@@ -146,6 +196,7 @@ impl Catalog {
             Self::Standalone(standalone) => {
                 standalone.hold_source(c, lease, volume, snapshot, force)
             }
+            Self::Cinder(cinder) => cinder.hold_source(c, lease, volume, snapshot),
             #[cfg(test)]
             Self::Memory(_) if snapshot.is_some() => Err(CatalogError::NoSnapshot),
             #[cfg(test)]
@@ -157,6 +208,7 @@ impl Catalog {
     pub fn has_copy(&self, job: &JobId, volume: &VolumeId) -> Result<bool, CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.has_copy(job, volume),
+            Self::Cinder(cinder) => cinder.has_copy(job, volume),
             #[cfg(test)]
             Self::Memory(memory) => memory.has_copy(job, volume),
         }
@@ -178,6 +230,9 @@ impl Catalog {
             Self::Standalone(standalone) => {
                 standalone.open_source(lease, volume, snapshot, size_gib, since, progress)
             }
+            Self::Cinder(cinder) => {
+                cinder.open_source(&lease.job_id, volume, snapshot, size_gib, since)
+            }
             #[cfg(test)]
             Self::Memory(memory) => memory.open_source(lease, volume),
         }
@@ -195,8 +250,35 @@ impl Catalog {
             Self::Standalone(standalone) => {
                 standalone.end_backup(lease, volume, snapshot, succeeded)
             }
+            Self::Cinder(cinder) => cinder.end_backup(lease, volume, snapshot, succeeded),
             #[cfg(test)]
             Self::Memory(memory) => memory.end_backup(lease, volume),
+        }
+    }
+
+    /// Makes the volume of a restore that is about to be asked for, where it has to be there before: as the user, with
+    /// the token of the request.
+    pub fn make_target(
+        &self,
+        token: Option<&Secret>,
+        wanted: &RestoreVolume,
+    ) -> Result<VolumeId, CatalogError> {
+        match self {
+            // The restore itself makes it.
+            Self::Standalone(_) => Ok(VolumeId::random()),
+            Self::Cinder(cinder) => cinder.make_target(token, wanted),
+            #[cfg(test)]
+            Self::Memory(_) => Ok(VolumeId::random()),
+        }
+    }
+
+    /// Removes a volume that was made for a restore which was then refused.
+    pub fn unmake_target(&self, volume: &VolumeId) -> Result<(), CatalogError> {
+        match self {
+            Self::Standalone(_) => Ok(()),
+            Self::Cinder(cinder) => cinder.unmake_target(volume),
+            #[cfg(test)]
+            Self::Memory(_) => Ok(()),
         }
     }
 
@@ -210,6 +292,7 @@ impl Catalog {
     ) -> Result<Hold, CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.hold_target(c, lease, target),
+            Self::Cinder(cinder) => cinder.hold_target(c, lease, target),
             #[cfg(test)]
             Self::Memory(memory) => memory.hold_target(lease, target),
         }
@@ -224,6 +307,7 @@ impl Catalog {
     ) -> Result<Hold, CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.begin_restore(lease, target),
+            Self::Cinder(cinder) => cinder.begin_restore(lease, target),
             #[cfg(test)]
             Self::Memory(memory) => memory.begin_restore(lease, &target.volume_id),
         }
@@ -242,6 +326,7 @@ impl Catalog {
             Self::Standalone(standalone) => {
                 standalone.open_target(lease, volume, bytes, data_bytes)
             }
+            Self::Cinder(cinder) => cinder.open_target(volume),
             #[cfg(test)]
             Self::Memory(memory) => memory.open_target(lease, volume, bytes),
         }
@@ -251,6 +336,8 @@ impl Catalog {
     pub fn finish_target(&self, lease: &Lease, volume: &VolumeId) -> Result<(), CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.finish_target(lease, volume),
+            // It was written in its place.
+            Self::Cinder(_) => Ok(()),
             #[cfg(test)]
             Self::Memory(memory) => memory.finish_target(lease, volume),
         }
@@ -260,6 +347,7 @@ impl Catalog {
     pub fn give_target_back(&self, lease: &Lease, volume: &VolumeId) -> Result<(), CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.give_target_back(lease, volume),
+            Self::Cinder(_) => Ok(()),
             #[cfg(test)]
             Self::Memory(memory) => memory.give_target_back(lease, volume),
         }
@@ -274,6 +362,7 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.end_restore(lease, volume, result),
+            Self::Cinder(cinder) => cinder.end_restore(lease, volume, result),
             #[cfg(test)]
             Self::Memory(memory) => memory.end_restore(lease, volume, result),
         }
@@ -283,6 +372,7 @@ impl Catalog {
     pub fn held(&self) -> Result<Vec<HeldVolume>, CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.held(),
+            Self::Cinder(cinder) => cinder.held(),
             #[cfg(test)]
             Self::Memory(memory) => memory.held(),
         }
@@ -292,6 +382,7 @@ impl Catalog {
     pub fn give_back(&self, held: &HeldVolume) -> Result<(), CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.give_back(held),
+            Self::Cinder(cinder) => cinder.give_back(held),
             #[cfg(test)]
             Self::Memory(memory) => memory.give_back(held),
         }
@@ -301,6 +392,8 @@ impl Catalog {
     pub fn held_snapshots(&self) -> Result<Vec<HeldSnapshot>, CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.held_snapshots(),
+            // A backup of one changes nothing of it.
+            Self::Cinder(_) => Ok(Vec::new()),
             #[cfg(test)]
             Self::Memory(_) => Ok(Vec::new()),
         }
@@ -310,6 +403,7 @@ impl Catalog {
     pub fn give_snapshot_back(&self, held: &HeldSnapshot) -> Result<(), CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.give_snapshot_back(held),
+            Self::Cinder(_) => Err(CatalogError::NoSnapshot),
             #[cfg(test)]
             Self::Memory(_) => Err(CatalogError::NoSnapshot),
         }
@@ -319,6 +413,7 @@ impl Catalog {
     pub fn work_files(&self) -> Result<Vec<WorkFile>, CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.work_files(),
+            Self::Cinder(_) => Ok(Vec::new()),
             #[cfg(test)]
             Self::Memory(_) => Ok(Vec::new()),
         }
@@ -328,6 +423,7 @@ impl Catalog {
     pub fn remove_work_file(&self, left: &WorkFile) -> Result<(), CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.remove_work_file(left),
+            Self::Cinder(_) => Ok(()),
             #[cfg(test)]
             Self::Memory(_) => Ok(()),
         }
@@ -337,6 +433,7 @@ impl Catalog {
     pub fn open_volume(&self, volume: &VolumeId) -> Option<VolumeReader> {
         match self {
             Self::Standalone(standalone) => standalone.open_volume(volume),
+            Self::Cinder(cinder) => cinder.open_volume(volume),
             #[cfg(test)]
             Self::Memory(memory) => memory
                 .find(volume)

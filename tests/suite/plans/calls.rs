@@ -14,7 +14,7 @@ use embervault::db::workers::WorkerRow;
 use embervault::db::{self, DbConnection, DbResult};
 use embervault::db::{
     backups, chunks, collection, condition, jobs, messages, orphans, packs, quotas, services,
-    sessions, vaults, workers,
+    sessions, vaults, volume_holds, workers,
 };
 use embervault::model::backup::{Backup, BackupEvent, COLUMNS};
 use embervault::model::column::Json;
@@ -490,6 +490,19 @@ fn of_jobs() -> Vec<Call> {
         sessions::end(&lease().job_id);
         sessions::end_all(&vault(BIG));
         sessions::prune();
+        volume_holds::hold(&lease(), &volume(THEIRS), None, None);
+        volume_holds::hold["a new one"](&Lease::unclaimed(&JobId::random()), &volume(THEIRS), None, None);
+        volume_holds::take_over(&lease());
+        volume_holds::find(&job(THEIRS));
+        volume_holds::note_status(&lease(), VolumeStatus::Available);
+        volume_holds::forget_status(&lease());
+        volume_holds::release(&lease(), NOW);
+        volume_holds::held();
+        volume_holds::begin_making("a new one", NOW);
+        volume_holds::note_made(&id(THEIRS), &volume(THEIRS));
+        volume_holds::end_making(&id(OTHER));
+        volume_holds::forget_made(&volume(THEIRS));
+        volume_holds::making(NOW);
         orphans::sessions();
         orphans::backups();
         orphans::live();

@@ -12,14 +12,7 @@ use crate::volume::catalog::standalone::{Standalone, default_type, hold_volume, 
 use crate::volume::catalog::{CatalogError, Hold};
 use crate::volume::file::{self, FileWriter};
 use crate::volume::{VolumeError, VolumeWriter};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-
-/// Names that a restore gave, and so may take away again (Cinder reference, 5.3).
-const RESTORE_NAME_PREFIX: &str = "restore_backup_";
-
-/// Metadata key that names the backup a volume came from.
-const SOURCE_BACKUP_KEY: &str = "src_backup_id";
 
 impl Standalone {
     /// Takes over the target that the request holds. Repeatable.
@@ -202,7 +195,7 @@ impl Standalone {
             let released =
                 volumes::release(c, volume, lease, to, VolumeStatus::RestoringBackup, now)?;
             if let (true, Ok(restored)) = (released, result) {
-                volumes::update(c, volume, &taken_over(&row, restored), now)?;
+                volumes::update(c, volume, &changes(&row, restored), now)?;
             }
             Ok(())
         })?;
@@ -210,21 +203,17 @@ impl Standalone {
     }
 }
 
-/// What a target becomes after its restore (Cinder reference, 5.3).
-fn taken_over(target: &Volume, restored: &RestoredFrom) -> volumes::Changes {
-    let saved = &restored.saved;
-    let name = target.name.as_deref().unwrap_or_default();
-    let takes_name = (name.is_empty() || name.starts_with(RESTORE_NAME_PREFIX))
-        && saved.name.as_deref().is_some_and(|name| !name.is_empty());
-    let mut metadata: BTreeMap<String, String> = saved.metadata.clone();
-    if target.id != restored.source_volume_id || metadata.contains_key(SOURCE_BACKUP_KEY) {
-        metadata.insert(SOURCE_BACKUP_KEY.to_owned(), restored.backup_id.to_string());
-    }
+/// What a target becomes after its restore.
+fn changes(target: &Volume, restored: &RestoredFrom) -> volumes::Changes {
+    let taken = restored.taken_over(&target.id, target.name.as_deref(), target.bootable);
+    let (name, description) = taken.naming.map_or((None, None), |(name, description)| {
+        (Some(Some(name)), Some(description))
+    });
     volumes::Changes {
-        name: takes_name.then(|| saved.name.clone()),
-        description: takes_name.then(|| saved.description.clone()),
-        metadata: Some(metadata),
-        bootable: (saved.bootable && !target.bootable).then_some(true),
+        name,
+        description,
+        metadata: Some(taken.metadata),
+        bootable: taken.becomes_bootable.then_some(true),
         ..volumes::Changes::default()
     }
 }

@@ -1,0 +1,2 @@
+DROP TABLE volumes_in_making;
+DROP TABLE volume_holds;

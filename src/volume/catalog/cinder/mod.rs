@@ -1,0 +1,529 @@
+//! The catalogue of a real Cinder, whose volumes lie in Ceph.
+//!
+//! Cinder says whose a volume is and where it lies; the bytes are read from Ceph. What a job holds stands in our
+//! database before anything is changed at Cinder or in Ceph, and is ended there last.
+//!
+//! A backup changes nothing at Cinder: it reads a snapshot in Ceph of its own, so the volume stays free. A restore puts
+//! its target into `restoring-backup`, so that nobody attaches or deletes it meanwhile.
+
+pub mod check;
+
+use crate::clock::Clock;
+use crate::config::{self, Secret};
+use crate::db::volume_holds::{self, Holding, VolumeHold};
+use crate::db::{self, Db, DbConnection, DbError};
+use crate::model::error::{Error, chain};
+use crate::model::id::{JobId, ProjectId, SnapshotId, VolumeId};
+use crate::model::job::{JobState, Lease, RestoreTarget, RestoreVolume};
+use crate::model::snapshot::{SnapshotStatus, SourceSnapshot};
+use crate::model::time::Timestamp;
+use crate::model::volume::{
+    HeldVolume, RestoredFrom, SavedVolume, SourceVolume, VolumeStatus, bytes_of,
+};
+use crate::volume::catalog::{CatalogError, Hold};
+use crate::volume::cinder::{CinderError, CinderSnapshot, CinderVolume, Client, NewVolume};
+use crate::volume::rbd::Backend;
+use crate::volume::{Source, VolumeReader, VolumeWriter};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+/// Metadata of a volume whose restore was not accepted yet. It tells a volume that nobody waits for.
+const MARKER_KEY: &str = "embervault_restore";
+/// How long a job waits for a volume that Cinder makes. Then it is tried again.
+const CREATION_PATIENCE: Duration = Duration::from_secs(20);
+const CREATION_PAUSE: Duration = Duration::from_millis(500);
+
+/// Volumes of a Cinder; its calls are described at the port. Cheap to clone.
+#[derive(Clone)]
+pub struct Cinder {
+    db: Db,
+    clock: Clock,
+    client: Client,
+    backends: BTreeMap<String, Backend>,
+    pub(super) availability_zone: String,
+}
+
+impl Cinder {
+    pub(super) fn open(
+        db: Db,
+        clock: Clock,
+        config: &config::Config,
+        handle: Handle,
+    ) -> Result<Self, CatalogError> {
+        let settings = &config.cinder;
+        let client = Client::new(settings, &config.identity.keystone, clock.clone(), handle)?;
+        let backend =
+            |(name, rbd): (&String, &config::Rbd)| (name.clone(), Backend::new(rbd.clone()));
+        Ok(Self {
+            db,
+            clock,
+            client,
+            backends: settings.rbd.iter().map(backend).collect(),
+            availability_zone: config.volumes.availability_zone.clone(),
+        })
+    }
+
+    pub(super) fn volume(&self, id: &VolumeId) -> Result<Option<SourceVolume>, CatalogError> {
+        let found = self.client.volume(id.as_str())?;
+        found.map(|found| self.source_volume(&found)).transpose()
+    }
+
+    fn source_volume(&self, found: &CinderVolume) -> Result<SourceVolume, CatalogError> {
+        let status = VolumeStatus::parse(&found.status);
+        let unreadable = || CinderError::Unreadable(format!("GET /volumes/{}", found.id));
+        Ok(SourceVolume {
+            id: VolumeId::new(&found.id),
+            project_id: ProjectId::new(found.project_id.as_deref().ok_or_else(unreadable)?),
+            name: found.name.clone(),
+            size_gib: found.size,
+            status: status.ok_or_else(unreadable)?,
+            unsupported: self.unsupported(found),
+        })
+    }
+
+    /// Why this service can neither read nor write a volume, if so.
+    fn unsupported(&self, found: &CinderVolume) -> Option<String> {
+        if found.encrypted {
+            return Some("encrypted volumes cannot be backed up or restored to".to_owned());
+        }
+        let backend = found.backend().unwrap_or_default();
+        (!self.backends.contains_key(backend)).then(|| {
+            format!(
+                "its backend {backend:?} is not one of those that the backup service is set up for"
+            )
+        })
+    }
+
+    pub(super) fn snapshot(&self, id: &SnapshotId) -> Result<Option<SourceSnapshot>, CatalogError> {
+        let found = self.client.snapshot(id.as_str())?;
+        Ok(found.map(|found| source_snapshot(&found)).transpose()?)
+    }
+
+    /// What Cinder says of a volume that a job works on.
+    fn existing(&self, id: &VolumeId) -> Result<CinderVolume, CatalogError> {
+        let found = self.client.volume(id.as_str())?;
+        found.ok_or(CatalogError::NoVolume)
+    }
+
+    /// The pool and the image of a volume.
+    fn place(&self, volume: &CinderVolume) -> Result<(&Backend, String), CatalogError> {
+        if let Some(why) = self.unsupported(volume) {
+            return Err(CatalogError::Refused(Error::invalid("volume", why)));
+        }
+        let backend = volume.backend().and_then(|name| self.backends.get(name));
+        Ok((backend.ok_or(CatalogError::NoVolume)?, volume.image()))
+    }
+
+    pub(super) fn saved(&self, volume: &VolumeId) -> Result<SavedVolume, CatalogError> {
+        let found = self.existing(volume)?;
+        Ok(SavedVolume {
+            name: found.name,
+            description: found.description,
+            bootable: found.bootable == "true",
+            metadata: found.metadata,
+        })
+    }
+
+    pub(super) fn hold_source(
+        &self,
+        c: &mut DbConnection,
+        lease: &Lease,
+        volume: &VolumeId,
+        snapshot: Option<&SnapshotId>,
+    ) -> Result<Hold, CatalogError> {
+        match volume_holds::hold(c, lease, volume, snapshot, None)? {
+            // Until the snapshot in Ceph is there, the volume's users go on writing.
+            Holding::New | Holding::TakenOver => Ok(Hold::Held {
+                could_change: snapshot.is_none(),
+            }),
+            Holding::Over => Ok(Hold::Ended),
+            Holding::Refused if snapshot.is_some() => Err(CatalogError::SnapshotState(
+                SnapshotStatus::BackingUp.as_str().to_owned(),
+            )),
+            Holding::Refused => Err(CatalogError::VolumeState(VolumeStatus::BackingUp)),
+        }
+    }
+
+    pub(super) fn has_copy(&self, job: &JobId, volume: &VolumeId) -> Result<bool, CatalogError> {
+        let found = self.existing(volume)?;
+        let (backend, image) = self.place(&found)?;
+        Ok(backend.has_snapshot(&image, job)?)
+    }
+
+    pub(super) fn open_source(
+        &self,
+        job: &JobId,
+        volume: &VolumeId,
+        snapshot: Option<&SnapshotId>,
+        size_gib: i64,
+        since: Option<&str>,
+    ) -> Result<Source, CatalogError> {
+        let found = self.existing(volume)?;
+        let (backend, image) = self.place(&found)?;
+        let source = match snapshot {
+            Some(snapshot) => backend.open_at(&image, &format!("snapshot-{snapshot}"), since)?,
+            None => backend.keep(&image, job, self.clock.now(), since)?,
+        };
+        let length = bytes_of(size_gib).map_err(|source| CatalogError::Size {
+            volume: volume.clone(),
+            source,
+        })?;
+        Ok(Source {
+            reader: source.reader.limited(length)?,
+            ..source
+        })
+    }
+
+    pub(super) fn end_backup(
+        &self,
+        lease: &Lease,
+        volume: &VolumeId,
+        snapshot: Option<&SnapshotId>,
+        succeeded: bool,
+    ) -> Result<(), CatalogError> {
+        // A snapshot that stays takes room, and the next backup of the volume removes it. A hold that stays is worse.
+        if snapshot.is_none()
+            && let Err(error) = self.sort_out_snapshots(lease, volume, succeeded)
+        {
+            let error = chain(&error);
+            tracing::warn!(volume.id = %volume, error, "a snapshot that was made for a backup was not removed");
+        }
+        let now = self.clock.now();
+        self.db.write(|c| volume_holds::release(c, lease, now))?;
+        Ok(())
+    }
+
+    /// Of the snapshots kept for change tracking, those of jobs that still run stay, and of the others the one just made.
+    fn sort_out_snapshots(
+        &self,
+        lease: &Lease,
+        volume: &VolumeId,
+        succeeded: bool,
+    ) -> Result<(), CatalogError> {
+        let Some(found) = self.client.volume(volume.as_str())? else {
+            return Ok(());
+        };
+        let (backend, image) = self.place(&found)?;
+        let ours = self.db.read(|c| db::jobs::find(c, &lease.job_id))?;
+        // A worker that was overtaken must not take the snapshot of its successor.
+        let is_overtaken = ours.is_some_and(|job| job.attempt != lease.attempt);
+        let mut failed: Result<(), DbError> = Ok(());
+        let stays = |job: &JobId| {
+            if *job == lease.job_id {
+                return succeeded || is_overtaken;
+            }
+            if !succeeded {
+                return true;
+            }
+            match self.db.read(|c| db::jobs::find(c, job)) {
+                Ok(job) => job.is_some_and(|job| {
+                    matches!(job.state, JobState::Available | JobState::Running)
+                }),
+                Err(error) => {
+                    failed = Err(error);
+                    true
+                }
+            }
+        };
+        backend.sort_out(&image, stays)?;
+        Ok(failed?)
+    }
+
+    /// Makes a volume for a restore, as the tenant who asks: in its project, and in its quota. What is written down
+    /// before leads to a volume whose restore was never accepted.
+    pub(super) fn make_target(
+        &self,
+        token: Option<&Secret>,
+        restore: &RestoreVolume,
+    ) -> Result<VolumeId, CatalogError> {
+        let token = token.ok_or(CatalogError::NotOurs)?;
+        let marker = uuid::Uuid::new_v4().to_string();
+        let now = self.clock.now();
+        self.db
+            .write(|c| volume_holds::begin_making(c, &marker, now))?;
+        let wanted = NewVolume {
+            project_id: restore.project_id.as_str(),
+            name: &restore.name,
+            description: "auto-created_from_restore_from_backup",
+            size: restore.size_gib,
+            metadata: BTreeMap::from([(MARKER_KEY.to_owned(), marker.clone())]),
+        };
+        let made = match self.client.create_volume(token, &wanted) {
+            Ok(id) => VolumeId::new(&id),
+            Err(error) => {
+                // Where Cinder did not say no, it may have made the volume.
+                if matches!(
+                    error,
+                    CinderError::Refused {
+                        status: 400..=499,
+                        ..
+                    }
+                ) {
+                    self.db.write(|c| volume_holds::end_making(c, &marker))?;
+                }
+                return Err(error.into());
+            }
+        };
+        self.db
+            .write(|c| volume_holds::note_made(c, &marker, &made))?;
+        if let Err(error) = self.set_aside(&made) {
+            // What cannot be removed now is found by its marker.
+            self.unmake_target(&made).ok();
+            return Err(error);
+        }
+        Ok(made)
+    }
+
+    /// Puts a new volume into the state of a target, so that nobody takes it for whole before it is filled.
+    fn set_aside(&self, volume: &VolumeId) -> Result<(), CatalogError> {
+        let status = self.when_made(volume)?.status;
+        match VolumeStatus::parse(&status) {
+            Some(VolumeStatus::Available) => {}
+            other => {
+                return Err(CatalogError::VolumeState(
+                    other.unwrap_or(VolumeStatus::Error),
+                ));
+            }
+        }
+        let restoring = VolumeStatus::RestoringBackup.as_str();
+        Ok(self.client.reset_status(volume.as_str(), restoring)?)
+    }
+
+    /// Removes a volume that was made for a restore which was then refused.
+    pub(super) fn unmake_target(&self, volume: &VolumeId) -> Result<(), CatalogError> {
+        self.remove_volume(volume.as_str())?;
+        self.db.write(|c| volume_holds::forget_made(c, volume))?;
+        Ok(())
+    }
+
+    /// Removes a volume that nobody has written. Cinder deletes none that is being restored.
+    fn remove_volume(&self, id: &str) -> Result<(), CatalogError> {
+        match self.client.reset_status(id, VolumeStatus::Error.as_str()) {
+            Err(CinderError::Refused { status: 404, .. }) => Ok(()),
+            reset => Ok(reset.and_then(|()| self.client.delete_volume(id))?),
+        }
+    }
+
+    pub(super) fn hold_target(
+        &self,
+        c: &mut DbConnection,
+        lease: &Lease,
+        target: &RestoreTarget,
+    ) -> Result<Hold, CatalogError> {
+        let volume = &target.volume_id;
+        let is_new = target.create.is_some();
+        let holding = volume_holds::hold(c, lease, volume, None, Some(is_new))?;
+        volume_holds::forget_made(c, volume)?;
+        match holding {
+            Holding::New => Ok(Hold::Held { could_change: true }),
+            Holding::TakenOver => Ok(Hold::Held {
+                could_change: false,
+            }),
+            Holding::Over => Ok(Hold::Ended),
+            Holding::Refused => Err(CatalogError::VolumeState(VolumeStatus::RestoringBackup)),
+        }
+    }
+
+    pub(super) fn begin_restore(
+        &self,
+        lease: &Lease,
+        target: &RestoreTarget,
+    ) -> Result<Hold, CatalogError> {
+        if !self.db.write(|c| volume_holds::take_over(c, lease))? {
+            return Ok(Hold::Ended);
+        }
+        self.set_restoring(lease, target)?;
+        Ok(Hold::Held {
+            could_change: false,
+        })
+    }
+
+    /// Puts a target that is held into `restoring-backup`, unless it is in that state by this job already.
+    fn set_restoring(&self, lease: &Lease, target: &RestoreTarget) -> Result<(), CatalogError> {
+        let volume = &target.volume_id;
+        let found = self.when_made(volume)?;
+        let status = VolumeStatus::parse(&found.status).unwrap_or(VolumeStatus::Error);
+        match status {
+            VolumeStatus::Available => {}
+            // An earlier run has changed it.
+            VolumeStatus::RestoringBackup if self.has_changed_status(lease)? => return Ok(()),
+            status => return Err(CatalogError::VolumeState(status)),
+        }
+        self.place(&found)?;
+        if !self
+            .db
+            .write(|c| volume_holds::note_status(c, lease, status))?
+        {
+            return Err(CatalogError::VolumeState(status));
+        }
+        self.client
+            .reset_status(volume.as_str(), VolumeStatus::RestoringBackup.as_str())?;
+        // Cinder changes the state whatever it is: an attachment may have come just before.
+        if self.existing(volume)?.attachments.is_empty() {
+            Ok(())
+        } else {
+            let in_use = VolumeStatus::InUse;
+            self.client.reset_status(volume.as_str(), in_use.as_str())?;
+            self.db.write(|c| volume_holds::forget_status(c, lease))?;
+            Err(CatalogError::VolumeState(in_use))
+        }
+    }
+
+    fn has_changed_status(&self, lease: &Lease) -> Result<bool, DbError> {
+        let hold = self.db.read(|c| volume_holds::find(c, &lease.job_id))?;
+        Ok(hold.is_some_and(|hold| hold.status_before.is_some()))
+    }
+
+    /// The volume, once Cinder has made it.
+    fn when_made(&self, volume: &VolumeId) -> Result<CinderVolume, CatalogError> {
+        let began = Instant::now();
+        loop {
+            let found = self.existing(volume)?;
+            if found.status != VolumeStatus::Creating.as_str() {
+                return Ok(found);
+            }
+            if began.elapsed() > CREATION_PATIENCE {
+                return Err(CatalogError::NotMadeYet);
+            }
+            std::thread::sleep(CREATION_PAUSE);
+        }
+    }
+
+    pub(super) fn open_target(&self, volume: &VolumeId) -> Result<VolumeWriter, CatalogError> {
+        let found = self.existing(volume)?;
+        let (backend, image) = self.place(&found)?;
+        Ok(VolumeWriter::Rbd(backend.open_target(&image)?))
+    }
+
+    pub(super) fn end_restore(
+        &self,
+        lease: &Lease,
+        volume: &VolumeId,
+        result: Result<&RestoredFrom, ()>,
+    ) -> Result<(), CatalogError> {
+        let hold = self.db.read(|c| volume_holds::find(c, &lease.job_id))?;
+        let Some(hold) = hold.filter(|hold| hold.is_held_by(lease)) else {
+            return Ok(());
+        };
+        if let Some(found) = self.client.volume(volume.as_str())? {
+            self.leave_target(&hold, &found, result)?;
+        }
+        let now = self.clock.now();
+        self.db.write(|c| volume_holds::release(c, lease, now))?;
+        Ok(())
+    }
+
+    /// Puts the target into the state in which its owner finds it.
+    fn leave_target(
+        &self,
+        hold: &VolumeHold,
+        found: &CinderVolume,
+        result: Result<&RestoredFrom, ()>,
+    ) -> Result<(), CatalogError> {
+        let is_changed = hold.status_before.is_some();
+        let status = match result {
+            Ok(restored) => {
+                self.take_over(found, restored)?;
+                VolumeStatus::Available
+            }
+            // Its owner must not take a volume for whole that was to be filled.
+            Err(()) if is_changed || hold.is_new == Some(true) => VolumeStatus::ErrorRestoring,
+            Err(()) => return Ok(()),
+        };
+        // After that the volume is its owner's again, so this comes last.
+        if found.status != status.as_str() {
+            self.client.reset_status(&found.id, status.as_str())?;
+        }
+        Ok(())
+    }
+
+    /// Gives the target what was saved of the volume that was backed up.
+    fn take_over(
+        &self,
+        target: &CinderVolume,
+        restored: &RestoredFrom,
+    ) -> Result<(), CatalogError> {
+        let is_bootable = target.bootable == "true";
+        let taken = restored.taken_over(
+            &VolumeId::new(&target.id),
+            target.name.as_deref(),
+            is_bootable,
+        );
+        if let Some((name, description)) = &taken.naming {
+            self.client
+                .rename(&target.id, name, description.as_deref())?;
+        }
+        self.client.set_metadata(&target.id, &taken.metadata)?;
+        if taken.becomes_bootable {
+            self.client.set_bootable(&target.id)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn held(&self) -> Result<Vec<HeldVolume>, CatalogError> {
+        let now = self.clock.now();
+        let (held, making) = self.db.read(|c| -> Result<_, DbError> {
+            Ok((volume_holds::held(c)?, volume_holds::making(c, now)?))
+        })?;
+        let of_hold = held.into_iter().map(|hold| HeldVolume {
+            id: hold.volume,
+            status: match hold.is_new {
+                None => VolumeStatus::BackingUp,
+                Some(_) => VolumeStatus::RestoringBackup,
+            },
+            job: Some(hold.job),
+        });
+        let of_making = making.into_iter().map(|marker| HeldVolume {
+            id: VolumeId::new(marker),
+            status: VolumeStatus::Creating,
+            job: None,
+        });
+        Ok(of_hold.chain(of_making).collect())
+    }
+
+    pub(super) fn give_back(&self, held: &HeldVolume) -> Result<(), CatalogError> {
+        let Some(job) = &held.job else {
+            return self.remove_made(held.id.as_str());
+        };
+        let Some(hold) = self.db.read(|c| volume_holds::find(c, job))? else {
+            return Ok(());
+        };
+        let lease = hold.lease();
+        match hold.is_new {
+            Some(_) => self.end_restore(&lease, &held.id, Err(())),
+            None => self.end_backup(&lease, &held.id, hold.snapshot().as_ref(), false),
+        }
+    }
+
+    /// Removes the volume that was made under a marker, if it was, as its restore was never accepted.
+    fn remove_made(&self, marker: &str) -> Result<(), CatalogError> {
+        for id in self.client.volumes_with(MARKER_KEY, marker)? {
+            self.remove_volume(&id)?;
+        }
+        self.db.write(|c| volume_holds::end_making(c, marker))?;
+        Ok(())
+    }
+
+    pub(super) fn open_volume(&self, volume: &VolumeId) -> Option<VolumeReader> {
+        let open = || -> Result<VolumeReader, CatalogError> {
+            let found = self.existing(volume)?;
+            let (backend, image) = self.place(&found)?;
+            Ok(backend.open_now(&image)?)
+        };
+        open().ok()
+    }
+}
+
+fn source_snapshot(found: &CinderSnapshot) -> Result<SourceSnapshot, CinderError> {
+    let unreadable = || CinderError::Unreadable(format!("GET /snapshots/{}", found.id));
+    let created_at = found.created_at.as_deref().and_then(Timestamp::parse);
+    Ok(SourceSnapshot {
+        id: SnapshotId::new(&found.id),
+        volume_id: VolumeId::new(&found.volume_id),
+        project_id: ProjectId::new(found.project_id.as_deref().ok_or_else(unreadable)?),
+        // A state that backups do not know is none that they could be made in.
+        status: SnapshotStatus::parse(&found.status).unwrap_or(SnapshotStatus::Error),
+        data_timestamp: created_at.ok_or_else(unreadable)?,
+    })
+}

@@ -1,0 +1,341 @@
+//! Requests to a Cinder, each alone. They block, with a deadline each.
+
+use crate::clock::Clock;
+use crate::config::{self, Secret};
+use crate::keystone::{self, Session};
+use crate::volume::cinder::{CinderError, CinderSnapshot, CinderVolume};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+
+/// The oldest version that has all that is asked for.
+const MICROVERSION: &str = "volume 3.44";
+/// Longest answer that is read.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// Longest part of an answer that is shown in errors.
+const MESSAGE_CHARS_MAX: usize = 300;
+
+/// A volume that is made for a tenant.
+#[derive(Debug, Clone)]
+pub struct NewVolume<'a> {
+    pub project_id: &'a str,
+    pub name: &'a str,
+    pub description: &'a str,
+    /// GiB.
+    pub size: i64,
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// One Cinder. Cheap to clone.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    http: reqwest::Client,
+    /// With `/v3`, and no slash behind it.
+    url: String,
+    session: Session,
+    timeout: Duration,
+    handle: Handle,
+}
+
+/// As whom a request is sent.
+enum As<'a> {
+    /// This service's own user.
+    Service,
+    /// A tenant, in a project.
+    Tenant(&'a Secret, &'a str),
+}
+
+impl Client {
+    /// Prepares the connection. Cinder and Keystone need not be there yet.
+    pub fn new(
+        settings: &config::Cinder,
+        identity: &config::KeystoneSettings,
+        clock: Clock,
+        handle: Handle,
+    ) -> Result<Self, CinderError> {
+        let own = keystone::connect(identity.cacert.as_deref())?;
+        let client = keystone::Client::new(
+            own,
+            &identity.auth_url,
+            keystone::Credentials::from(identity),
+            identity.timeout,
+        );
+        Ok(Self(Arc::new(Inner {
+            http: keystone::connect(settings.cacert.as_deref().or(identity.cacert.as_deref()))?,
+            url: settings.url.trim_end_matches('/').to_owned(),
+            session: Session::new(client, clock, handle.clone()),
+            timeout: settings.timeout,
+            handle,
+        })))
+    }
+
+    /// Logs in, if that was not done before. The project of this service's own user.
+    pub fn log_in(&self) -> Result<String, CinderError> {
+        let own = self.0.handle.block_on(self.0.session.own(None));
+        own.map(|own| own.project_id).map_err(CinderError::Token)
+    }
+
+    /// The names of the backends, as Cinder's own list of services has them.
+    pub fn backends(&self) -> Result<Vec<String>, CinderError> {
+        let path = "/os-services?binary=cinder-volume";
+        let answer = self.send(As::Service, Method::GET, path, None)?;
+        let listed = answer["services"].as_array().cloned().unwrap_or_default();
+        let backend = |service: &Value| {
+            let (_, backend) = service["host"].as_str()?.split_once('@')?;
+            Some(backend.to_owned())
+        };
+        let mut names: Vec<String> = listed.iter().filter_map(backend).collect();
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// A volume, whosever it is.
+    pub fn volume(&self, id: &str) -> Result<Option<CinderVolume>, CinderError> {
+        self.find("volume", &format!("/volumes/{}", segment(id)))
+    }
+
+    /// A snapshot, whosever it is.
+    pub fn snapshot(&self, id: &str) -> Result<Option<CinderSnapshot>, CinderError> {
+        self.find("snapshot", &format!("/snapshots/{}", segment(id)))
+    }
+
+    /// Puts a volume into a state, whatever state it is in.
+    pub fn reset_status(&self, volume: &str, status: &str) -> Result<(), CinderError> {
+        let body = json!({ "os-reset_status": { "status": status } });
+        self.act(volume, &body)
+    }
+
+    /// Says that a machine may start from a volume.
+    pub fn set_bootable(&self, volume: &str) -> Result<(), CinderError> {
+        self.act(volume, &json!({ "os-set_bootable": { "bootable": true } }))
+    }
+
+    /// Changes the name and the description of a volume.
+    pub fn rename(
+        &self,
+        volume: &str,
+        name: &str,
+        description: Option<&str>,
+    ) -> Result<(), CinderError> {
+        let path = format!("/volumes/{}", segment(volume));
+        let body = json!({ "volume": { "name": name, "description": description } });
+        self.send(As::Service, Method::PUT, &path, Some(&body))
+            .map(drop)
+    }
+
+    /// Makes these the whole metadata of a volume.
+    pub fn set_metadata(
+        &self,
+        volume: &str,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<(), CinderError> {
+        let path = format!("/volumes/{}/metadata", segment(volume));
+        let body = json!({ "metadata": metadata });
+        self.send(As::Service, Method::PUT, &path, Some(&body))
+            .map(drop)
+    }
+
+    /// Makes a volume as a tenant, in the tenant's project and quota. Its id; it is not ready yet.
+    pub fn create_volume(
+        &self,
+        token: &Secret,
+        wanted: &NewVolume<'_>,
+    ) -> Result<String, CinderError> {
+        let body = json!({ "volume": {
+            "name": wanted.name,
+            "description": wanted.description,
+            "size": wanted.size,
+            "metadata": wanted.metadata,
+        }});
+        let project = As::Tenant(token, wanted.project_id);
+        let answer = self.send(project, Method::POST, "/volumes", Some(&body))?;
+        let id = answer.pointer("/volume/id").and_then(Value::as_str);
+        id.map(str::to_owned)
+            .ok_or_else(|| CinderError::Unreadable("POST /volumes".to_owned()))
+    }
+
+    /// Deletes a volume; one that is not there is no error.
+    pub fn delete_volume(&self, id: &str) -> Result<(), CinderError> {
+        let path = format!("/volumes/{}", segment(id));
+        match self.send(As::Service, Method::DELETE, &path, None) {
+            Err(CinderError::Refused { status: 404, .. }) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// The ids of the volumes, of all projects, with an entry in their metadata.
+    pub fn volumes_with(&self, key: &str, value: &str) -> Result<Vec<String>, CinderError> {
+        let wanted = json!({ key: value }).to_string().replace('"', "'");
+        let path = format!("/volumes?all_tenants=1&metadata={}", segment(&wanted));
+        let answer = self.send(As::Service, Method::GET, &path, None)?;
+        let listed = answer["volumes"].as_array().cloned().unwrap_or_default();
+        let id = |volume: &Value| volume["id"].as_str().map(str::to_owned);
+        Ok(listed.iter().filter_map(id).collect())
+    }
+
+    fn act(&self, volume: &str, body: &Value) -> Result<(), CinderError> {
+        let path = format!("/volumes/{}/action", segment(volume));
+        self.send(As::Service, Method::POST, &path, Some(body))
+            .map(drop)
+    }
+
+    fn find<T: DeserializeOwned>(&self, key: &str, path: &str) -> Result<Option<T>, CinderError> {
+        match self.send(As::Service, Method::GET, path, None) {
+            Err(CinderError::Refused { status: 404, .. }) => Ok(None),
+            other => {
+                let found = serde_json::from_value(other?[key].take());
+                let found = found.map_err(|_| CinderError::Unreadable(format!("GET {path}")));
+                found.map(Some)
+            }
+        }
+    }
+
+    fn send(
+        &self,
+        sender: As<'_>,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, CinderError> {
+        self.0
+            .handle
+            .block_on(self.0.send(sender, method, path, body))
+    }
+}
+
+impl Inner {
+    async fn send(
+        &self,
+        sender: As<'_>,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, CinderError> {
+        let what = format!("{method} {path}");
+        let (url, path) = (&self.url, path);
+        let request = |project: &str| {
+            let request = self
+                .http
+                .request(method.clone(), format!("{url}/{project}{path}"))
+                .header("OpenStack-API-Version", MICROVERSION)
+                .timeout(self.timeout);
+            match body {
+                Some(body) => request
+                    .header("Content-Type", "application/json")
+                    .body(body.to_string()),
+                None => request,
+            }
+        };
+        let answer = match sender {
+            As::Tenant(token, project) => {
+                reach(request(project).header("X-Auth-Token", token.expose())).await?
+            }
+            As::Service => self.send_as_service(request).await?,
+        };
+        read(what, answer).await
+    }
+
+    /// Sends a request with our own token; once more if that was refused.
+    async fn send_as_service(
+        &self,
+        request: impl Fn(&str) -> RequestBuilder,
+    ) -> Result<Response, CinderError> {
+        let mut refused = None;
+        loop {
+            let own = self
+                .session
+                .own(refused.as_ref())
+                .await
+                .map_err(CinderError::Token)?;
+            let sent = request(&own.project_id).header("X-Auth-Token", &own.token);
+            let answer = reach(sent).await?;
+            if answer.status() != StatusCode::UNAUTHORIZED || refused.is_some() {
+                return Ok(answer);
+            }
+            refused = Some(own.token);
+        }
+    }
+}
+
+async fn reach(request: RequestBuilder) -> Result<Response, CinderError> {
+    let sent = request.send().await;
+    sent.map_err(|error| CinderError::Reach(error.without_url()))
+}
+
+async fn read(what: String, mut answer: Response) -> Result<Value, CinderError> {
+    let status = answer.status();
+    let mut bytes = Vec::new();
+    loop {
+        let part = answer.chunk().await;
+        let part = part.map_err(|error| CinderError::Reach(error.without_url()))?;
+        let Some(part) = part else { break };
+        if bytes.len() + part.len() > ANSWER_BYTES_MAX {
+            return Err(CinderError::Unreadable(what));
+        }
+        bytes.extend_from_slice(&part);
+    }
+    if !status.is_success() {
+        return Err(CinderError::Refused {
+            what,
+            status: status.as_u16(),
+            message: message(&bytes),
+        });
+    }
+    if bytes.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(&bytes).map_err(|_| CinderError::Unreadable(what))
+}
+
+/// The words in an answer that refuses: `{"badRequest": {"message": "…"}}`, or the text itself.
+fn message(bytes: &[u8]) -> String {
+    let envelope: Option<Value> = serde_json::from_slice(bytes).ok();
+    let inner = envelope
+        .as_ref()
+        .and_then(Value::as_object)
+        .and_then(|envelope| envelope.values().next());
+    let words = inner
+        .and_then(|inner| inner["message"].as_str())
+        .map(str::to_owned);
+    let words = words.unwrap_or_else(|| String::from_utf8_lossy(bytes).into_owned());
+    words.chars().take(MESSAGE_CHARS_MAX).collect()
+}
+
+/// A text as one part of a path or query.
+fn segment(text: &str) -> String {
+    let mut written = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                written.push(char::from(byte));
+            }
+            _ => written.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_wrote_stays_one_part_of_the_path() {
+        assert_eq!(segment("../a b?c"), "..%2Fa%20b%3Fc");
+        assert_eq!(segment("0f-A_z"), "0f-A_z");
+    }
+
+    #[test]
+    fn cinders_words_are_taken_out_of_their_envelope() {
+        let body = br#"{"badRequest": {"code": 400, "message": "no"}}"#;
+        assert_eq!(message(body), "no");
+        assert_eq!(message(b"<html>"), "<html>");
+    }
+}
