@@ -134,8 +134,10 @@ impl From<CatalogError> for Error {
 fn of_cinder(error: CinderError) -> Error {
     match error {
         CinderError::Refused {
-            status, message, ..
-        } if status == 413 => Error::OverQuota {
+            status: 413,
+            message,
+            ..
+        } => Error::OverQuota {
             class: None,
             message,
         },

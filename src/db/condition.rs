@@ -53,9 +53,10 @@ pub fn set(
 fn mark(connection: &mut DbConnection, pack: &Pack, damage: &str) -> DbResult<bool> {
     let row = packs::table.find((pack.vault, pack.number));
     // What was found by reading stays noted while the storage is away: a quick look would take it back afterwards.
-    let replaced = match damage.ends_with(IS_MISSING) {
-        true => format!("%{IS_MISSING}"),
-        false => "%".to_owned(),
+    let replaced = if damage.ends_with(IS_MISSING) {
+        format!("%{IS_MISSING}")
+    } else {
+        "%".to_owned()
     };
     // A pack once marked FRAMES_LOST keeps the mark, whatever a later verification finds.
     let is_replaced = packs::damage

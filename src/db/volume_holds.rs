@@ -140,7 +140,7 @@ pub fn note_status(c: &mut DbConnection, lease: &Lease, before: VolumeStatus) ->
         .find(&lease.job_id)
         .filter(volume_holds::attempt.eq(lease.attempt))
         .filter(volume_holds::released_at.is_null());
-    diesel::update(ours.clone().filter(volume_holds::status_before.is_null()))
+    diesel::update(ours.filter(volume_holds::status_before.is_null()))
         .set(volume_holds::status_before.eq(before))
         .execute(c)?;
     Ok(diesel::select(diesel::dsl::exists(ours)).get_result(c)?)

@@ -99,7 +99,8 @@ mod tests {
         let (stop, jobs) = (CancellationToken::new(), TaskTracker::new());
         let job = jobs.token();
         jobs.close();
-        let beating = tokio::spawn(beat(worker, stop.clone(), jobs));
+        let owner = TaskTracker::new();
+        let beating = owner.spawn(beat(worker, stop.clone(), jobs));
         wait(&db, |row| row.quick > 0 && row.backups > 0).await;
         stop.cancel();
         let stopping = wait(&db, |row| row.quick == 0 && row.backups == 0).await;

@@ -14,7 +14,8 @@ impl Bed {
             panic!("a restore is due");
         };
         let (catalog, lease) = (&self.tasks.catalog, &claimed.lease);
-        catalog.begin_restore(lease, target).unwrap();
+        let hold = catalog.begin_restore(lease, target).unwrap();
+        hold.could_change().unwrap();
         catalog
             .open_target(lease, &target.volume_id, GIB, 0)
             .unwrap();

@@ -241,7 +241,7 @@ fn what_only_reading_has_shown_takes_reading_to_go() {
     look(&bed.vault());
     look(&without_packs(&bed));
     look(&bed.vault());
-    assert_eq!(damaged(&bed), [row.clone()]);
+    assert_eq!(damaged(&bed), std::slice::from_ref(&row));
     assert!(indexed().is_empty() && !before.is_empty());
     verify_all(&bed);
     assert!(damaged(&bed).is_empty());

@@ -91,9 +91,10 @@ fn the_key_of_a_vault_that_the_database_does_not_know_is_never_deleted() {
         if verb == Verb::Get && path.ends_with("vault.json") {
             hidden.call_once(|| is_hidden = true);
         }
-        match is_hidden {
-            true => Err(StoreErrorKind::Missing),
-            false => Ok(()),
+        if is_hidden {
+            Err(StoreErrorKind::Missing)
+        } else {
+            Ok(())
         }
     });
     let mut unknown = bed.row.clone();

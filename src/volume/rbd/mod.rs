@@ -135,8 +135,8 @@ impl Backend {
     ) -> Result<Source, VolumeError> {
         let open = || -> io::Result<Source> {
             let look = Image::open(self.pool()?, image, Access::Look)?;
-            let listed = look.snapshots()?.into_iter();
-            let wanted = listed.filter(|listed| listed.name == snapshot).last();
+            let mut listed = look.snapshots()?.into_iter();
+            let wanted = listed.rfind(|listed| listed.name == snapshot);
             let wanted = wanted.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
             self.open_kept(image, &look, &wanted, since)
         };

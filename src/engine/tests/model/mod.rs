@@ -319,9 +319,10 @@ impl State {
             // any moment, and then the storage may refuse to remove the root.
             Thread::Holds(frame) if self.is_done(session) => {
                 let is_stored = self.roots.contains(&(at as u8, *frame));
-                let ends: &[End] = match is_stored {
-                    true => &[End::Commit, End::GiveUp, End::LeaveRoot],
-                    false => &[End::StoreRoot, End::GiveUp],
+                let ends: &[End] = if is_stored {
+                    &[End::Commit, End::GiveUp, End::LeaveRoot]
+                } else {
+                    &[End::StoreRoot, End::GiveUp]
                 };
                 for end in ends {
                     let mut state = self.clone();
