@@ -85,6 +85,13 @@ impl Scene {
         beside(&self.url(), lock, [done, NOTHING], ask)
     }
 
+    fn snapshot(&self, volume: &str) -> String {
+        let body = json!({ "snapshot": { "volume_id": volume, "force": true } });
+        let id = id_in(&self.demo.post("/snapshots", body), "snapshot");
+        self.demo.wait("snapshots", &id, "available");
+        id
+    }
+
     /// A group with one volume.
     fn group(&self) -> (String, String) {
         let body = json!({ "group_type": { "name": format!("g{}", JobId::random()) } });
@@ -186,6 +193,42 @@ fn no_group_is_deleted_while_one_of_its_volumes_is_copied() {
     assert_eq!(answer.status, 400, "{}", answer.body);
     scene.execute("DELETE FROM volumes WHERE source_volume_id IS NOT NULL");
     assert_eq!(delete().status, 202);
+}
+
+#[test]
+fn no_group_snapshot_is_deleted_while_a_volume_is_made_from_it() {
+    let scene = Scene::new();
+    let demo = &scene.demo;
+    let (group, volume) = scene.group();
+    let body = json!({ "group_snapshot": { "group_id": group } });
+    let taken = id_in(&demo.post("/group_snapshots", body), "group_snapshot");
+    demo.wait("group_snapshots", &taken, "available");
+    let snapshots = demo.get("/snapshots").body;
+    let snapshot = snapshots["snapshots"][0]["id"].as_str().unwrap();
+    let done = copied(&volume, "snapshot_id", snapshot);
+    let place = format!("/group_snapshots/{taken}");
+    let answer = scene.beside(snapshot, &done, || demo.delete(&place));
+    assert_eq!(answer.status, 400, "{}", answer.body);
+    scene.execute("DELETE FROM volumes WHERE snapshot_id IS NOT NULL");
+    assert_eq!(demo.delete(&place).status, 202);
+    demo.wait_gone(&place);
+}
+
+#[test]
+fn a_snapshot_is_not_deleted_under_a_volume_that_is_made_from_it() {
+    let scene = Scene::new();
+    let demo = &scene.demo;
+    let volume = demo.create_volume(1);
+    let snapshot = scene.snapshot(&volume);
+    let done = copied(&volume, "snapshot_id", &snapshot);
+    let place = format!("/snapshots/{snapshot}");
+    let answer = scene.beside(&snapshot, &done, || demo.delete(&place));
+    assert_eq!(answer.status, 400, "{}", answer.body);
+
+    let done = format!("UPDATE snapshots SET status = 'deleting' WHERE id = '{snapshot}'");
+    let body = json!({ "volume": { "size": 1, "snapshot_id": snapshot } });
+    let answer = scene.beside(&snapshot, &done, || demo.post("/volumes", body));
+    assert_eq!(answer.status, 409, "{}", answer.body);
 }
 
 #[test]

@@ -17,7 +17,8 @@ use crate::model::standalone::stored::Stored;
 use crate::model::standalone::volume::Volume;
 use crate::model::time::Timestamp;
 use crate::model::volume::VolumeStatus;
-use crate::service::standalone::groups::{invalid_group, locked_volumes};
+use crate::service::standalone::groups::{invalid_group, locked_snapshots, locked_volumes};
+use crate::service::standalone::snapshots::refuse_used;
 use crate::service::standalone::stored::locked_record;
 use crate::service::{Metadata, Services};
 use crate::volume::catalog::standalone::demand::Demand;
@@ -126,7 +127,8 @@ impl Services {
             let mut row = locked_record::<GroupSnapshot>(c, id)?;
             check_deletable(&row)?;
             let mut jobs = Vec::new();
-            for snapshot in groups::snapshots(c, id)? {
+            for snapshot in locked_snapshots(c, id)? {
+                refuse_used(c, &snapshot.id)?;
                 let to = SnapshotStatus::Deleting;
                 if !snapshots::transition(c, &snapshot.id, &DELETABLE, to, None, now)? {
                     let message = "Snapshot status must be available or error.";

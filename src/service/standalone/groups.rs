@@ -11,6 +11,7 @@ use crate::model::job::JobArgs;
 use crate::model::page::{Filter, Listed, Page};
 use crate::model::snapshot::SnapshotStatus;
 use crate::model::standalone::group::{CONSISTENCY_GROUP_TYPE, Group, GroupSnapshot, GroupStatus};
+use crate::model::standalone::snapshot::Snapshot;
 use crate::model::standalone::stored::{Resource, Stored};
 use crate::model::standalone::volume::Volume;
 use crate::model::volume::VolumeStatus;
@@ -389,6 +390,22 @@ pub(super) fn locked_volumes(c: &mut DbConnection, group: &RecordId) -> Result<V
     Ok(groups::volumes(c, group)?)
 }
 
+/// The snapshots of a group snapshot; none of them is deleted or used until the transaction ends.
+pub(super) fn locked_snapshots(
+    c: &mut DbConnection,
+    group_snapshot: &RecordId,
+) -> Result<Vec<Snapshot>, Error> {
+    let mut ids: Vec<SnapshotId> = groups::snapshots(c, group_snapshot)?
+        .into_iter()
+        .map(|snapshot| snapshot.id)
+        .collect();
+    ids.sort();
+    for id in &ids {
+        db::lock(c, id.as_str())?;
+    }
+    Ok(groups::snapshots(c, group_snapshot)?)
+}
+
 fn clones_of_volumes(c: &mut DbConnection, group: &RecordId) -> Result<Vec<Member>, Error> {
     let volumes = locked_volumes(c, group)?;
     if volumes.is_empty() {
@@ -411,7 +428,7 @@ fn clones_of_volumes(c: &mut DbConnection, group: &RecordId) -> Result<Vec<Membe
 }
 
 fn volumes_from_snapshots(c: &mut DbConnection, id: &RecordId) -> Result<Vec<Member>, Error> {
-    let snapshots = groups::snapshots(c, id)?;
+    let snapshots = locked_snapshots(c, id)?;
     if snapshots.is_empty() {
         let message = "Group snapshot is empty. No group will be created.";
         return Err(invalid_group(message));

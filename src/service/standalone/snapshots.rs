@@ -1,7 +1,7 @@
 //! Volume snapshots of the standalone catalogue (Cinder reference, 8.4).
 
-use crate::db;
 use crate::db::standalone::{snapshots, volumes};
+use crate::db::{self, DbConnection};
 use crate::identity::RequestContext;
 use crate::identity::policy::Rule;
 use crate::model::column::Json;
@@ -31,6 +31,28 @@ pub struct CreateSnapshot {
 pub struct SnapshotChanges {
     pub name: Option<Option<String>>,
     pub description: Option<Option<String>>,
+}
+
+/// Refuses to make a volume from a snapshot that is not available. Its deletion waits until the transaction ends.
+pub(super) fn refuse_unavailable(c: &mut DbConnection, id: &SnapshotId) -> Result<(), Error> {
+    db::lock(c, id.as_str())?;
+    match snapshots::find(c, id)? {
+        Some(row) if row.status == SnapshotStatus::Available => Ok(()),
+        _ => Err(Error::Conflict(
+            "The snapshot has just changed its state.".to_owned(),
+        )),
+    }
+}
+
+/// Refuses to delete a snapshot from which a volume is being made. A new one waits until the transaction ends.
+pub(super) fn refuse_used(c: &mut DbConnection, id: &SnapshotId) -> Result<(), Error> {
+    db::lock(c, id.as_str())?;
+    if volumes::is_being_made_from(c, id)? {
+        let message = "A volume is being made from the snapshot.";
+        Err(Error::invalid("snapshot", message))
+    } else {
+        Ok(())
+    }
 }
 
 impl Services {
@@ -166,11 +188,8 @@ impl Services {
             SnapshotStatus::ErrorDeleting,
         ];
         self.write_with_job(ctx, args, |c| {
+            refuse_used(c, id)?;
             let row = snapshots::find(c, id)?;
-            if volumes::is_being_made_from(c, id)? {
-                let message = "A volume is being made from the snapshot.";
-                return Err(Error::invalid("snapshot", message));
-            }
             let is_alone = row.is_some_and(|row| row.group_snapshot_id.is_none());
             let to = SnapshotStatus::Deleting;
             if is_alone && snapshots::transition(c, id, &from, to, None, now)? {
@@ -278,6 +297,7 @@ impl Services {
             snapshot_id: id.clone(),
         };
         self.delete_by_force(ctx, args, |c| {
+            db::lock(c, id.as_str())?;
             let to = SnapshotStatus::Deleting;
             snapshots::transition(c, id, SnapshotStatus::ALL, to, None, now)?;
             Ok(())

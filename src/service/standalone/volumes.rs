@@ -18,6 +18,7 @@ use crate::model::standalone::snapshot::Snapshot;
 use crate::model::standalone::volume::Volume;
 use crate::model::standalone::volume_type::VolumeType;
 use crate::model::volume::VolumeStatus;
+use crate::service::standalone::snapshots::refuse_unavailable;
 use crate::service::standalone::types::{is_served, usable_type};
 use crate::service::{Metadata, Services, asker, check_marker};
 use crate::volume::catalog::standalone::demand::Demand;
@@ -202,6 +203,9 @@ impl Services {
                 true,
             )?;
             self.check_group_of(c, ctx, &volume)?;
+            if let Some(snapshot) = &volume.snapshot_id {
+                refuse_unavailable(c, snapshot)?;
+            }
             if let Some(source) = &volume.source_volume_id {
                 db::lock(c, source.as_str())?;
                 let is_still = [VolumeStatus::Available, VolumeStatus::InUse];
