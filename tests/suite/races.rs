@@ -322,3 +322,23 @@ fn two_first_starts_make_one_default_type() {
     let found = opened.unwrap().default_type().unwrap();
     assert_eq!(found.id.as_str(), "t");
 }
+
+#[test]
+fn a_project_is_disabled_in_the_order_in_which_it_is_removed() {
+    let scene = Scene::new();
+    let token = scene.admin.clone();
+    let body = json!({ "project": { "name": "p" } });
+    let made = token.send("POST", "/identity/v3/projects", Some(body.to_string()));
+    let project = id_in(&made, "project");
+    let place = format!("/identity/v3/projects/{project}");
+    let body = json!({ "project": { "enabled": false } }).to_string();
+    // What a removal does: it has the lock of tokens, and then takes the row.
+    let row = format!(
+        "SET LOCAL lock_timeout = '300ms'; \
+         UPDATE projects SET generation = generation + 1 WHERE id = '{project}'"
+    );
+    let answer = beside(&scene.url(), "tokens", [NOTHING, &row], || {
+        token.send("PATCH", &place, Some(body))
+    });
+    assert_eq!(answer.status, 200, "{}", answer.body);
+}

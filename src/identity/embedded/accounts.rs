@@ -116,13 +116,14 @@ impl Embedded {
             if renamed.is_some() && (is_made_of_name || is_configured(c, id)?) {
                 return Err(configured("project", "name", "change it"));
             }
+            // Before the row is written: a removal has the lock of tokens when it takes the row.
+            if changes.is_enabled == Some(false) {
+                identity::end_project_tokens(c, id)?;
+            }
             let updated = identity::update_project(c, id, &changes);
             unless_taken(updated, || {
                 taken_project(renamed.map_or("", String::as_str), id)
             })?;
-            if changes.is_enabled == Some(false) {
-                identity::end_project_tokens(c, id)?;
-            }
             Ok(identity::project(c, id)?)
         })
     }
