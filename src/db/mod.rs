@@ -56,6 +56,11 @@ const SQLITE_PRAGMAS: &str = "PRAGMA soft_heap_limit = 16777216; PRAGMA busy_tim
 const POSTGRES_LIMITS: &str =
     "SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '8s'";
 
+/// Has the server speak English, if we may ask for that: a deadlock, and a lock that was not got in time, are
+/// recognised by their texts.
+const POSTGRES_ENGLISH: &str = "DO $$ BEGIN PERFORM set_config('lc_messages', 'C', FALSE); \
+     EXCEPTION WHEN insufficient_privilege THEN NULL; END $$";
+
 /// Longest wait for a connection out of a pool. Together with the wait for a lock it is shorter than a lease.
 const POOL_WAIT: Duration = Duration::from_secs(5);
 
@@ -173,7 +178,8 @@ pub fn is_duplicate(error: &DbError) -> bool {
 }
 
 /// Whether the transaction was thrown out for the sake of another one, so that a repetition may succeed: a
-/// deadlock or a serialisation failure. Through diesel, a deadlock of PostgreSQL is recognised by its text alone.
+/// deadlock or a serialisation failure. Through diesel, a deadlock of PostgreSQL is recognised by its English text
+/// alone.
 fn is_thrown_out(error: &(dyn std::error::Error + 'static)) -> bool {
     use diesel::result::{DatabaseErrorKind, Error};
     let mut causes = std::iter::successors(Some(error), |error| error.source());
@@ -221,6 +227,21 @@ pub enum OldRows {
     Remain(String),
 }
 
+/// The language of PostgreSQL's messages.
+#[derive(diesel::QueryableByName)]
+struct Language {
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    lc_messages: String,
+}
+
+impl Language {
+    fn is_english(&self) -> bool {
+        let name = self.lc_messages.to_lowercase();
+        // Without a name it is that of the server's environment.
+        matches!(&*name, "" | "c" | "posix") || name.starts_with("c.") || name.starts_with("en")
+    }
+}
+
 /// What SQLite says of a checkpoint.
 #[derive(diesel::QueryableByName)]
 struct Checkpointed {
@@ -260,7 +281,10 @@ impl Db {
             Manager::Postgres(_) => CONNECTIONS_MAX,
         };
         let writer = pool(manager.clone(), writers)?;
-        migrate(&mut *writer.get().map_err(DbError::Connect)?)?;
+        let mut first = writer.get().map_err(DbError::Connect)?;
+        migrate(&mut first)?;
+        warn_of_language(&mut first)?;
+        drop(first);
         let renewals = pool(manager.clone(), RENEWALS_MAX)?;
         let readers = match &manager {
             Manager::Sqlite(_) => pool(manager, CONNECTIONS_MAX)?,
@@ -465,6 +489,22 @@ fn migrate(connection: &mut DbConnection) -> Result<(), DbError> {
     .map_err(DbError::Migrate)
 }
 
+/// Says so if we cannot read what PostgreSQL says.
+fn warn_of_language(connection: &mut DbConnection) -> Result<(), DbError> {
+    let DbConnection::Postgres(connection) = connection else {
+        return Ok(());
+    };
+    let language: Language = diesel::sql_query("SHOW lc_messages").get_result(connection)?;
+    if !language.is_english() {
+        tracing::warn!(
+            lc_messages = language.lc_messages,
+            "PostgreSQL does not speak English, and its user may not change that: what ends in a deadlock fails instead \
+             of being run again. Run `ALTER DATABASE … SET lc_messages TO 'C'`"
+        );
+    }
+    Ok(())
+}
+
 /// SQLite gives its files the mode of the database file, so that file must be private first.
 fn create_private(path: &PathBuf) -> Result<(), DbError> {
     use std::os::unix::fs::OpenOptionsExt;
@@ -534,6 +574,10 @@ impl ManageConnection for Manager {
                 connection
                     .batch_execute(POSTGRES_LIMITS)
                     .map_err(Error::QueryError)?;
+                // Where there is no PL/pgSQL, the language stays; the start looks at it.
+                if let Err(error) = connection.batch_execute(POSTGRES_ENGLISH) {
+                    tracing::debug!(error = %error, "PostgreSQL was not asked to speak English");
+                }
                 Ok(DbConnection::Postgres(connection))
             }
         }

@@ -1,6 +1,7 @@
 //! What must hold on either database, under threads.
 
 use crate::support::{BOTH, Database, Postgres};
+use diesel::RunQueryDsl;
 use diesel::connection::SimpleConnection;
 use embervault::db::jobs::Claimer;
 use embervault::db::workers::WorkerRow;
@@ -647,6 +648,44 @@ fn threads_that_open_packs_of_a_vault_never_get_the_same_number() {
         assert!(reason.contains(text), "{reason}");
         assert!(refused.is_lasting());
     }
+}
+
+#[derive(diesel::QueryableByName)]
+struct Language {
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    lc_messages: String,
+}
+
+/// The language in which the server speaks to a connection.
+fn language(db: &Db) -> String {
+    let show = |c: &mut db::DbConnection| match c {
+        db::DbConnection::Postgres(c) => {
+            let shown: Language = diesel::sql_query("SHOW lc_messages").get_result(c)?;
+            Ok::<_, DbError>(shown.lc_messages)
+        }
+        db::DbConnection::Sqlite(_) => Ok(String::new()),
+    };
+    db.read(show).unwrap()
+}
+
+#[test]
+fn the_server_speaks_english_to_whoever_may_ask_for_it() {
+    // No other language is installed where this runs, so that another name for English stands for one.
+    let postgres = Postgres::start_with(&["lc_messages=POSIX"]);
+    let ours = Db::open(&postgres.url()).unwrap();
+    assert_eq!(language(&ours), "C");
+    ours.write(|c| -> Result<(), DbError> {
+        c.batch_execute(
+            "CREATE ROLE plain LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO plain; \
+             GRANT ALL ON SCHEMA public TO plain",
+        )?;
+        Ok(())
+    })
+    .unwrap();
+    let url = postgres.url().replace("embervault@", "plain@");
+    let theirs = Db::open(&url).unwrap();
+    assert_eq!(language(&theirs), "POSIX");
+    assert!(theirs.read(db::vaults::all).unwrap().is_empty());
 }
 
 #[test]
