@@ -94,7 +94,12 @@ pub fn parent_for(
                         backups::status.eq_any([BackupStatus::Available, BackupStatus::Restoring]),
                     ),
             )
-            .order((backups::data_timestamp.desc(), backups::created_at.desc()))
+            // Where missing values come, each database has its own mind.
+            .order((
+                backups::data_timestamp.is_null(),
+                backups::data_timestamp.desc(),
+                backups::created_at.desc(),
+            ))
             .select(Backup::as_select())
     };
     if let Some(moment) = before {

@@ -650,6 +650,35 @@ fn threads_that_open_packs_of_a_vault_never_get_the_same_number() {
     }
 }
 
+#[test]
+fn a_backup_whose_data_has_a_known_time_is_a_parent_before_one_without() {
+    for database in BOTH {
+        let bed = bed(database);
+        let storage = storage(&bed.db);
+        let bytes = match database {
+            Database::Sqlite => "X'00'",
+            Database::Postgres => "'\\x00'::bytea",
+        };
+        for (id, time) in [("old", "5"), ("new", "6"), ("unknown", "NULL")] {
+            let text = format!(
+                "INSERT INTO backups (id, project_id, user_id, storage_id, volume_id, status, size_gib, object_count, \
+                 metadata, data_timestamp, pack_set, logical_bytes, read_bytes, stored_bytes, deduplicated_bytes, \
+                 created_at) VALUES ('{id}', 'p', 'u', '{storage}', 'v', 'available', 1, 1, '{{}}', {time}, {bytes}, 0, \
+                 0, 0, 0, 9)"
+            );
+            bed.db
+                .write(|c| -> Result<(), DbError> { Ok(c.batch_execute(&text)?) })
+                .unwrap();
+        }
+        let (volume, project) = (VolumeId::new("v"), ProjectId::new("p"));
+        let found = bed
+            .db
+            .read(|c| db::backups::parent_for(c, &volume, &project, &storage, None));
+        let id = found.unwrap().unwrap().id;
+        assert_eq!(id.as_str(), "new", "{database:?}");
+    }
+}
+
 #[derive(diesel::QueryableByName)]
 struct Language {
     #[diesel(sql_type = diesel::sql_types::Text)]
