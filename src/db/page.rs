@@ -35,21 +35,16 @@ pub(crate) fn condition<T: 'static>(condition: &Condition) -> Predicate<T> {
             Box::new(left.bind::<BigInt, _>(*value))
         }
         Condition::Entry(column, key, value) => {
-            // Maps are stored as compact JSON with sorted keys.
+            // Maps are stored as compact JSON with sorted keys. No LIKE, for which SQLite takes letters of either case.
             let json = serde_json::json!({ key: value }).to_string();
-            let pattern = format!("%{}%", escape(&json[1..json.len() - 1]));
-            let left = sql::<Bool>(&format!("{} LIKE ", column.sql));
-            Box::new(left.bind::<Text, _>(pattern).sql(" ESCAPE '!'"))
+            let entry = json[1..json.len() - 1].to_owned();
+            let left = sql::<Bool>(&format!("REPLACE({}, ", column.sql));
+            let rest = format!(", '') <> {}", column.sql);
+            Box::new(left.bind::<Text, _>(entry).sql(&rest))
         }
         Condition::Missing(column) => Box::new(sql::<Bool>(&format!("{} IS NULL", column.sql))),
         Condition::Never => Box::new(sql::<Bool>("1 = 0")),
     }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('!', "!!")
-        .replace('%', "!%")
-        .replace('_', "!_")
 }
 
 /// What a row is sorted by: its value, or the least of its kind. Databases differ in where they put
