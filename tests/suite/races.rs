@@ -306,6 +306,17 @@ fn a_backup_that_ends_while_its_volume_is_detached_leaves_it_available() {
 }
 
 #[test]
+fn a_volume_is_offered_only_as_its_snapshots_are_now() {
+    let scene = Scene::new();
+    let volume = scene.demo.create_volume(1);
+    let body = json!({ "transfer": { "volume_id": volume } });
+    let done = snapshotted(&volume, "creating");
+    let ask = || scene.demo.post("/volume-transfers", body);
+    let answer = scene.beside(&volume, &done, ask);
+    assert_eq!(answer.status, 400, "{}", answer.body);
+}
+
+#[test]
 fn two_first_starts_make_one_default_type() {
     let scene = Scene::new();
     scene.execute("UPDATE volume_types SET name = 'other'");

@@ -260,6 +260,8 @@ impl Services {
                     "Cannot update group {id}, status must be available."
                 )));
             }
+            let changed = changes.remove_volumes.iter().chain(&changes.add_volumes);
+            lock_volumes(c, changed.cloned().collect())?;
             for volume in &changes.remove_volumes {
                 check_removable(c, row, volume)?;
                 groups::set_group(c, volume, None, now)?;
@@ -381,13 +383,18 @@ pub(super) fn invalid_group(message: impl std::fmt::Display) -> Error {
 
 /// The volumes of a group; none of them is attached, restored to or copied until the transaction ends.
 pub(super) fn locked_volumes(c: &mut DbConnection, group: &RecordId) -> Result<Vec<Volume>, Error> {
-    // In one order, so that two never wait for each other.
-    let mut ids = groups::volume_ids(c, group)?;
+    let ids = groups::volume_ids(c, group)?;
+    lock_volumes(c, ids)?;
+    Ok(groups::volumes(c, group)?)
+}
+
+/// Locks volumes in one order, so that two that do so never wait for each other.
+fn lock_volumes(c: &mut DbConnection, mut ids: Vec<VolumeId>) -> Result<(), Error> {
     ids.sort();
     for id in &ids {
         db::lock(c, id.as_str())?;
     }
-    Ok(groups::volumes(c, group)?)
+    Ok(())
 }
 
 /// The snapshots of a group snapshot; none of them is deleted or used until the transaction ends.

@@ -49,6 +49,8 @@ impl Services {
         let row = Stored::new(volume.project_id, wanted.name, "", body, now);
         self.db.write(|c| -> Result<(), Error> {
             let id = &row.body.volume_id;
+            // A snapshot that is asked for waits from now on, or is found.
+            db::lock(c, id.as_str())?;
             check_offerable(c, &row.body)?;
             let (from, to) = ([VolumeStatus::Available], VolumeStatus::AwaitingTransfer);
             if !volumes::transition(c, id, &from, to, None, now)? {
@@ -90,6 +92,7 @@ impl Services {
         let now = self.clock.now();
         self.db.write(|c| -> Result<(), Error> {
             let (from, to) = ([VolumeStatus::AwaitingTransfer], VolumeStatus::Available);
+            db::lock(c, transfer.body.volume_id.as_str())?;
             // An administrator may have given it another state, and then it stays in that.
             volumes::transition(c, &transfer.body.volume_id, &from, to, None, now)?;
             Ok(records::remove(c, id)?)
@@ -112,6 +115,7 @@ impl Services {
                 let message = format!("Attempt to transfer {id} with invalid auth key.");
                 return Err(Error::invalid("auth key", message));
             }
+            db::lock(c, transfer.body.volume_id.as_str())?;
             check_offerable(c, &transfer.body)?;
             let volume = self.take_volume(c, ctx, &transfer)?;
             if !transfer.body.no_snapshots {

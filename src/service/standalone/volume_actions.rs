@@ -184,12 +184,7 @@ impl Services {
         new_type: &str,
     ) -> Result<(), Error> {
         let volume = self.volume_for(ctx, id, Rule::VolumeRetype)?;
-        if volume.group_id.is_some() {
-            return Err(Error::invalid(
-                "volume",
-                "a volume in a group cannot be retyped.",
-            ));
-        }
+        refuse_grouped(&volume)?;
         let row = self.type_for(ctx, Some(new_type))?;
         if row.id == volume.volume_type_id {
             let message = "New volume_type same as original: retyping it changes nothing.";
@@ -204,7 +199,10 @@ impl Services {
             return Err(wrong_state(&volume, &allowed));
         }
         let now = self.clock.now();
-        Ok(self.db.write(|c| volumes::set_type(c, id, &row.id, now))?)
+        self.db.write(|c| {
+            refuse_grouped(&locked_volume(c, id)?)?;
+            Ok(volumes::set_type(c, id, &row.id, now)?)
+        })
     }
 
     /// Changes what is known of a volume's image, and gives the result.
@@ -260,6 +258,17 @@ fn refuse_copied(c: &mut db::DbConnection, id: &VolumeId) -> Result<(), Error> {
         ))
     } else {
         Ok(())
+    }
+}
+
+/// Refuses a volume in a group, which is made for some types.
+fn refuse_grouped(volume: &Volume) -> Result<(), Error> {
+    match volume.group_id {
+        Some(_) => Err(Error::invalid(
+            "volume",
+            "a volume in a group cannot be retyped.",
+        )),
+        None => Ok(()),
     }
 }
 
