@@ -353,3 +353,34 @@ fn a_project_is_disabled_in_the_order_in_which_it_is_removed() {
     });
     assert_eq!(answer.status, 200, "{}", answer.body);
 }
+
+#[test]
+fn a_volume_type_is_not_deleted_under_a_new_volume_or_group() {
+    let scene = Scene::new();
+    let demo = &scene.demo;
+    let volume = demo.create_volume(1);
+    for how in ["volume", "group", "retype"] {
+        let body = json!({ "volume_type": { "name": how } });
+        let id = id_in(&scene.admin.post("/types", body), "volume_type");
+        let body = json!({ "group_type": { "name": format!("for {how}") } });
+        let group_type = id_in(&scene.admin.post("/group_types", body), "group_type");
+        let ask = || match how {
+            "volume" => {
+                let body = json!({ "volume": { "size": 1, "volume_type": id } });
+                demo.post("/volumes", body)
+            }
+            "group" => {
+                let body = json!({ "group": { "group_type": group_type, "volume_types": [id] } });
+                demo.post("/groups", body)
+            }
+            _ => {
+                let body = json!({ "os-retype": { "new_type": id, "migration_policy": "never" } });
+                scene.act(demo, &volume, body)
+            }
+        };
+        let done = format!("DELETE FROM volume_types WHERE id = '{id}'");
+        let answer = scene.beside("volume types", &done, ask);
+        let refused = if how == "group" { 404 } else { 409 };
+        assert_eq!(answer.status, refused, "{how}: {}", answer.body);
+    }
+}

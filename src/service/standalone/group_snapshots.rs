@@ -1,7 +1,7 @@
 //! Group snapshots: a snapshot of each volume of a group. Their state is that of the snapshots,
 //! until an administrator sets it.
 
-use crate::db::standalone::{groups, records, snapshots};
+use crate::db::standalone::{groups, records, snapshots, types};
 use crate::db::{self, DbConnection};
 use crate::identity::RequestContext;
 use crate::identity::policy::Rule;
@@ -73,6 +73,8 @@ impl Services {
         let row = Stored::new(project, name, status, body, self.clock.now());
         self.write_with_jobs(ctx, |c| {
             db::lock_project(c, &ctx.project_id)?;
+            // Before the volumes, as whoever makes or retypes one takes both in this order.
+            db::lock_shared(c, types::CHANGED)?;
             let volumes = members(c, group_id)?;
             records::insert(c, &row)?;
             let mut jobs = Vec::new();

@@ -1,6 +1,6 @@
 //! Groups of volumes. The catalogue has nothing to do for them: a group is what its volumes say.
 
-use crate::db::standalone::{groups, records, snapshots, volumes};
+use crate::db::standalone::{groups, records, snapshots, types, volumes};
 use crate::db::{self, DbConnection};
 use crate::identity::RequestContext;
 use crate::identity::policy::Rule;
@@ -124,6 +124,8 @@ impl Services {
                     group_type.id
                 )));
             }
+            // None of the types is deleted before the group is there.
+            db::lock_shared(c, types::CHANGED)?;
             let mut volume_type_ids = Vec::new();
             for name in &wanted.volume_types {
                 volume_type_ids.push(usable_type(c, ctx, name)?.id);
@@ -186,6 +188,8 @@ impl Services {
         self.owned_record::<Group>(ctx, Rule::GroupShow, &group_id)?;
         self.write_with_jobs(ctx, |c| {
             db::lock_project(c, &ctx.project_id)?;
+            // Before the volumes, as whoever makes or retypes one takes both in this order.
+            db::lock_shared(c, types::CHANGED)?;
             let source = locked_record::<Group>(c, &group_id)?;
             let members = match &snapshot_id {
                 None => clones_of_volumes(c, &source.id)?,

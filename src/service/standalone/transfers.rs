@@ -1,6 +1,6 @@
 //! Transfers: offering a volume, and taking one that was offered.
 
-use crate::db::standalone::{owners, records, snapshots, volumes};
+use crate::db::standalone::{owners, records, snapshots, types, volumes};
 use crate::db::{self, DbConnection};
 use crate::identity::RequestContext;
 use crate::identity::policy::Rule;
@@ -109,6 +109,8 @@ impl Services {
         ctx.authorize(Rule::TransferAccept, &ctx.project_id)?;
         self.db.write(|c| -> Result<_, Error> {
             db::lock_project(c, &ctx.project_id)?;
+            // Before the volumes, as whoever makes or retypes one takes both in this order.
+            db::lock_shared(c, types::CHANGED)?;
             let found = records::find::<VolumeTransfer>(c, id)?;
             let transfer = found.ok_or_else(|| VolumeTransfer::missing(id))?;
             if !is_key_of(&transfer.body, key) {

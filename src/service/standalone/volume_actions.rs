@@ -1,7 +1,7 @@
 //! What clients and Nova may do with a volume beside its life (Cinder reference, 8.3).
 
 use crate::db;
-use crate::db::standalone::{snapshots, volumes};
+use crate::db::standalone::{snapshots, types, volumes};
 use crate::identity::RequestContext;
 use crate::identity::policy::Rule;
 use crate::model::column::Json;
@@ -200,6 +200,11 @@ impl Services {
         }
         let now = self.clock.now();
         self.db.write(|c| {
+            db::lock_shared(c, types::CHANGED)?;
+            if types::find(c, &row.id)?.is_none() {
+                let message = "The volume type has just been deleted.";
+                return Err(Error::Conflict(message.to_owned()));
+            }
             refuse_grouped(&locked_volume(c, id)?)?;
             Ok(volumes::set_type(c, id, &row.id, now)?)
         })

@@ -1,6 +1,6 @@
 //! Quotas of volumes and snapshots (Cinder reference, 1.4, 3.6 and 6.2).
 
-use crate::db::standalone::{records, snapshots, volumes};
+use crate::db::standalone::{records, snapshots, types, volumes};
 use crate::db::{self, DbConnection, DbError};
 use crate::model::error::Error;
 use crate::model::id::{ProjectId, VolumeTypeId};
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 impl Standalone {
     /// Whether a demand is within the project's quotas. The caller holds the project's lock. The
-    /// error bears Cinder's class name if asked for.
+    /// error bears Cinder's class name if asked for. The type of a new volume stays until the transaction ends.
     pub fn check_quota(
         &self,
         c: &mut DbConnection,
@@ -22,7 +22,13 @@ impl Standalone {
     ) -> Result<(), Error> {
         let quota = db::quotas::limits(c, Some(project), &self.quota)?;
         let used = used(c, project)?;
+        db::lock_shared(c, types::CHANGED)?;
         let type_name = type_name(c, demand.type_id)?;
+        if demand.volumes > 0 && type_name.is_none() {
+            let message = "The volume type has just been deleted.";
+            return Err(Error::Conflict(message.to_owned()));
+        }
+        let type_name = type_name.unwrap_or_default();
         let refuse = |class: &'static str, message: String| {
             let class = with_class.then_some(class);
             Err(Error::OverQuota { class, message })
@@ -98,8 +104,8 @@ fn used(c: &mut DbConnection, project: &ProjectId) -> Result<BTreeMap<String, i6
     Ok(used)
 }
 
-fn type_name(c: &mut DbConnection, id: &VolumeTypeId) -> Result<String, DbError> {
+fn type_name(c: &mut DbConnection, id: &VolumeTypeId) -> Result<Option<String>, DbError> {
     let types = volumes::type_names(c)?;
     let found = types.into_iter().find(|(known, _)| known == id);
-    Ok(found.map_or_else(String::new, |(_, name)| name))
+    Ok(found.map(|(_, name)| name))
 }
