@@ -592,6 +592,10 @@ impl ManageConnection for Manager {
                     .batch_execute(POSTGRES_LIMITS)
                     .and_then(|()| connection.batch_execute(POSTGRES_ENGLISH))
                     .map_err(Error::QueryError)?;
+                // Where there is no PL/pgSQL, the language stays; the start looks at it.
+                if let Err(error) = connection.batch_execute(POSTGRES_ENGLISH) {
+                    tracing::debug!(error = %error, "PostgreSQL was not asked to speak English");
+                }
                 Ok(DbConnection::Postgres(connection))
             }
         }

@@ -890,6 +890,73 @@ fn the_server_speaks_english_to_whoever_may_ask_for_it() {
 }
 
 #[test]
+fn a_backup_whose_data_has_a_known_time_is_a_parent_before_one_without() {
+    for database in BOTH {
+        let bed = bed(database);
+        let storage = storage(&bed.db);
+        let bytes = match database {
+            Database::Sqlite => "X'00'",
+            Database::Postgres => "'\\x00'::bytea",
+        };
+        for (id, time) in [("old", "5"), ("new", "6"), ("unknown", "NULL")] {
+            let text = format!(
+                "INSERT INTO backups (id, project_id, user_id, storage_id, volume_id, status, size_gib, object_count, \
+                 metadata, data_timestamp, pack_set, logical_bytes, read_bytes, stored_bytes, deduplicated_bytes, \
+                 created_at) VALUES ('{id}', 'p', 'u', '{storage}', 'v', 'available', 1, 1, '{{}}', {time}, {bytes}, 0, \
+                 0, 0, 0, 9)"
+            );
+            bed.db
+                .write(|c| -> Result<(), DbError> { Ok(c.batch_execute(&text)?) })
+                .unwrap();
+        }
+        let (volume, project) = (VolumeId::new("v"), ProjectId::new("p"));
+        let found = bed
+            .db
+            .read(|c| db::backups::parent_for(c, &volume, &project, &storage, None));
+        let id = found.unwrap().unwrap().id;
+        assert_eq!(id.as_str(), "new", "{database:?}");
+    }
+}
+
+#[derive(diesel::QueryableByName)]
+struct Language {
+    #[diesel(sql_type = diesel::sql_types::Text)]
+    lc_messages: String,
+}
+
+/// The language in which the server speaks to a connection.
+fn language(db: &Db) -> String {
+    let show = |c: &mut db::DbConnection| match c {
+        db::DbConnection::Postgres(c) => {
+            let shown: Language = diesel::sql_query("SHOW lc_messages").get_result(c)?;
+            Ok::<_, DbError>(shown.lc_messages)
+        }
+        db::DbConnection::Sqlite(_) => Ok(String::new()),
+    };
+    db.read(show).unwrap()
+}
+
+#[test]
+fn the_server_speaks_english_to_whoever_may_ask_for_it() {
+    // No other language is installed where this runs, so that another name for English stands for one.
+    let postgres = Postgres::start_with(&["lc_messages=POSIX"]);
+    let ours = Db::open(&postgres.url()).unwrap();
+    assert_eq!(language(&ours), "C");
+    ours.write(|c| -> Result<(), DbError> {
+        c.batch_execute(
+            "CREATE ROLE plain LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO plain; \
+             GRANT ALL ON SCHEMA public TO plain",
+        )?;
+        Ok(())
+    })
+    .unwrap();
+    let url = postgres.url().replace("embervault@", "plain@");
+    let theirs = Db::open(&url).unwrap();
+    assert_eq!(language(&theirs), "POSIX");
+    assert!(theirs.read(db::vaults::all).unwrap().is_empty());
+}
+
+#[test]
 fn a_transaction_that_a_deadlock_threw_out_is_run_again() {
     for database in BOTH {
         let bed = bed(database);

@@ -33,12 +33,15 @@ pub struct SnapshotChanges {
     pub description: Option<Option<String>>,
 }
 
-/// The snapshot, which others that ask so wait for until the transaction ends. Refuses unless a volume can be made
-/// from it.
-pub(super) fn locked_source(c: &mut DbConnection, id: &SnapshotId) -> Result<Snapshot, Error> {
+/// Refuses to make a volume from a snapshot that is not available. Its deletion waits until the transaction ends.
+pub(super) fn refuse_unavailable(c: &mut DbConnection, id: &SnapshotId) -> Result<(), Error> {
     db::lock(c, id.as_str())?;
-    let row = snapshots::find(c, id)?.filter(|row| row.status == SnapshotStatus::Available);
-    row.ok_or_else(|| Error::Conflict("The snapshot has just changed its state.".to_owned()))
+    match snapshots::find(c, id)? {
+        Some(row) if row.status == SnapshotStatus::Available => Ok(()),
+        _ => Err(Error::Conflict(
+            "The snapshot has just changed its state.".to_owned(),
+        )),
+    }
 }
 
 /// Refuses to delete a snapshot from which a volume is being made. A new one waits until the transaction ends.

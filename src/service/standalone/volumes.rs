@@ -18,7 +18,7 @@ use crate::model::standalone::snapshot::Snapshot;
 use crate::model::standalone::volume::Volume;
 use crate::model::standalone::volume_type::VolumeType;
 use crate::model::volume::VolumeStatus;
-use crate::service::standalone::snapshots::locked_source;
+use crate::service::standalone::snapshots::refuse_unavailable;
 use crate::service::standalone::types::{is_served, usable_type};
 use crate::service::{Metadata, Services, asker, check_marker};
 use crate::volume::catalog::standalone::demand::Demand;
@@ -204,7 +204,7 @@ impl Services {
             )?;
             self.check_group_of(c, ctx, &volume)?;
             if let Some(snapshot) = &volume.snapshot_id {
-                locked_source(c, snapshot)?;
+                refuse_unavailable(c, snapshot)?;
             }
             if let Some(source) = &volume.source_volume_id {
                 db::lock(c, source.as_str())?;
