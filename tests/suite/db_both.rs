@@ -805,7 +805,10 @@ fn a_job_is_not_claimed_while_its_run_changes_rows() {
         let second = Mutex::new(None);
         let is_later = takes_turns(
             &bed.db,
-            |c| Ok(assert!(hold(c, &first)?)),
+            |c| {
+                assert!(hold(c, &first)?);
+                Ok(())
+            },
             |c| {
                 let until = Timestamp(2000);
                 let job = db::jobs::claim(c, Lane::Quick, &us, later, until, &abandoned)?;

@@ -27,11 +27,11 @@ impl Bed {
     }
 }
 
-/// The storage acknowledges the root, but does not show it: the run fails after it has stored it.
-fn hides_roots() -> Hook {
+/// The storage acknowledges the root, and then fails for a while: the run fails after it has stored it.
+fn fails_after_the_root() -> Hook {
     Arc::new(|verb, path| {
-        if matches!(verb, Verb::Head) && path.contains("/b/") {
-            Err(StoreErrorKind::Missing)
+        if verb == Verb::Head && path.contains("/b/") {
+            Err(StoreErrorKind::Other)
         } else {
             Ok(())
         }
@@ -44,7 +44,7 @@ fn a_backup_that_fails_after_its_root_takes_the_root_along() {
         let mut bed = Bed::standalone();
         let volume = bed.make_volume();
         let backup = bed.accept_backup(&volume, false);
-        bed.hook(hides_roots());
+        bed.hook(fails_after_the_root());
         let outcome = bed.run(Lane::Backup);
         assert!(matches!(outcome, Outcome::Retry { .. }), "{outcome:?}");
         assert_eq!(bed.roots(&backup).len(), 1);
@@ -74,7 +74,7 @@ fn a_lost_job_lets_go_of_its_packs_after_its_backup_is_known_as_failed() {
     let mut bed = Bed::standalone();
     let volume = bed.make_volume();
     let backup = bed.accept_backup(&volume, false);
-    bed.hook(hides_roots());
+    bed.hook(fails_after_the_root());
     assert!(matches!(bed.run(Lane::Backup), Outcome::Retry { .. }));
     bed.tasks.db.batch_execute("DELETE FROM jobs");
     let is_session = |orphan: &Orphan| matches!(orphan, Orphan::Session(_));
