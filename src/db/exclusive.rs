@@ -5,7 +5,7 @@
 
 use crate::db::{Db, DbConnection, DbError, Manager};
 use diesel::prelude::*;
-use diesel::r2d2::{ManageConnection, PooledConnection};
+use diesel::r2d2::PooledConnection;
 use diesel::sql_types::{Bool, Text};
 use std::cell::RefCell;
 use std::fs::{File, TryLockError};
