@@ -92,7 +92,7 @@
 //!   the runner and heartbeat of `jobs`, and inside of `store` and `keystone`; `cli` starts the runtime.
 //! * State changes are compare-and-set on the row; no code reads a state and then writes it.
 //! * An interrupted job is claimed by the same query as a new one. Only rows that wait for a job that does not exist,
-//!   as its row was removed, are looked for and settled (`tasks/orphans.rs`).
+//!   as its row was removed, and files that such a job has left, are looked for and settled (`tasks/orphans.rs`).
 //! * A backup never refers to another backup; any of them can be deleted at any time.
 
 pub mod admission;
