@@ -127,7 +127,8 @@
 //!   for signals.
 //! * State changes are compare-and-set on the row; no code reads a state and then writes it.
 //! * An interrupted job is claimed by the same transaction as a new one, and runs from its beginning. Only rows that wait
-//!   for a job that does not exist, as its row was removed, are looked for and settled (`tasks/orphans.rs`).
+//!   for a job that does not exist, as its row was removed, and files that such a job has left, are looked for and
+//!   settled (`tasks/orphans.rs`).
 //! * No backup needs another one. A row names its parent, and that of an import may name the root of another backup, but
 //!   what a backup needs stays until it is deleted itself. So any backup that is available or failed can be deleted, in
 //!   any order, and by force in every state.
