@@ -590,7 +590,6 @@ impl ManageConnection for Manager {
                     PgConnection::establish(&guarded(url)).map_err(Error::ConnectionError)?;
                 connection
                     .batch_execute(POSTGRES_LIMITS)
-                    .and_then(|()| connection.batch_execute(POSTGRES_ENGLISH))
                     .map_err(Error::QueryError)?;
                 // Where there is no PL/pgSQL, the language stays; the start looks at it.
                 if let Err(error) = connection.batch_execute(POSTGRES_ENGLISH) {
