@@ -32,7 +32,7 @@ fn is_same(from: &Url, to: &Url) -> bool {
 mod tests {
     use super::*;
     use crate::keystone::{Catalog, Client, ClientError, Credentials, connect};
-    use std::io::{BufRead, BufReader, Write};
+    use std::io::{BufRead, BufReader, Read, Write};
     use std::net::TcpListener;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -64,8 +64,15 @@ mod tests {
             for socket in listener.incoming() {
                 count.fetch_add(1, Ordering::SeqCst);
                 let mut socket = socket.unwrap();
-                let head = BufReader::new(socket.try_clone().unwrap()).lines();
-                head.map_while(Result::ok).find(String::is_empty);
+                let mut reader = BufReader::new(socket.try_clone().unwrap());
+                let lines = reader.by_ref().lines().map_while(Result::ok);
+                let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+                let length = head.iter().find_map(|line| {
+                    let line = line.to_lowercase();
+                    line.strip_prefix("content-length: ")?.parse().ok()
+                });
+                let mut body = vec![0; length.unwrap_or(0)];
+                reader.read_exact(&mut body).ok();
                 let answer =
                     "HTTP/1.1 307 X\r\nContent-Length: 0\r\nConnection: close\r\nLocation:";
                 write!(socket, "{answer} {place}\r\n\r\n").ok();

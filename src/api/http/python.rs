@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn secrets_are_masked_wherever_they_stand() {
         let user = json!({"name": "x", "password": "hunter2", "original_password": null});
-        let within = r"{'name': 'x', 'original_password': None, 'password': '***'}";
+        let within = r"{'name': 'x', 'password': '***', 'original_password': None}";
         assert_eq!(repr(&user), within);
         assert_eq!(str(&json!([user])), format!("[{within}]"));
         for key in [

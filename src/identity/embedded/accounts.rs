@@ -173,8 +173,9 @@ impl Embedded {
         };
         self.db.write(|c| -> Result<(), Error> {
             check(c)?;
-            identity::update_project(c, id, &disabled)?;
-            Ok(identity::end_project_tokens(c, id)?)
+            // Before the row is written, as elsewhere.
+            identity::end_project_tokens(c, id)?;
+            Ok(identity::update_project(c, id, &disabled)?)
         })?;
         self.remove_ended_tokens(id)?;
         self.db.write(|c| {
