@@ -20,7 +20,8 @@ impl Bed {
 
     /// Writes, as the owner of a volume does.
     fn write(&self, volume: &VolumeId) {
-        let path = self.tasks.catalog.standalone().unwrap().volume_path(volume);
+        let volumes = self.dir.path().join("volumes");
+        let path = volumes.join(format!("volume-{volume}.raw"));
         let writer = VolumeWriter::open(&path).unwrap();
         writer.write_at(&WRITTEN, 0).unwrap();
     }
