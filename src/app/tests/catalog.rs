@@ -26,6 +26,7 @@ const TABLES_OF_THE_STAND_IN: &[&str] = &[
 
 const VOLUME_BYTES: usize = 1 << 20;
 
+/// A bed on volumes that another service keeps.
 struct Elsewhere {
     bed: Bed,
     memory: Memory,

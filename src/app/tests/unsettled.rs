@@ -38,7 +38,7 @@ fn a_row_that_can_never_be_read_ends_the_job_alone() {
     let claimed = bed.claim_at_last(Lane::Backup);
     bed.tasks
         .db
-        .batch_execute("UPDATE backups SET status = 'rubbish'");
+        .batch_execute("UPDATE backups SET metadata = 'rubbish'");
     let outcome = bed.run_claimed(&claimed);
     let Outcome::Failed { reason } = outcome else {
         panic!("it is tried for ever: {outcome:?}");
