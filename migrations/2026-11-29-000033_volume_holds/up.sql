@@ -15,7 +15,7 @@ CREATE TABLE volume_holds (
     released_at BIGINT
 );
 CREATE UNIQUE INDEX volume_holds_held ON volume_holds (subject) WHERE released_at IS NULL;
-CREATE INDEX volume_holds_released ON volume_holds (released_at) WHERE released_at IS NOT NULL;
+CREATE INDEX volume_holds_released ON volume_holds (released_at);
 
 -- Volumes that are made for restores which are not accepted yet. A row is there before its volume.
 CREATE TABLE volumes_in_making (

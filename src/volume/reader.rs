@@ -5,7 +5,7 @@ use crate::volume::file::FileReader;
 use crate::volume::generated::Generated;
 #[cfg(test)]
 use crate::volume::memory::MemoryVolume;
-use crate::volume::rbd::RbdReader;
+use crate::volume::rbd::reader::RbdReader;
 use std::ops::Range;
 use std::path::Path;
 

@@ -4,7 +4,7 @@ use crate::volume::VolumeError;
 use crate::volume::file::FileWriter;
 #[cfg(test)]
 use crate::volume::memory::MemoryVolume;
-use crate::volume::rbd::RbdWriter;
+use crate::volume::rbd::writer::RbdWriter;
 use std::ops::Range;
 use std::path::Path;
 

@@ -103,7 +103,7 @@ impl Catalog {
 
     /// Whether volumes are made and deleted here.
     pub fn is_standalone(&self) -> bool {
-        self.standalone().is_ok()
+        matches!(self, Self::Standalone(_))
     }
 
     /// The stand-in, for its own requests and jobs; an error if volumes are kept elsewhere.

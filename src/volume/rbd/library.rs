@@ -15,6 +15,9 @@ use std::ptr::null_mut;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+/// How much of an image is asked about at once, for its extents.
+pub(super) const WINDOW_BYTES: u64 = 64 << 20;
+
 type Handle = *mut c_void;
 /// Offset, length, whether there is data, and what the caller passed on. A negative result ends the search.
 type DiffCallback = unsafe extern "C" fn(u64, usize, c_int, *mut c_void) -> c_int;

@@ -5,22 +5,21 @@
 //! `backup.<id>.snap.<anything>`; the id is that of the job. With another name the volume could never be deleted.
 
 mod library;
+pub(in crate::volume) mod reader;
+pub(in crate::volume) mod writer;
 
 use crate::config;
 use crate::model::id::JobId;
 use crate::model::time::Timestamp;
 use crate::volume::{Changes, Source, VolumeError, VolumeReader};
 use library::{Access, Cluster, Image, Pool, Snapshot};
+use reader::RbdReader;
 use std::io;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use writer::RbdWriter;
 
 /// The end of the names of our snapshots.
 const MARK: &str = ".embervault";
-/// How much is asked about holes at once.
-const WINDOW_BYTES: u64 = 64 << 20;
-/// Blocks that are compared before they are written.
-const BLOCK_BYTES: usize = 4096;
 
 /// One pool of a cluster, as the settings name it. It is connected to when the first image is opened. Cheap to clone.
 #[derive(Clone)]
@@ -219,14 +218,8 @@ impl Backend {
     /// Opens an image to fill it.
     pub fn open_target(&self, image: &str) -> Result<RbdWriter, VolumeError> {
         let target = self.open(image, Access::Write)?;
-        let length = target
-            .size()
-            .map_err(|source| self.failed(image, "open", source))?;
-        Ok(RbdWriter {
-            image: target,
-            name: format!("rbd image {}/{image}", self.settings.pool),
-            length,
-        })
+        let name = format!("rbd image {}/{image}", self.settings.pool);
+        RbdWriter::new(target, name).map_err(|source| self.failed(image, "open", source))
     }
 }
 
@@ -255,187 +248,6 @@ fn snapshot_name(job: &JobId, now: Timestamp) -> String {
 fn job_of(name: &str) -> Option<&str> {
     let (job, time) = name.strip_prefix("backup.")?.split_once(".snap.")?;
     time.ends_with(MARK).then_some(job)
-}
-
-/// Extents of the window that was asked about last, and where it lies.
-type Window = (Range<u64>, Vec<Range<u64>>);
-
-/// An image at a snapshot.
-pub struct RbdReader {
-    image: Image,
-    length: u64,
-    windows: Mutex<Vec<Window>>,
-}
-
-impl std::fmt::Debug for RbdReader {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RbdReader")
-            .field("length", &self.length)
-            .finish_non_exhaustive()
-    }
-}
-
-/// As many threads read at once as there are windows.
-const WINDOWS: usize = 8;
-
-impl RbdReader {
-    fn new(image: Image) -> io::Result<Self> {
-        Ok(Self {
-            length: image.size()?,
-            image,
-            windows: Mutex::default(),
-        })
-    }
-
-    pub(super) fn length(&self) -> u64 {
-        self.length
-    }
-
-    pub(super) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), VolumeError> {
-        self.image
-            .read(buffer, offset)
-            .map_err(|source| failed("read", source))
-    }
-
-    /// The next part of a range that has data.
-    pub(super) fn next_data(&self, range: Range<u64>) -> Result<Option<Range<u64>>, VolumeError> {
-        let mut at = range.start;
-        while at < range.end {
-            let start = at - at % WINDOW_BYTES;
-            let window = start..(start + WINDOW_BYTES).min(self.length);
-            let end = range.end.min(window.end);
-            if let Some(found) = self.data_within(window.clone(), at..end)? {
-                return Ok(Some(found));
-            }
-            at = window.end.max(at + 1);
-        }
-        Ok(None)
-    }
-
-    /// The first part of `range` with data; `range` lies in the window.
-    fn data_within(
-        &self,
-        window: Range<u64>,
-        range: Range<u64>,
-    ) -> Result<Option<Range<u64>>, VolumeError> {
-        let first = |extents: &[Range<u64>]| {
-            let found = extents.iter().find(|extent| extent.end > range.start)?;
-            let part = found.start.max(range.start)..found.end.min(range.end);
-            (!part.is_empty()).then_some(part)
-        };
-        {
-            let windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((_, extents)) = windows.iter().find(|(known, _)| *known == window) {
-                return Ok(first(extents));
-            }
-        }
-        let extents = self
-            .image
-            .differences(None, window.clone())
-            .map_err(|source| failed("list the extents of", source))?;
-        let found = first(&extents);
-        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-        if windows.len() == WINDOWS {
-            windows.remove(0);
-        }
-        windows.push((window, extents));
-        Ok(found)
-    }
-
-    /// The same image, cut to this length; an error if there is data behind it.
-    pub(super) fn limited(mut self, length: u64) -> Result<Self, VolumeError> {
-        if length < self.length {
-            if self.next_data(length..self.length)?.is_some() {
-                let why = format!("it holds more than its size of {length} bytes");
-                return Err(failed("open", io::Error::other(why)));
-            }
-            self.length = length;
-        }
-        Ok(self)
-    }
-}
-
-fn failed(action: &'static str, source: io::Error) -> VolumeError {
-    VolumeError {
-        object: "rbd image".to_owned(),
-        action,
-        source,
-    }
-}
-
-/// An image that is filled.
-pub struct RbdWriter {
-    image: Image,
-    name: String,
-    length: u64,
-}
-
-impl std::fmt::Debug for RbdWriter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RbdWriter")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
-    }
-}
-
-impl RbdWriter {
-    fn done<T>(&self, action: &'static str, result: io::Result<T>) -> Result<T, VolumeError> {
-        result.map_err(|source| VolumeError {
-            object: self.name.clone(),
-            action,
-            source,
-        })
-    }
-
-    pub(super) fn length(&self) -> u64 {
-        self.length
-    }
-
-    pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), VolumeError> {
-        self.done("write", self.image.write(bytes, offset))
-    }
-
-    /// Writes the blocks of a piece that are not there already.
-    pub(super) fn write_difference(&self, bytes: &[u8], offset: u64) -> Result<(), VolumeError> {
-        let mut there = vec![0; bytes.len()];
-        self.done("read", self.image.read(&mut there, offset))?;
-        let mut run: Option<Range<usize>> = None;
-        let blocks = bytes.chunks(BLOCK_BYTES).zip(there.chunks(BLOCK_BYTES));
-        for (number, (wanted, there)) in blocks.enumerate() {
-            let at = number * BLOCK_BYTES;
-            match (&mut run, wanted == there) {
-                (Some(run), false) => run.end = at + wanted.len(),
-                (None, false) => run = Some(at..at + wanted.len()),
-                (_, true) => {
-                    if let Some(run) = run.take() {
-                        self.write_at(&bytes[run.clone()], offset + run.start as u64)?;
-                    }
-                }
-            }
-        }
-        match run {
-            Some(run) => self.write_at(&bytes[run.clone()], offset + run.start as u64),
-            None => Ok(()),
-        }
-    }
-
-    /// Makes a range read as zeros. What has no data already is left alone.
-    pub(super) fn zero(&self, range: Range<u64>) -> Result<(), VolumeError> {
-        let mut at = range.start;
-        while at < range.end {
-            let end = (at - at % WINDOW_BYTES + WINDOW_BYTES).min(range.end);
-            let with_data = self.image.differences(None, at..end);
-            for part in self.done("list the extents of", with_data)? {
-                self.done("zero", self.image.zero(part))?;
-            }
-            at = end;
-        }
-        Ok(())
-    }
-
-    pub(super) fn sync(&self) -> Result<(), VolumeError> {
-        self.done("flush", self.image.flush())
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,120 @@
+//! Reading an image as it was at a snapshot.
+
+use crate::volume::VolumeError;
+use crate::volume::rbd::library::{Image, WINDOW_BYTES};
+use std::io;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+/// Extents of the window that was asked about last, and where it lies.
+type Window = (Range<u64>, Vec<Range<u64>>);
+
+/// An image at a snapshot.
+pub struct RbdReader {
+    image: Image,
+    length: u64,
+    windows: Mutex<Vec<Window>>,
+}
+
+impl std::fmt::Debug for RbdReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RbdReader")
+            .field("length", &self.length)
+            .finish_non_exhaustive()
+    }
+}
+
+/// As many threads read at once as there are windows.
+const WINDOWS: usize = 8;
+
+impl RbdReader {
+    pub(super) fn new(image: Image) -> io::Result<Self> {
+        Ok(Self {
+            length: image.size()?,
+            image,
+            windows: Mutex::default(),
+        })
+    }
+
+    pub(in crate::volume) fn length(&self) -> u64 {
+        self.length
+    }
+
+    pub(in crate::volume) fn read_at(
+        &self,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> Result<(), VolumeError> {
+        self.image
+            .read(buffer, offset)
+            .map_err(|source| failed("read", source))
+    }
+
+    /// The next part of a range that has data.
+    pub(in crate::volume) fn next_data(
+        &self,
+        range: Range<u64>,
+    ) -> Result<Option<Range<u64>>, VolumeError> {
+        let mut at = range.start;
+        while at < range.end {
+            let start = at - at % WINDOW_BYTES;
+            let window = start..(start + WINDOW_BYTES).min(self.length);
+            let end = range.end.min(window.end);
+            if let Some(found) = self.data_within(window.clone(), at..end)? {
+                return Ok(Some(found));
+            }
+            at = window.end.max(at + 1);
+        }
+        Ok(None)
+    }
+
+    /// The first part of `range` with data; `range` lies in the window.
+    fn data_within(
+        &self,
+        window: Range<u64>,
+        range: Range<u64>,
+    ) -> Result<Option<Range<u64>>, VolumeError> {
+        let first = |extents: &[Range<u64>]| {
+            let found = extents.iter().find(|extent| extent.end > range.start)?;
+            let part = found.start.max(range.start)..found.end.min(range.end);
+            (!part.is_empty()).then_some(part)
+        };
+        {
+            let windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((_, extents)) = windows.iter().find(|(known, _)| *known == window) {
+                return Ok(first(extents));
+            }
+        }
+        let extents = self
+            .image
+            .differences(None, window.clone())
+            .map_err(|source| failed("list the extents of", source))?;
+        let found = first(&extents);
+        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        if windows.len() == WINDOWS {
+            windows.remove(0);
+        }
+        windows.push((window, extents));
+        Ok(found)
+    }
+
+    /// The same image, cut to this length; an error if there is data behind it.
+    pub(in crate::volume) fn limited(mut self, length: u64) -> Result<Self, VolumeError> {
+        if length < self.length {
+            if self.next_data(length..self.length)?.is_some() {
+                let why = format!("it holds more than its size of {length} bytes");
+                return Err(failed("open", io::Error::other(why)));
+            }
+            self.length = length;
+        }
+        Ok(self)
+    }
+}
+
+fn failed(action: &'static str, source: io::Error) -> VolumeError {
+    VolumeError {
+        object: "rbd image".to_owned(),
+        action,
+        source,
+    }
+}
