@@ -495,7 +495,7 @@ def test_a_project_is_shredded_wherever_that_can_be_done_and_the_rest_is_told(tm
         for _ in range(2):
             done = bed.run("vault", "shred", demo.project, "--yes", status=1)
             assert 'storage "main" is not configured' in done.stdout and f"v/{first.parent.name}" in done.stdout
-            assert "run the same command again" in done.stderr
+            assert "run this command again" in done.stderr
             # The database and the other storage have nothing more of it.
             assert who_holds(bed, keys["second"]) == [] and who_holds(bed, keys["main"]) == [first]
             assert [file for file in second.rglob("*") if file.is_file()] == [second / "format.json"]
