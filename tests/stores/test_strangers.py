@@ -283,14 +283,15 @@ def test_one_user_with_many_projects_does_not_hold_the_memory_of_all(tmp_path):
     users = [*(("bob", "secret", project, "member") for project in projects), ("alice", "secret", "modest", "member")]
     with Bed(tmp_path, users=users) as bed:
         process = bed.start()
-        waiting = []
         metadata = json.dumps({f"k{key:03}": "\x01" * 250 for key in range(250)})
+        heads = []
         for project in projects:
             bob = Client(bed, process, "bob", project)
             made = bob.create_volume()
             bed.query(f"UPDATE volumes SET metadata = '{metadata}' WHERE id = '{made}'")
-            head = f"GET /v3/{bob.project}/volumes/{made} HTTP/1.1\r\nHost: x\r\nX-Auth-Token: {bob.token}\r\n\r\n"
-            waiting += [send(process, head, buffer=4096) for _ in range(25)]
+            heads.append(f"GET /v3/{bob.project}/volumes/{made} HTTP/1.1\r\nHost: x\r\nX-Auth-Token: {bob.token}\r\n\r\n")
+        # Not before all is made: who holds a whole share gets nothing more.
+        waiting = [send(process, head, buffer=4096) for head in heads for _ in range(25)]
         time.sleep(1)
         started = time.monotonic()
         alice = Client(bed, process, "alice", "modest")
