@@ -318,7 +318,7 @@ pub fn give_up(
 }
 
 /// Takes the chunks of a pack that was given up out of the index, and what was kept aside of it. Until then they lead
-/// to a pack on which nobody gets a reference. `false`: it was removed already, and a rebuild may have added it
+/// to a pack on which no session gets a reference. `false`: it was removed already, and a rebuild may have added it
 /// again.
 pub fn forget_given_up(
     connection: &mut DbConnection,

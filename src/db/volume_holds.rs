@@ -76,7 +76,7 @@ impl VolumeHold {
 /// What became of an attempt to hold something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holding {
-    /// Nobody held it.
+    /// No job held it.
     New,
     /// An earlier run of the job held it, and now this one does.
     TakenOver,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// How long a log-in that failed is not tried again. One that was refused is refused again until somebody changes
+/// How long a log-in that failed is not tried again. One that was refused is refused again until an administrator changes
 /// something, and a Keystone may lock out who tries too often: that time doubles, up to the longest.
 const PATIENCE: Duration = Duration::from_secs(1);
 const PATIENCE_MAX: Duration = Duration::from_secs(60);

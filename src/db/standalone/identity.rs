@@ -346,7 +346,7 @@ pub fn remove_project(connection: &mut DbConnection, id: &ProjectId) -> DbResult
     Ok(count == 1)
 }
 
-/// How many tokens may be alive: what ends them all at once is one transaction, during which nobody can log in.
+/// How many tokens may be alive: what ends them all at once is one transaction, during which no user can log in.
 #[derive(Debug, Clone, Copy)]
 pub struct TokensMax {
     /// That go back to one log-in.

@@ -19,7 +19,7 @@
 //! |---|---|---|
 //! | `hold_source`, `hold_target` | may share the caller's, so that a request is accepted or refused as a whole | by each run of the job; after its hold has ended nothing happens, and the answer is `Hold::Ended` |
 //! | `begin_restore`, `open_source`, `open_target`, `finish_target`, `has_copy` | never in one: they may take long | by each run of the job |
-//! | `make_target`, `unmake_target` | never in one: before and after that of `hold_target` | by nobody; a volume whose restore was never accepted is found by `held` |
+//! | `make_target`, `unmake_target` | never in one: before and after that of `hold_target` | never; a volume whose restore was never accepted is found by `held` |
 //! | `end_backup`, `end_restore`, `give_target_back` | never in one | by each run of the job; what a later run holds or has made stays |
 //! | `give_back`, `give_snapshot_back`, `remove_work_file` | never in one | by any worker; nothing happens once the state has changed |
 //! | `resources`, `usage` | read in the caller's, beside the quota of backups | they change nothing |

@@ -158,7 +158,7 @@ impl Cluster {
         cluster.set("rados_osd_op_timeout", &seconds)?;
         cluster.set("rados_mon_op_timeout", &seconds)?;
         cluster.set("client_mount_timeout", &seconds)?;
-        // Nobody reads what a client library would log.
+        // No operator reads what a client library would log.
         cluster.set("log_to_stderr", "false")?;
         cluster.set("admin_socket", "")?;
         if let Some(keyring) = keyring {

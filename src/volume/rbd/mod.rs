@@ -48,7 +48,7 @@ impl Backend {
         }
     }
 
-    /// The pool; connects if nobody did before.
+    /// The pool; connects with the first call.
     fn pool(&self) -> io::Result<Arc<Pool>> {
         let mut kept = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pool) = &*kept {
@@ -125,7 +125,7 @@ impl Backend {
         open().map_err(|source| self.failed(image, "take a snapshot of", source))
     }
 
-    /// Opens what an image held at a snapshot that somebody else keeps, with what changed since an earlier backup.
+    /// Opens what an image held at a snapshot that a user keeps, with what changed since an earlier backup.
     pub fn open_at(
         &self,
         image: &str,

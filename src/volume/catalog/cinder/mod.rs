@@ -4,7 +4,7 @@
 //! database before anything is changed at Cinder or in Ceph, and is ended there last.
 //!
 //! A backup changes nothing at Cinder: it reads a snapshot in Ceph of its own, so the volume stays free. A restore puts
-//! its target into `restoring-backup`, so that nobody attaches or deletes it meanwhile.
+//! its target into `restoring-backup`, so that no user attaches or deletes it meanwhile.
 
 pub mod check;
 
@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
-/// Metadata of a volume whose restore was not accepted yet. It tells a volume that nobody waits for.
+/// Metadata of a volume whose restore was not accepted yet. It tells a volume that no restore waits for.
 const MARKER_KEY: &str = "embervault_restore";
 /// How long a job waits for a volume that Cinder makes. Then it is tried again.
 const CREATION_PATIENCE: Duration = Duration::from_secs(20);
@@ -275,7 +275,7 @@ impl Cinder {
         Ok(made)
     }
 
-    /// Puts a new volume into the state of a target, so that nobody takes it for whole before it is filled.
+    /// Puts a new volume into the state of a target, so that no user takes it for whole before it is filled.
     fn set_aside(&self, volume: &VolumeId) -> Result<(), CatalogError> {
         let status = self.when_made(volume)?.status;
         match VolumeStatus::parse(&status) {
@@ -297,7 +297,7 @@ impl Cinder {
         Ok(())
     }
 
-    /// Removes a volume that nobody has written. Cinder deletes none that is being restored.
+    /// Removes a volume that no restore has written. Cinder deletes none that is being restored.
     fn remove_volume(&self, id: &str) -> Result<(), CatalogError> {
         match self.client.reset_status(id, VolumeStatus::Error.as_str()) {
             Err(CinderError::Refused { status: 404, .. }) => Ok(()),
