@@ -257,9 +257,27 @@ fn check_credential(connection: &mut DbConnection, user: &UserId, name: &str) ->
     Ok(())
 }
 
-/// Random text of so many bytes' strength, fit for headers and files.
+/// Random text of so many bytes' strength, fit for headers, files and command lines: it does not
+/// begin with `-`, which a client takes for an option (`--os-password -x…`).
 pub fn random_text(bytes: usize) -> String {
     let mut random = vec![0; bytes];
-    getrandom::fill(&mut random).expect("the system gives random bytes");
-    BASE64_URL_SAFE_NO_PAD.encode(random)
+    loop {
+        getrandom::fill(&mut random).expect("the system gives random bytes");
+        let text = BASE64_URL_SAFE_NO_PAD.encode(&random);
+        if !text.starts_with('-') {
+            return text;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::random_text;
+
+    #[test]
+    fn random_text_is_never_taken_for_an_option() {
+        let texts = || (0..2000).map(|_| random_text(18));
+        assert!(texts().all(|text| text.len() == 24));
+        assert_eq!(texts().find(|text| text.starts_with('-')), None);
+    }
 }
