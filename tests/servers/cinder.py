@@ -70,6 +70,16 @@ backend_url = file://{data}/state
 backend = cinder.keymgr.conf_key_mgr.ConfKeyManager
 fixed_key = 0000000000000000000000000000000000000000000000000000000000000000
 """
+# Cinder's own backups, for comparisons with them.
+BACKUPS = """\
+[DEFAULT]
+backup_driver = cinder.backup.drivers.posix.PosixBackupDriver
+backup_compression_algorithm = zstd
+backup_posix_path = {data}/backups
+backup_workers = 1
+quota_backups = 1000
+quota_backup_gigabytes = 100000
+"""
 
 
 class Cinder(Server):
@@ -79,10 +89,12 @@ class Cinder(Server):
     port_names = ("api", "keystone")
     limit = 180
 
-    def __init__(self, dir):
+    def __init__(self, dir, with_backups=False, ceph_size=16 << 30):
+        """`with_backups`: with Cinder's own backup service, which stores them in a directory."""
         super().__init__(dir)
+        self.with_backups = with_backups
         self.python = pathlib.Path(os.environ["CINDER_PYTHON"])
-        self.ceph = Ceph(self.dir / "ceph", with_gateway=False)
+        self.ceph = Ceph(self.dir / "ceph", size=ceph_size, with_gateway=False)
         self.url = f"http://127.0.0.1:{self.ports['api']}/v3"
         self.keystone = None
         self.cloud = None
@@ -143,7 +155,8 @@ class Cinder(Server):
     def _start_cinder(self):
         conf = self.data / "cinder.conf"
         etc = self.python.parents[1] / "etc" / "cinder"
-        conf.write_text(CONFIGURATION.format(
+        template = CONFIGURATION + (BACKUPS if self.with_backups else "")
+        conf.write_text(template.format(
             api=self.ports["api"], data=self.data, etc=etc, log=self.dir / "log", pool=POOL,
             ceph=self.ceph.client_conf, keystone=self.keystone.url,
         ))
@@ -155,7 +168,8 @@ class Cinder(Server):
                 raise self.failure(f"cinder-manage db sync: {done.stderr[-2000:]}")
         script = pathlib.Path(__file__).with_name("cinder_process.py")
         # -I keeps this directory off the module path, where a file of it would pass for Cinder's own package.
-        self.spawn("cinder", [self.python, "-I", script, "--config-file", conf],
+        more = ["--with-backups"] if self.with_backups else []
+        self.spawn("cinder", [self.python, "-I", script, *more, "--config-file", conf],
                    env={"PATH": f"{self.python.parent}:{os.environ['PATH']}:/usr/sbin:/sbin"})
         self.until(lambda: ports.open_at(self.ports["api"]), "the API answers")
         self.until(self._services_are_up, "the services are up")
@@ -165,7 +179,7 @@ class Cinder(Server):
     def _services_are_up(self):
         answer = self.call("GET", "/os-services")
         up = [row for row in answer.body.get("services", []) if row["state"] == "up"]
-        return answer.status == 200 and len(up) >= 3
+        return answer.status == 200 and len(up) >= 3 + self.with_backups
 
     def ensure_type(self, name):
         listed = self.call("GET", "/types?is_public=None").body["volume_types"]

@@ -1,7 +1,7 @@
 """The whole of a real Cinder in one process: API, scheduler and one volume service for each backend.
 
-The interpreter that has Cinder runs this, with Cinder's own options as arguments. The parts talk over a queue in memory,
-so no message broker is needed."""
+The interpreter that has Cinder runs this, with Cinder's own options as arguments; `--with-backups` before them adds its
+backup service. The parts talk over a queue in memory, so no message broker is needed."""
 
 from cinder import monkey_patch
 
@@ -24,7 +24,9 @@ from oslo_privsep import priv_context  # noqa: E402
 def main():
     conf = cfg.CONF
     objects.register_all()
-    conf(sys.argv[1:], project="cinder", version=version.version_string())
+    arguments = sys.argv[1:]
+    with_backups = arguments[:1] == ["--with-backups"]
+    conf(arguments[with_backups:], project="cinder", version=version.version_string())
     config.set_middleware_defaults()
     log.setup(conf, "cinder")
     python_logging.captureWarnings(True)
@@ -39,6 +41,10 @@ def main():
         host = f"{conf.host}@{backend}"
         services.append(service.Service.create(
             host=host, service_name=backend, binary=constants.VOLUME_BINARY, coordination=True))
+    if with_backups:
+        services.append(service.Service.create(
+            binary=constants.BACKUP_BINARY, coordination=True, service_name="backup", process_number=1,
+            semaphore=utils.semaphore_factory(15, 1)))
     for each in services:
         each.start()
     service.WSGIService("osapi_volume").start()
