@@ -256,10 +256,11 @@ impl Error {
                 matches!(error.kind, StoreErrorKind::Other | StoreErrorKind::Denied)
             }
             Error::Db(error) => !error.is_lasting(),
+            // A cluster that keeps the volume may be away for a while; a disk may not.
+            Error::Volume(error) => error.is_temporary(),
             Error::Lost { .. } | Error::Taken { .. } | Error::Panicked(_) | Error::Overdue => true,
             Error::Corrupt { .. }
             | Error::Missing { .. }
-            | Error::Volume(_)
             | Error::Key { .. }
             | Error::UnknownRoots { .. }
             | Error::UnreadableRoot { .. }

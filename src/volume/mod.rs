@@ -50,14 +50,6 @@ impl VolumeError {
         matches!(
             self.source.kind(),
             io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NotConnected
-        )
-    }
-
-    /// Whether there was no space left.
-    pub fn is_full(&self) -> bool {
-        matches!(
-            self.source.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        )
+        ) || rbd::is_shut_out(&self.source)
     }
 }

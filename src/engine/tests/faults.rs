@@ -273,6 +273,24 @@ fn a_full_storage_is_told_apart_and_a_lost_acknowledgement_is_survived() {
 }
 
 #[test]
+fn a_cluster_that_is_away_for_a_while_is_asked_again_and_a_disk_is_not() {
+    let of_kind = |kind: std::io::ErrorKind| {
+        Error::Volume(crate::volume::VolumeError {
+            object: "rbd image volumes/volume-1".to_owned(),
+            action: "read",
+            source: kind.into(),
+        })
+    };
+    use std::io::ErrorKind::{NotConnected, NotFound, Other, StorageFull, TimedOut};
+    for passing in [TimedOut, NotConnected] {
+        assert!(of_kind(passing).is_temporary(), "{passing}");
+    }
+    for lasting in [Other, StorageFull, NotFound] {
+        assert!(!of_kind(lasting).is_temporary(), "{lasting}");
+    }
+}
+
+#[test]
 fn a_thread_that_panics_is_a_defect_of_ours_and_no_damage() {
     let bed = Bed::new();
     fill(&bed);

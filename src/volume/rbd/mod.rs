@@ -16,16 +16,21 @@ use library::{Access, Cluster, Image, Pool, Snapshot};
 use reader::RbdReader;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use writer::RbdWriter;
 
 /// The end of the names of our snapshots.
 const MARK: &str = ".embervault";
 
+/// So long the failure of a connection answers for those who ask next. Otherwise each of them would wait for a cluster
+/// that is away, one after another.
+const FAILURE_KEPT: Duration = Duration::from_secs(5);
+
 /// One pool of a cluster, as the settings name it. It is connected to when the first image is opened. Cheap to clone.
 #[derive(Clone)]
 pub struct Backend {
     settings: config::Rbd,
-    pool: Arc<Mutex<Option<Arc<Pool>>>>,
+    pool: Arc<Mutex<Option<Result<Arc<Pool>, Failure>>>>,
     /// The cluster's id and the pool's number.
     place: Arc<Mutex<Option<String>>>,
 }
@@ -51,9 +56,22 @@ impl Backend {
     /// The pool; connects with the first call.
     fn pool(&self) -> io::Result<Arc<Pool>> {
         let mut kept = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = &*kept {
-            return Ok(pool.clone());
+        match &*kept {
+            Some(Ok(pool)) => return Ok(pool.clone()),
+            Some(Err(failure)) if failure.at.elapsed() < FAILURE_KEPT => {
+                return Err(failure.again());
+            }
+            Some(Err(_)) | None => {}
         }
+        let connected = self.make_connection();
+        *kept = Some(match &connected {
+            Ok(pool) => Ok(pool.clone()),
+            Err(error) => Err(Failure::now(error)),
+        });
+        connected
+    }
+
+    fn make_connection(&self) -> io::Result<Arc<Pool>> {
         let settings = &self.settings;
         let cluster = Cluster::connect(
             &settings.conf,
@@ -65,13 +83,32 @@ impl Backend {
         let pool = Arc::new(Pool::open(Arc::new(cluster), &settings.pool)?);
         *self.place.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(format!("{id}/{}", pool.id()));
-        *kept = Some(pool.clone());
         Ok(pool)
     }
 
     fn open(&self, image: &str, access: Access<'_>) -> Result<Image, VolumeError> {
-        let open = || Image::open(self.pool()?, image, access);
-        open().map_err(|source| self.failed(image, "open", source))
+        let opened = self.image(image, access);
+        opened.map_err(|source| self.failed(image, "open", source))
+    }
+
+    /// Opens an image. A cluster that has shut this client out is connected to anew: for it that is another client.
+    fn image(&self, image: &str, access: Access<'_>) -> io::Result<Image> {
+        let pool = self.pool()?;
+        match Image::open(pool.clone(), image, access) {
+            Err(error) if is_shut_out(&error) => {
+                self.forget(&pool);
+                Image::open(self.pool()?, image, access)
+            }
+            opened => opened,
+        }
+    }
+
+    /// Lets go of a connection, unless another caller has made a new one.
+    fn forget(&self, pool: &Arc<Pool>) {
+        let mut kept = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(&*kept, Some(Ok(kept)) if Arc::ptr_eq(kept, pool)) {
+            *kept = None;
+        }
     }
 
     /// Connects, if that was not done before. The place of the pool.
@@ -111,7 +148,7 @@ impl Backend {
         since: Option<&str>,
     ) -> Result<Source, VolumeError> {
         let open = || -> io::Result<Source> {
-            let writable = Image::open(self.pool()?, image, Access::Write)?;
+            let writable = self.image(image, Access::Write)?;
             let ours = match kept(&writable)?.into_iter().find(|kept| kept.job == *job) {
                 Some(ours) => ours,
                 None => {
@@ -133,7 +170,7 @@ impl Backend {
         since: Option<&str>,
     ) -> Result<Source, VolumeError> {
         let open = || -> io::Result<Source> {
-            let look = Image::open(self.pool()?, image, Access::Look)?;
+            let look = self.image(image, Access::Look)?;
             let mut listed = look.snapshots()?.into_iter();
             let wanted = listed.rfind(|listed| listed.name == snapshot);
             let wanted = wanted.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
@@ -158,7 +195,7 @@ impl Backend {
         since: Option<&str>,
     ) -> io::Result<Source> {
         let access = Access::Snapshot(&snapshot.name);
-        let open = || Image::open(self.pool()?, image, access);
+        let open = || self.image(image, access);
         let place = format!("rbd/{}/{}", self.place(), writable.id()?);
         let before = since.and_then(|since| {
             let id = since
@@ -199,7 +236,7 @@ impl Backend {
         mut stays: impl FnMut(&JobId) -> bool,
     ) -> Result<(), VolumeError> {
         let mut sort_out = || -> io::Result<()> {
-            let writable = Image::open(self.pool()?, image, Access::Write)?;
+            let writable = self.image(image, Access::Write)?;
             for kept in kept(&writable)? {
                 if !stays(&kept.job) {
                     writable.remove_snapshot(&kept.snapshot.name)?;
@@ -220,6 +257,33 @@ impl Backend {
         let target = self.open(image, Access::Write)?;
         let name = format!("rbd image {}/{image}", self.settings.pool);
         RbdWriter::new(target, name).map_err(|source| self.failed(image, "open", source))
+    }
+}
+
+/// Whether the cluster refuses this client: it held the lock of an image while it was halted, and another one broke
+/// that lock.
+pub(in crate::volume) fn is_shut_out(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ESHUTDOWN)
+}
+
+/// Why a connection could not be made, and when.
+struct Failure {
+    at: Instant,
+    kind: io::ErrorKind,
+    text: String,
+}
+
+impl Failure {
+    fn now(error: &io::Error) -> Self {
+        Self {
+            at: Instant::now(),
+            kind: error.kind(),
+            text: error.to_string(),
+        }
+    }
+
+    fn again(&self) -> io::Error {
+        io::Error::new(self.kind, self.text.clone())
     }
 }
 
@@ -253,6 +317,18 @@ fn job_of(name: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_that_was_shut_out_may_come_back_as_another() {
+        let shut_out = io::Error::from_raw_os_error(libc::ESHUTDOWN);
+        let error = VolumeError {
+            object: "rbd image volumes/volume-1".to_owned(),
+            action: "write",
+            source: shut_out,
+        };
+        assert!(error.is_temporary());
+        assert!(!is_shut_out(&io::ErrorKind::TimedOut.into()));
+    }
 
     #[test]
     fn the_name_of_a_kept_snapshot_is_one_that_cinder_removes() {
