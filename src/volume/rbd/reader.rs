@@ -24,6 +24,8 @@ impl std::fmt::Debug for RbdReader {
     }
 }
 
+/// Of what lies behind a volume's size, so much is looked at at a time.
+const PIECE_BYTES: usize = 4 << 20;
 /// As many threads read at once as there are windows.
 const WINDOWS: usize = 8;
 
@@ -98,15 +100,23 @@ impl RbdReader {
         Ok(found)
     }
 
-    /// The same image, cut to this length; an error if there is data behind it.
+    /// The same image, cut to this length; an error if there is anything but zeros after it.
     pub(in crate::volume) fn limited(mut self, length: u64) -> Result<Self, VolumeError> {
-        if length < self.length {
-            if self.next_data(length..self.length)?.is_some() {
-                let why = format!("it holds more than its size of {length} bytes");
+        let mut at = length;
+        let mut piece = vec![0; PIECE_BYTES];
+        while let Some(data) = self.next_data(at..self.length)? {
+            let end = data.end.min(data.start + PIECE_BYTES as u64);
+            let bytes = &mut piece[..usize::try_from(end - data.start).unwrap_or(PIECE_BYTES)];
+            self.read_at(bytes, data.start)?;
+            if bytes.iter().any(|byte| *byte != 0) {
+                let why = format!(
+                    "it holds more than its {length} bytes: it was extended after the backup was asked for; make another backup"
+                );
                 return Err(failed("open", io::Error::other(why)));
             }
-            self.length = length;
+            at = end;
         }
+        self.length = self.length.min(length);
         Ok(self)
     }
 }
