@@ -446,9 +446,20 @@ async fn schedule(tasks: Arc<Tasks>, settings: Maintenance, stop: CancellationTo
     }
 }
 
-/// Settles orphans that have had no job for the length of a lease.
+/// Longest pause between two tries to settle an orphan.
+const ORPHAN_PAUSE_MAX: Duration = Duration::from_secs(30 * 60);
+
+/// Since when an orphan is to be settled, and how long it waits for the next try after one that failed.
+#[derive(Clone, Copy)]
+struct Due {
+    at: Instant,
+    pause: Duration,
+}
+
+/// Settles orphans that have had no job for the length of a lease. One that cannot be settled waits longer and longer,
+/// so that it does not hold up the others.
 async fn look_after_orphans(tasks: Arc<Tasks>, lease: Duration, stop: CancellationToken) {
-    let mut seen: HashMap<Orphan, Instant> = HashMap::new();
+    let mut seen: HashMap<Orphan, Due> = HashMap::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -459,23 +470,31 @@ async fn look_after_orphans(tasks: Arc<Tasks>, lease: Duration, stop: Cancellati
             // The database does not answer; other parts log that.
             continue;
         };
-        let now = Instant::now();
+        let first = Due {
+            at: Instant::now() + lease,
+            pause: lease,
+        };
         seen = found
             .into_iter()
             .map(|orphan| {
-                let since = seen.get(&orphan).copied().unwrap_or(now);
-                (orphan, since)
+                let due = seen.get(&orphan).copied().unwrap_or(first);
+                (orphan, due)
             })
             .collect();
-        for (orphan, since) in &seen {
-            if now.duration_since(*since) < lease {
+        for (orphan, due) in &mut seen {
+            if stop.is_cancelled() {
+                return;
+            }
+            if Instant::now() < due.at {
                 continue;
             }
             let (settler, orphan) = (tasks.clone(), orphan.clone());
             let settle = move || settler.settle_orphan(&orphan);
             if let Ok(Err(error)) = tokio::task::spawn_blocking(settle).await {
-                tracing::warn!(error = %chain(&error), "an orphan could not be settled");
+                tracing::warn!(error = %chain(&error), pause = ?due.pause, "an orphan could not be settled");
             }
+            due.at = Instant::now() + due.pause;
+            due.pause = (due.pause * 2).min(ORPHAN_PAUSE_MAX);
         }
     }
 }
