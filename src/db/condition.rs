@@ -68,10 +68,13 @@ fn mark(connection: &mut DbConnection, pack: &Pack, damage: &str) -> DbResult<bo
         .filter(packs::damage.is_null().or(is_replaced))
         .set(packs::damage.eq(damage))
         .execute(connection)?;
-    let same = row
+    // A write, so that the row is locked: two that mark a pack at once must not both put the same chunks aside.
+    let same = diesel::update(row)
         .filter(packs::rewrite.eq(pack.rewrite))
-        .filter(packs::state.ne_all(REMOVED));
-    let is_same: bool = diesel::select(diesel::dsl::exists(same)).get_result(connection)?;
+        .filter(packs::state.ne_all(REMOVED))
+        .set(packs::rewrite.eq(pack.rewrite))
+        .execute(connection)?;
+    let is_same = same == 1;
     if is_same {
         put_aside(connection, pack)?;
     }
