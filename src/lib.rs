@@ -28,8 +28,8 @@
 //! The product is a backup service. Where no cloud surrounds it, a stand-in plays Cinder and Keystone. On each floor
 //! that has a part of the stand-in, that part lies in a folder `standalone`; that of [`identity`] is called
 //! `embedded`. Outside of these folders, only the code that chooses between the stand-in and a real cloud may name it.
-//! `identity.mode` makes that choice for users and projects, in `app/mod.rs`. For volumes the place of the choice is
-//! `Catalog::open`, but there is only the stand-in yet. A few files name the stand-in without choosing; `tests/layers.rs`
+//! `identity.mode` makes that choice for users and projects, in `app/mod.rs`, and `volumes.mode` for volumes, in
+//! `Catalog::open`. A few files name the stand-in without choosing; `tests/layers.rs`
 //! lists them, and none may be added.
 //!
 //! Backups ask for volumes at one port, [`volume::catalog`]. Its header says which calls may share a transaction

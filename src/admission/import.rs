@@ -33,13 +33,20 @@ impl Admission {
             record: Box::new(record),
             of_any_project,
         };
+        let exists = || Error::invalid("backup", "Backup already exists in database.");
         self.admit(asker, args, |c, _| {
             if db::backups::find(c, &backup.id)?.is_some() {
-                let message = "Backup already exists in database.";
-                return Err(Error::invalid("backup", message));
+                return Err(exists());
             }
             self.check_quota(c, asker.project_id, size_gib)?;
-            Ok(db::backups::insert(c, &backup)?)
+            // An import of the same record in another project, or a rebuild, may have come in between.
+            db::backups::insert(c, &backup).map_err(|error| {
+                if db::is_duplicate(&error) {
+                    exists()
+                } else {
+                    error.into()
+                }
+            })
         })?;
         Ok(backup)
     }

@@ -200,8 +200,7 @@ impl Tasks {
             } else {
                 BackupEvent::DeclaredFailed
             };
-            db::backups::transition(c, id, event, now)?;
-            if !is_there {
+            if db::backups::transition(c, id, event, now)? && !is_there {
                 let reason = "It cannot be reset to available: its data is not in the storage.";
                 db::backups::set_fail_reason(c, id, reason)?;
             }

@@ -256,9 +256,9 @@ impl Standalone {
         succeeded: bool,
     ) -> Result<(), CatalogError> {
         let now = self.clock.now();
-        let removed = file::remove(&self.temporary_path(&lease.job_id)).map_err(CatalogError::from);
-        let sorted_out =
-            removed.and(self.sort_out_clones(lease, volume, snapshot.is_some(), succeeded));
+        let sorted_out = self
+            .remove_copy(lease)
+            .and_then(|()| self.sort_out_clones(lease, volume, snapshot.is_some(), succeeded));
         // Files that stay take room; a volume that stays held is lost to its owner.
         if let Err(CatalogError::Volume(error)) = &sorted_out {
             tracing::warn!(volume.id = %volume, error = %chain(error), "a copy that was made for a backup was not removed");
@@ -287,6 +287,15 @@ impl Standalone {
             volumes::release(c, volume, lease, back, previous, now)?;
             Ok(())
         })?;
+        Ok(())
+    }
+
+    /// Removes the copy that a backup has read, unless a later run of its job reads it.
+    fn remove_copy(&self, lease: &Lease) -> Result<(), CatalogError> {
+        let job = self.db.read(|c| db::jobs::find(c, &lease.job_id))?;
+        if job.is_none_or(|job| job.attempt == lease.attempt) {
+            file::remove(&self.temporary_path(&lease.job_id))?;
+        }
         Ok(())
     }
 
