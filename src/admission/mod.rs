@@ -122,8 +122,11 @@ impl From<CatalogError> for Error {
             | CatalogError::Stopped
             | CatalogError::Overdue
             | CatalogError::NotOurs
-            | CatalogError::NoCinder
-            | CatalogError::NotMadeYet => Error::internal(error),
+            | CatalogError::NoCinder => Error::internal(error),
+            CatalogError::NotMadeYet => Error::Unavailable {
+                message: "The block storage service has not made the volume yet.".to_owned(),
+                source: Some(Box::new(error)),
+            },
             CatalogError::Cinder(error) => of_cinder(error),
             CatalogError::Refused(error) => error,
         }

@@ -28,9 +28,6 @@ pub struct Cinder {
     /// Longest time of one request.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,
-    /// How long a new volume may take until Cinder has made it.
-    #[serde(with = "humantime_serde")]
-    pub creation_timeout: Duration,
     /// The pools of Ceph clusters, by the names of Cinder's backends: what stands between `@` and `#` in
     /// `os-vol-host-attr:host`.
     pub rbd: BTreeMap<String, Rbd>,
@@ -42,7 +39,6 @@ impl Default for Cinder {
             url: String::new(),
             cacert: None,
             timeout: Duration::from_secs(30),
-            creation_timeout: Duration::from_secs(600),
             rbd: BTreeMap::new(),
         }
     }

@@ -189,12 +189,32 @@ pub fn begin_making(c: &mut DbConnection, marker: &str, now: Timestamp) -> DbRes
     Ok(())
 }
 
-/// Notes the volume that was made under a marker.
-pub fn note_made(c: &mut DbConnection, marker: &str, volume: &VolumeId) -> DbResult<()> {
-    diesel::update(volumes_in_making::table.find(marker))
+/// Notes the volume that was made under a marker. `false`: it is to be removed.
+pub fn note_made(c: &mut DbConnection, marker: &str, volume: &VolumeId) -> DbResult<bool> {
+    let wanted = volumes_in_making::table
+        .find(marker)
+        .filter(volumes_in_making::unwanted.eq(false));
+    let noted = diesel::update(wanted)
         .set(volumes_in_making::volume.eq(volume))
         .execute(c)?;
-    Ok(())
+    Ok(noted == 1)
+}
+
+/// Notes that the volume of a marker is to be removed. From then on no restore can take it. `false`: a restore has it.
+pub fn begin_removal(c: &mut DbConnection, marker: &str) -> DbResult<bool> {
+    let noted = diesel::update(volumes_in_making::table.find(marker))
+        .set(volumes_in_making::unwanted.eq(true))
+        .execute(c)?;
+    Ok(noted == 1)
+}
+
+/// The marker of a volume in making. `None`: a restore has it, or it was never in making.
+pub fn marker_of(c: &mut DbConnection, volume: &VolumeId) -> DbResult<Option<String>> {
+    Ok(volumes_in_making::table
+        .filter(volumes_in_making::volume.eq(volume))
+        .select(volumes_in_making::marker)
+        .first(c)
+        .optional()?)
 }
 
 /// Forgets a marker whose volume is not there.
@@ -203,11 +223,12 @@ pub fn end_making(c: &mut DbConnection, marker: &str) -> DbResult<()> {
     Ok(())
 }
 
-/// Forgets a volume in making, as a restore has it now, or it is gone.
-pub fn forget_made(c: &mut DbConnection, volume: &VolumeId) -> DbResult<()> {
-    let made = volumes_in_making::table.filter(volumes_in_making::volume.eq(volume));
-    diesel::delete(made).execute(c)?;
-    Ok(())
+/// Forgets a volume in making, as a restore takes it. `false`: it is to be removed, so the restore must not have it.
+pub fn take_made(c: &mut DbConnection, volume: &VolumeId) -> DbResult<bool> {
+    let made = volumes_in_making::table
+        .filter(volumes_in_making::volume.eq(volume))
+        .filter(volumes_in_making::unwanted.eq(false));
+    Ok(diesel::delete(made).execute(c)? == 1)
 }
 
 /// The markers whose request must have ended, and has forgotten none of them.

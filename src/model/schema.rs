@@ -153,7 +153,7 @@ diesel::table! {
     }
 }
 diesel::table! {
-    volumes_in_making (marker) { marker -> Text, volume -> Nullable<Text>, begun_at -> BigInt, }
+    volumes_in_making (marker) { marker -> Text, volume -> Nullable<Text>, begun_at -> BigInt, unwanted -> Bool, }
 }
 diesel::allow_tables_to_appear_in_same_query!(
     backups,

@@ -28,8 +28,6 @@ pub struct CinderVolume {
     pub bootable: String,
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
-    #[serde(default)]
-    pub attachments: Vec<serde::de::IgnoredAny>,
 }
 
 impl CinderVolume {

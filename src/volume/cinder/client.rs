@@ -170,6 +170,21 @@ impl Client {
         }
     }
 
+    /// The states of a volume's attachments, whosever they are: those that are only begun too, which the volume itself
+    /// does not show.
+    pub fn attachments(&self, volume: &str) -> Result<Vec<String>, CinderError> {
+        let path = format!("/attachments?all_tenants=1&volume_id={}", segment(volume));
+        let answer = self.send(As::Service, Method::GET, &path, None)?;
+        let listed = answer["attachments"].as_array();
+        let listed = listed.ok_or(CinderError::Unreadable(format!("GET {path}")))?;
+        let state = |attachment: &Value| attachment["status"].as_str().map(str::to_owned);
+        // A Cinder that passes over the filter lists those of other volumes too.
+        let ours = listed
+            .iter()
+            .filter(|attachment| attachment["volume_id"].as_str() == Some(volume));
+        Ok(ours.filter_map(state).collect())
+    }
+
     /// The ids of the volumes, of all projects, with an entry in their metadata.
     pub fn volumes_with(&self, key: &str, value: &str) -> Result<Vec<String>, CinderError> {
         let wanted = json!({ key: value }).to_string().replace('"', "'");
@@ -188,7 +203,8 @@ impl Client {
 
     fn find<T: DeserializeOwned>(&self, key: &str, path: &str) -> Result<Option<T>, CinderError> {
         match self.send(As::Service, Method::GET, path, None) {
-            Err(CinderError::Refused { status: 404, .. }) => Ok(None),
+            // Who is no administrator is told of others' volumes that they are not there.
+            Err(CinderError::Refused { status: 404, .. }) => self.backends().map(|_| None),
             other => {
                 let found = serde_json::from_value(other?[key].take());
                 let found = found.map_err(|_| CinderError::Unreadable(format!("GET {path}")));

@@ -501,7 +501,9 @@ fn of_jobs() -> Vec<Call> {
         volume_holds::begin_making("a new one", NOW);
         volume_holds::note_made(&id(THEIRS), &volume(THEIRS));
         volume_holds::end_making(&id(OTHER));
-        volume_holds::forget_made(&volume(THEIRS));
+        volume_holds::begin_removal(&id(OTHER));
+        volume_holds::marker_of(&volume(THEIRS));
+        volume_holds::take_made(&volume(THEIRS));
         volume_holds::making(NOW);
         orphans::sessions();
         orphans::backups();

@@ -30,7 +30,9 @@ use tokio::runtime::Handle;
 
 /// Metadata of a volume whose restore was not accepted yet. It tells a volume that no restore waits for.
 const MARKER_KEY: &str = "embervault_restore";
-/// How long a job waits for a volume that Cinder makes. Then it is tried again.
+/// What Cinder adds to the metadata of a volume that it shows: states of the volume, and nothing that its owner set.
+const STATES: [&str; 2] = ["readonly", "attached_mode"];
+/// How long a request or a run of a job waits for a volume that Cinder makes. A job is then tried again.
 const CREATION_PATIENCE: Duration = Duration::from_secs(20);
 const CREATION_PAUSE: Duration = Duration::from_millis(500);
 
@@ -121,7 +123,7 @@ impl Cinder {
             name: found.name,
             description: found.description,
             bootable: found.bootable == "true",
-            metadata: found.metadata,
+            metadata: of_owner(found.metadata),
         })
     }
 
@@ -262,17 +264,24 @@ impl Cinder {
                 ) {
                     self.db.write(|c| volume_holds::end_making(c, &marker))?;
                 }
-                return Err(error.into());
+                return Err(of_tenant(error));
             }
         };
-        self.db
+        let is_wanted = self
+            .db
             .write(|c| volume_holds::note_made(c, &marker, &made))?;
-        if let Err(error) = self.set_aside(&made) {
-            // What cannot be removed now is found by its marker.
-            self.unmake_target(&made).ok();
-            return Err(error);
+        if !is_wanted {
+            return Err(CatalogError::NoVolume);
         }
-        Ok(made)
+        match self.set_aside(&made) {
+            // It cannot be used before it is made. The job waits on, and sets it aside.
+            Ok(()) | Err(CatalogError::NotMadeYet) => Ok(made),
+            Err(error) => {
+                // What cannot be removed now is found by its marker.
+                self.unmake_target(&made).ok();
+                Err(error)
+            }
+        }
     }
 
     /// Puts a new volume into the state of a target, so that no user takes it for whole before it is filled.
@@ -292,13 +301,27 @@ impl Cinder {
 
     /// Removes a volume that was made for a restore which was then refused.
     pub(super) fn unmake_target(&self, volume: &VolumeId) -> Result<(), CatalogError> {
-        self.remove_volume(volume.as_str())?;
-        self.db.write(|c| volume_holds::forget_made(c, volume))?;
-        Ok(())
+        match self.db.read(|c| volume_holds::marker_of(c, volume))? {
+            Some(marker) => self.remove_made(&marker),
+            // The restore was accepted, though its answer was lost.
+            None => Ok(()),
+        }
     }
 
-    /// Removes a volume that no restore has written. Cinder deletes none that is being restored.
-    fn remove_volume(&self, id: &str) -> Result<(), CatalogError> {
+    /// Removes a volume that was made under a marker, and that no restore has written. One that Cinder has not made yet
+    /// stays for now: its backend would go on with it.
+    fn remove_volume(&self, id: &str, marker: &str) -> Result<(), CatalogError> {
+        let Some(found) = self.client.volume(id)? else {
+            return Ok(());
+        };
+        // A Cinder that passes over the filter of the list has named other volumes too.
+        if found.metadata.get(MARKER_KEY).map(String::as_str) != Some(marker) {
+            return Ok(());
+        }
+        if found.status == VolumeStatus::Creating.as_str() {
+            return Err(CatalogError::NotMadeYet);
+        }
+        // Cinder deletes none that is being restored.
         match self.client.reset_status(id, VolumeStatus::Error.as_str()) {
             Err(CinderError::Refused { status: 404, .. }) => Ok(()),
             reset => Ok(reset.and_then(|()| self.client.delete_volume(id))?),
@@ -314,7 +337,9 @@ impl Cinder {
         let volume = &target.volume_id;
         let is_new = target.create.is_some();
         let holding = volume_holds::hold(c, lease, volume, None, Some(is_new))?;
-        volume_holds::forget_made(c, volume)?;
+        if is_new && holding == Holding::New && !volume_holds::take_made(c, volume)? {
+            return Err(CatalogError::NoVolume);
+        }
         match holding {
             Holding::New => Ok(Hold::Held { could_change: true }),
             Holding::TakenOver => Ok(Hold::Held {
@@ -344,30 +369,40 @@ impl Cinder {
         let volume = &target.volume_id;
         let found = self.when_made(volume)?;
         let status = VolumeStatus::parse(&found.status).unwrap_or(VolumeStatus::Error);
+        self.place(&found)?;
         match status {
-            VolumeStatus::Available => {}
-            // An earlier run has changed it.
-            VolumeStatus::RestoringBackup if self.has_changed_status(lease)? => return Ok(()),
+            VolumeStatus::Available => {
+                let is_noted = self
+                    .db
+                    .write(|c| volume_holds::note_status(c, lease, status))?;
+                if !is_noted {
+                    return Err(CatalogError::VolumeState(status));
+                }
+                let restoring = VolumeStatus::RestoringBackup.as_str();
+                self.client.reset_status(volume.as_str(), restoring)?;
+            }
+            // An earlier run has changed it, and may not have looked any further.
+            VolumeStatus::RestoringBackup if self.has_changed_status(lease)? => {}
             status => return Err(CatalogError::VolumeState(status)),
         }
-        self.place(&found)?;
-        if !self
-            .db
-            .write(|c| volume_holds::note_status(c, lease, status))?
-        {
-            return Err(CatalogError::VolumeState(status));
+        self.check_unattached(lease, volume)
+    }
+
+    /// An error if a machine has the volume, or is about to get it. Cinder changes the state whatever it is, so an
+    /// attachment may have come just before; one that was begun goes on, and does not look at the state again.
+    fn check_unattached(&self, lease: &Lease, volume: &VolumeId) -> Result<(), CatalogError> {
+        let attachments = self.client.attachments(volume.as_str())?;
+        if attachments.is_empty() {
+            return Ok(());
         }
-        self.client
-            .reset_status(volume.as_str(), VolumeStatus::RestoringBackup.as_str())?;
-        // Cinder changes the state whatever it is: an attachment may have come just before.
-        if self.existing(volume)?.attachments.is_empty() {
-            Ok(())
+        let status = if attachments.iter().any(|state| state == "attached") {
+            VolumeStatus::InUse
         } else {
-            let in_use = VolumeStatus::InUse;
-            self.client.reset_status(volume.as_str(), in_use.as_str())?;
-            self.db.write(|c| volume_holds::forget_status(c, lease))?;
-            Err(CatalogError::VolumeState(in_use))
-        }
+            VolumeStatus::Reserved
+        };
+        self.client.reset_status(volume.as_str(), status.as_str())?;
+        self.db.write(|c| volume_holds::forget_status(c, lease))?;
+        Err(CatalogError::VolumeState(status))
     }
 
     fn has_changed_status(&self, lease: &Lease) -> Result<bool, DbError> {
@@ -431,8 +466,9 @@ impl Cinder {
             Err(()) if is_changed || hold.is_new == Some(true) => VolumeStatus::ErrorRestoring,
             Err(()) => return Ok(()),
         };
-        // After that the volume is its owner's again, so this comes last.
-        if found.status != status.as_str() {
+        // After that the volume is its owner's again, so this comes last. One that a machine has stays as it is:
+        // otherwise the machine could not let go of it.
+        if found.status != status.as_str() && !is_at_a_machine(found) {
             self.client.reset_status(&found.id, status.as_str())?;
         }
         Ok(())
@@ -498,8 +534,11 @@ impl Cinder {
 
     /// Removes the volume that was made under a marker, if it was, as its restore was never accepted.
     fn remove_made(&self, marker: &str) -> Result<(), CatalogError> {
+        if !self.db.write(|c| volume_holds::begin_removal(c, marker))? {
+            return Ok(());
+        }
         for id in self.client.volumes_with(MARKER_KEY, marker)? {
-            self.remove_volume(&id)?;
+            self.remove_volume(&id, marker)?;
         }
         self.db.write(|c| volume_holds::end_making(c, marker))?;
         Ok(())
@@ -513,6 +552,34 @@ impl Cinder {
         };
         open().ok()
     }
+}
+
+/// The metadata that the volume's owner has set.
+fn of_owner(mut metadata: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    metadata.retain(|key, _| !STATES.contains(&key.as_str()));
+    metadata
+}
+
+/// Whether a machine has the volume, or is about to get it or to let go of it.
+fn is_at_a_machine(found: &CinderVolume) -> bool {
+    use VolumeStatus::{Attaching, Detaching, InUse, Reserved};
+    let status = VolumeStatus::parse(&found.status);
+    status.is_some_and(|status| [InUse, Reserved, Attaching, Detaching].contains(&status))
+}
+
+/// Where Cinder refuses the user who restores, the user gets the same answer.
+fn of_tenant(error: CinderError) -> CatalogError {
+    let refused = match &error {
+        CinderError::Refused { status: 401, .. } => Error::Unauthenticated,
+        CinderError::Refused { status: 403, .. } => Error::Forbidden("volume:create"),
+        CinderError::Refused {
+            status: 404,
+            message,
+            ..
+        } => Error::NotFound(message.clone()),
+        _ => return error.into(),
+    };
+    CatalogError::Refused(refused)
 }
 
 fn source_snapshot(found: &CinderSnapshot) -> Result<SourceSnapshot, CinderError> {

@@ -1,0 +1,1 @@
+ALTER TABLE volumes_in_making DROP COLUMN unwanted;
