@@ -1,5 +1,6 @@
 """Volumes of a real Cinder in a real Ceph: backed up, restored, and left as they were."""
 
+import json
 import re
 
 import pytest
@@ -168,3 +169,72 @@ def test_a_quota_of_cinders_stands_against_a_restore(bed, cinder):
         "POST", f"/v3/{tenant.project}/backups/{backup['id']}/restore", {"restore": {}})
     assert status == 413, answer
     assert tenant.show("backups", backup["id"])["status"] == "available"
+
+
+def test_a_volume_that_a_machine_is_about_to_get_is_not_written(bed, cinder):
+    tenant = Tenant(bed, bed.processes[-1])
+    volume = tenant.create_volume()
+    bed.write(volume, 0, noise(11, MIB))
+    backup = back_up(tenant, volume)
+    bed.write(volume, 0, noise(12, MIB))
+    expected = bed.digest(volume)
+    # An attachment that was begun before the volume was taken for the restore; the volume does not show it.
+    attachment = {"attachment": {"volume_uuid": volume, "instance_uuid": "00000000-0000-4000-8000-000000000001"}}
+    made = cinder.call("POST", "/attachments", attachment, user="member")
+    assert made.status == 200, made
+    reset = cinder.call("POST", f"/volumes/{volume}/action", {"os-reset_status": {"status": "available"}})
+    assert reset.status == 202, reset
+    tenant.restore(backup["id"], volume)
+    tenant.wait("backups", backup["id"], "available")
+    assert tenant.show("volumes", volume)["status"] == "reserved"
+    assert bed.digest(volume) == expected
+
+
+def test_a_volume_whose_restore_was_not_accepted_goes_and_no_other(bed):
+    tenant = Tenant(bed, bed.processes[-1])
+    left, other = (tenant.create_volume(metadata={"embervault_restore": marker}) for marker in ("left", "other"))
+    bed.query("INSERT INTO volumes_in_making (marker, begun_at) VALUES ('left', 0)")
+    tenant.wait_gone("volumes", left)
+    until("the marker is gone", lambda: not bed.query("SELECT 1 FROM volumes_in_making"))
+    assert tenant.show("volumes", other)["status"] == "available"
+
+
+def test_what_cinder_adds_to_the_metadata_is_not_restored(bed, cinder):
+    tenant = Tenant(bed, bed.processes[-1])
+    volume = tenant.create_volume(metadata={"purpose": "test"})
+    flag = {"os-update_readonly_flag": {"readonly": True}}
+    assert cinder.call("POST", f"/volumes/{volume}/action", flag, user="member").status == 202
+    assert tenant.show("volumes", volume)["metadata"]["readonly"] == "True"
+    restored = tenant.restore(back_up(tenant, volume)["id"])
+    row = tenant.wait("volumes", restored, "available")
+    assert sorted(row["metadata"]) == ["purpose", "src_backup_id"]
+
+
+def test_zeros_behind_the_size_of_an_image_are_no_part_of_the_volume(bed, cinder):
+    tenant = Tenant(bed, bed.processes[-1])
+    volume = tenant.create_volume()
+    cinder.ceph.call("rbd", "resize", f"volumes/volume-{volume}", "--size", "1100M", "--no-progress")
+    bed.write(volume, GIB, bytes(MIB))
+    assert back_up(tenant, volume)["size"] == 1
+    bed.write(volume, GIB + MIB, b"data")
+    backup = tenant.back_up(volume)
+    row = until("it fails", lambda: (row := tenant.show("backups", backup))["status"] == "error" and row)
+    assert "it was extended after the backup was asked for" in row["fail_reason"]
+
+
+def test_a_client_that_ceph_has_shut_out_comes_back(bed, cinder):
+    tenant = Tenant(bed, bed.processes[-1])
+    volume = tenant.create_volume()
+    bed.write(volume, 0, noise(13, 100 * MIB))
+    expected = bed.digest(volume)
+    backup = back_up(tenant, volume)
+    restored = tenant.restore(backup["id"])
+    # While it writes, the service is the image's only client.
+    status = lambda: cinder.ceph.call("rbd", "status", f"volumes/volume-{restored}", "--format", "json")
+    watchers = until("the service has opened it", lambda: json.loads(status())["watchers"])
+    for watcher in watchers:
+        cinder.ceph.call("ceph", "osd", "blacklist", "add", watcher["address"])
+    tenant.wait("volumes", restored, "available")
+    tenant.wait("backups", backup["id"], "available")
+    assert bed.digest(restored) == expected
+    back_up(tenant, volume)
