@@ -3,7 +3,8 @@
 //! On PostgreSQL it is a lock of a session: it ends with the connection, so a process that dies leaves nothing behind.
 //! On SQLite it is a lock on an empty file beside the database.
 
-use crate::db::{Db, DbConnection, DbError, Manager};
+use crate::db::connection::Manager;
+use crate::db::{Db, DbConnection, DbError};
 use diesel::prelude::*;
 use diesel::r2d2::PooledConnection;
 use diesel::sql_types::{Bool, Text};
