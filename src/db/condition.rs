@@ -8,10 +8,10 @@ use crate::model::schema::{backups, chunks, lost_chunks, packs, vaults};
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
 
-/// How the damage of a pack ends whose object is not in the storage.
+/// The end of the damage text of a pack whose object is not in the storage.
 pub const IS_MISSING: &str = " is missing";
 
-/// The damage of a pack of which not all frames could be repaired.
+/// The damage text of a pack of which some frames could not be repaired.
 pub const FRAMES_LOST: &str = "some of its frames are lost";
 
 /// States of packs that a collection removes or has removed.
@@ -35,8 +35,8 @@ pub fn packs(
     Ok(found)
 }
 
-/// Notes what a verification found of a pack, unless the pack has another object by now, or is damaged because a
-/// collection is removing it (`false`). Chunks of a damaged pack leave the index, so that new backups store them again.
+/// Records the result of a verification of a pack. `false`: nothing was recorded, as the pack has another object by
+/// now, or a collection is removing it. Chunks of a damaged pack leave the index, so that new backups store them again.
 /// They are kept in `lost_chunks`, for the repair, and until the pack is found sound. `read_at`: all of it was read.
 pub fn set(
     connection: &mut DbConnection,
@@ -52,7 +52,8 @@ pub fn set(
 
 fn mark(connection: &mut DbConnection, pack: &Pack, damage: &str) -> DbResult<bool> {
     let row = packs::table.find((pack.vault, pack.number));
-    // What was found by reading stays noted while the storage is away: a quick look would take it back afterwards.
+    // Damage that was found by reading stays recorded when the object is then missing. Otherwise the next check without
+    // reading would find the object there again and clear the mark.
     let replaced = if damage.ends_with(IS_MISSING) {
         format!("%{IS_MISSING}")
     } else {
@@ -78,8 +79,8 @@ fn mark(connection: &mut DbConnection, pack: &Pack, damage: &str) -> DbResult<bo
     Ok(is_same)
 }
 
-/// The object is there, and sound as far as it was looked at. A look at its trailer proves only that it is not missing
-/// any more. Frames that it lacks stay lost: a pack keeps the mark FRAMES_LOST.
+/// Records that the object is there, and sound as far as it was read. Its trailer alone proves only that it is not
+/// missing any more. Frames that it lacks stay lost: a pack keeps the mark FRAMES_LOST.
 fn clear(connection: &mut DbConnection, pack: &Pack, read_at: Option<Timestamp>) -> DbResult<bool> {
     let row = packs::table.find((pack.vault, pack.number));
     let disproved = match read_at {
@@ -175,7 +176,7 @@ pub fn lost(connection: &mut DbConnection, pack: &Pack) -> DbResult<Vec<IndexedC
         .load(connection)?)
 }
 
-/// Forgets what was kept aside of a pack that is sound again.
+/// Removes the chunks of a pack from `lost_chunks`, as it is sound again.
 pub fn found(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
     diesel::delete(lost_chunks::table)
         .filter(
@@ -187,7 +188,7 @@ pub fn found(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
     Ok(())
 }
 
-/// Notes that a pack was written again with all that backups need. The row must lead to the new object already.
+/// Records that a pack was written again with all that backups need. The row must lead to the new object already.
 pub fn mended(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
     diesel::update(packs::table.find((pack.vault, pack.number)))
         .set(packs::damage.eq(None::<String>))
@@ -195,7 +196,7 @@ pub fn mended(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
     found(connection, pack)
 }
 
-/// Whether something wrong with a pack is known.
+/// Whether a pack is marked damaged.
 pub fn is_damaged(connection: &mut DbConnection, pack: &Pack) -> DbResult<bool> {
     let damaged = packs::table
         .find((pack.vault, pack.number))
@@ -203,7 +204,7 @@ pub fn is_damaged(connection: &mut DbConnection, pack: &Pack) -> DbResult<bool> 
     Ok(diesel::select(diesel::dsl::exists(damaged)).get_result(connection)?)
 }
 
-/// Packs that are known to be damaged.
+/// Packs that are marked damaged.
 pub fn damaged(connection: &mut DbConnection, vault: i64) -> DbResult<Vec<Pack>> {
     Ok(packs::table
         .filter(packs::vault.eq(vault).and(packs::damage.is_not_null()))

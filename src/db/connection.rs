@@ -30,8 +30,8 @@ const POSTGRES_ENGLISH: &str = "DO $$ BEGIN PERFORM set_config('lc_messages', 'C
 /// Longest wait for a connection out of a pool. Together with the wait for a lock it is shorter than a lease.
 const POOL_WAIT: Duration = Duration::from_secs(5);
 
-/// What a URL says of connections that go dead without a word, unless it says something else: the server
-/// or the network may be gone.
+/// Parameters that are added to a URL which lacks them. They end connections whose server or network has failed without
+/// closing them.
 const POSTGRES_DEAD_AFTER: [(&str, &str); 5] = [
     ("connect_timeout", "10"),
     ("keepalives_idle", "15"),
@@ -92,7 +92,7 @@ pub(super) fn migrate(connection: &mut DbConnection) -> Result<(), DbError> {
     .map_err(DbError::Migrate)
 }
 
-/// Says so if we cannot read what PostgreSQL says.
+/// Logs a warning if PostgreSQL's messages are not in English.
 pub(super) fn warn_of_language(connection: &mut DbConnection) -> Result<(), DbError> {
     let DbConnection::Postgres(connection) = connection else {
         return Ok(());

@@ -1,4 +1,5 @@
-//! Failure of the database: which errors pass, which stay, and which a repetition of the transaction mends.
+//! Failure of the database: which errors are temporary, which are permanent, and after which a transaction is run
+//! again.
 
 use crate::model::error::Error;
 use std::path::PathBuf;
@@ -6,7 +7,7 @@ use std::path::PathBuf;
 /// Failure of the database.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
-    /// Which one is not said: there may be a password in it.
+    /// The message does not contain the URL, as there may be a password in it.
     #[error("the database's URL is neither sqlite:PATH nor postgresql://…")]
     Url,
     #[error("database: no connection")]
@@ -34,7 +35,7 @@ impl DbError {
         )
     }
 
-    /// What a row gives that holds a value that cannot be.
+    /// The error of a row with an impossible value.
     #[cfg(test)]
     pub(crate) fn of_a_row() -> Self {
         Self::Query(diesel::result::Error::DeserializationError(
@@ -43,8 +44,8 @@ impl DbError {
     }
 }
 
-/// What every query of this folder gives. diesel's own error does not leave it: a caller's `?` turns this one
-/// into its own.
+/// The result of every query of this folder. diesel's own error does not leave the folder; a caller's `?` converts this
+/// one into its own.
 pub type DbResult<T> = Result<T, DbError>;
 
 impl From<DbError> for Error {
@@ -67,8 +68,8 @@ impl From<DbError> for Error {
     }
 }
 
-/// Whether the same may succeed a moment later: the connection was closed, or another transaction was in the
-/// way for too long.
+/// Whether the same may succeed a moment later: the connection was closed, or another transaction held a lock for too
+/// long.
 fn is_passing(error: &diesel::result::Error) -> bool {
     use diesel::result::{DatabaseErrorKind, Error};
     match error {
@@ -94,9 +95,8 @@ pub fn is_duplicate(error: &DbError) -> bool {
     )
 }
 
-/// Whether the transaction was thrown out for the sake of another one, so that a repetition may succeed: a
-/// deadlock or a serialisation failure. Through diesel, a deadlock of PostgreSQL is recognised by its English text
-/// alone.
+/// Whether the database aborted the transaction in favour of another one, so that a repetition may succeed: a deadlock
+/// or a serialisation failure. Through diesel, a deadlock of PostgreSQL is recognised by its English text alone.
 pub(super) fn is_thrown_out(error: &(dyn std::error::Error + 'static)) -> bool {
     use diesel::result::{DatabaseErrorKind, Error};
     let mut causes = std::iter::successors(Some(error), |error| error.source());

@@ -14,15 +14,15 @@ use std::time::Duration;
 
 const LIVE: [JobState; 2] = [JobState::Available, JobState::Running];
 
-// The same and others, word for word as the partial indexes have them: SQLite takes such an index for no value
-// that is bound. Jobs that ended are many and stand in none of them.
+// These conditions are word for word those of the partial indexes. SQLite does not use such an index for a bound value.
+// Jobs that ended are many and stand in none of these indexes.
 const IS_LIVE: &str = "jobs.state IN ('available', 'running')";
 const IS_AVAILABLE: &str = "jobs.state = 'available'";
 const IS_RUNNING: &str = "jobs.state = 'running'";
 const IS_CANCELLED: &str = "jobs.state = 'available' AND jobs.cancel_requested";
 
-/// A running job takes a place, unless its worker has none: one that stops, or rests, works on with what it has. [`NEXT`]
-/// says the same.
+/// A running job takes a place, unless its worker has none. A worker has none while it is stopping, and none for
+/// backups while an administrator has disabled it; it finishes the jobs that it runs. [`NEXT`] has the same condition.
 const HAS_PLACE: &str = "NOT EXISTS ( \
      SELECT 1 FROM workers WHERE workers.name = jobs.worker \
      AND 0 = CASE jobs.lane WHEN 'backup' THEN workers.backups WHEN 'copy' THEN workers.copies ELSE workers.quick END \
@@ -55,14 +55,14 @@ const NEXT: &str = "WITH RECURSIVE waiting (project) AS ( \
      WHERE COALESCE(running.places, 0) < $4 \
      ORDER BY COALESCE(running.places, 0), jobs.run_at, jobs.id LIMIT 1";
 
-/// What [`NEXT`] gives.
+/// The row that [`NEXT`] finds.
 #[derive(QueryableByName)]
 struct Next {
     #[diesel(sql_type = Text)]
     id: String,
 }
 
-/// Longest time for which a job is put off.
+/// Longest time for which a job is postponed.
 pub const PUT_OFF_MAX: Duration = Duration::from_secs(600);
 
 /// Adds a job. Fails on the unique index if its subject has a live job already.
@@ -114,13 +114,13 @@ pub fn running_elsewhere(
 pub struct Claimer {
     /// Name of the worker.
     pub worker: String,
-    /// Where it works, which one process has at a time.
+    /// The place of its process (`holder`), which one process has at a time.
     pub place: String,
     /// Jobs of the lane that it runs at once.
     pub places: i64,
-    /// No project may have the last place of all workers.
+    /// Whether no project may have the last place of all workers.
     pub reserves: bool,
-    /// The other workers that are alive: places of those that are gone are no places.
+    /// The other workers that are alive. Only their places count.
     pub others: Vec<String>,
 }
 
@@ -135,7 +135,7 @@ pub fn claim(
     leased_until: Timestamp,
     abandoned: &[(JobId, i64)],
 ) -> DbResult<Option<Job>> {
-    // Whoever counts the places of the lane counts what others that count them now are about to take.
+    // Claims in one lane take turns, so that each counts the places that the claims before it have taken.
     db::lock(connection, &format!("{lane} places"))?;
     let left = find_abandoned(connection, abandoned)?;
     let places = Places::count(connection, lane, us, &left)?;
@@ -169,7 +169,7 @@ struct Places<'u> {
     lane: Lane,
     us: &'u Claimer,
     all: i64,
-    /// What one project may have: one less than upkeep leaves. `None`: any number.
+    /// Most places of one project: one less than upkeep leaves. `None`: any number.
     most: Option<i64>,
     /// Jobs whose worker is gone: they hold no place.
     idle: Vec<JobId>,
@@ -248,7 +248,7 @@ fn running_in<'a>(lane: Lane, idle: &'a [JobId]) -> _ {
         .filter(jobs::id.ne_all(idle))
 }
 
-/// A job that was left, or one that is to be cancelled, or else the one whose turn it is.
+/// An abandoned job, else one that is to be cancelled, else the one whose turn it is.
 fn find_next(
     connection: &mut DbConnection,
     now: Timestamp,
@@ -260,7 +260,7 @@ fn find_next(
             return Ok(Some(job));
         }
     }
-    // No job is put off for longer; if one seems to be, the clock was set back.
+    // No job is postponed for longer. If one seems to be, the clock was set back.
     let horizon = now.after(PUT_OFF_MAX);
     let cancelled = find_cancelled(connection, places.lane, now, horizon)?;
     if cancelled.is_some() {
@@ -277,7 +277,7 @@ fn find_next(
     }
 }
 
-/// A job that is to be cancelled, which waits for no other of its project.
+/// A job that is to be cancelled. It does not wait for other jobs of its project.
 fn find_cancelled(
     connection: &mut DbConnection,
     lane: Lane,
@@ -330,12 +330,12 @@ fn find_due(
     let Some(next) = next else {
         return Ok(None);
     };
-    // Another worker may have taken it since: then it runs, and must not be taken again.
+    // Another worker may have claimed it since. Then it runs, and must not be claimed again.
     let due = find(connection, &JobId::new(next.id))?;
     Ok(due.filter(|job| job.state == JobState::Available))
 }
 
-/// Those that are still as they were when they were given up.
+/// Those of the abandoned jobs that have sent no heartbeat since.
 fn find_abandoned(connection: &mut DbConnection, abandoned: &[(JobId, i64)]) -> DbResult<Vec<Job>> {
     let mut left = Vec::new();
     for (id, beats) in abandoned {
@@ -371,7 +371,7 @@ pub fn hold(connection: &mut DbConnection, lease: &Lease) -> DbResult<bool> {
     Ok(count == 1)
 }
 
-/// What a worker learns when it prolongs its lease.
+/// The answer to a worker that prolongs its lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renewal {
     Held,
@@ -409,7 +409,7 @@ pub fn renew(
     })
 }
 
-/// Whether somebody wants the job to end.
+/// Whether the job was asked to end.
 pub fn is_cancel_requested(connection: &mut DbConnection, id: &JobId) -> DbResult<bool> {
     let wish = jobs::table
         .find(id)
@@ -499,7 +499,7 @@ pub fn set_checkpoint(
     Ok(count == 1)
 }
 
-/// The vaults that are being collected or verified, or are to be.
+/// The vaults for which a collection or verification runs or waits.
 pub fn maintained(connection: &mut DbConnection) -> DbResult<Vec<String>> {
     Ok(jobs::table
         .filter(sql::<Bool>(IS_LIVE))

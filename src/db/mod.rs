@@ -49,7 +49,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// How often a transaction is tried that another one has thrown out.
+/// How often a transaction is tried that the database aborts in favour of another one.
 const TRIES: u32 = 5;
 /// Pause before the first repetition; doubled each time.
 const TRY_PAUSE: Duration = Duration::from_millis(20);
@@ -59,10 +59,10 @@ const CONNECTIONS_MAX: u32 = 8;
 /// Most rows that one transaction removes where any number may be due.
 pub const BATCH: i64 = 1000;
 
-/// Connections for signs of life.
+/// Connections for heartbeats and leases.
 const RENEWALS_MAX: u32 = 2;
 
-/// Where what rows held before may still be read.
+/// Where the old content of rows may still be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OldRows {
     /// Nowhere in the database's files.
@@ -75,7 +75,7 @@ pub enum OldRows {
     Remain(String),
 }
 
-/// What SQLite says of a checkpoint.
+/// SQLite's answer to a checkpoint.
 #[derive(diesel::QueryableByName)]
 struct Checkpointed {
     #[diesel(sql_type = diesel::sql_types::Integer)]
@@ -88,7 +88,7 @@ pub struct Db {
     readers: Pool<Manager>,
     /// On SQLite a single connection, as SQLite has a single writer.
     writer: Pool<Manager>,
-    /// For signs of life alone, which must not wait behind other work.
+    /// For heartbeats and leases alone, which must not wait behind other work.
     renewals: Pool<Manager>,
     /// Of SQLite.
     reserve: Option<Arc<Reserve>>,
@@ -141,13 +141,12 @@ impl Db {
         Ok(db)
     }
 
-    /// Whether the disk of an SQLite database has room to spare; if so, the reserve for the day on which it has
-    /// not is there as well.
+    /// Whether the disk of an SQLite database has room to spare. If so, the reserve is filled too.
     pub fn has_room(&self) -> bool {
         self.reserve.as_ref().is_none_or(|reserve| reserve.fill())
     }
 
-    /// Whether the last transaction could be written, or failed for another reason.
+    /// Whether the last transaction did not fail because the database could not be written.
     pub fn is_writable(&self) -> bool {
         !self.is_unwritable.load(Ordering::Relaxed)
     }
@@ -192,8 +191,7 @@ impl Db {
         transact(&self.writer, &mut queries)
     }
 
-    /// Removes from the database's own files what rows held before they were changed or deleted, as far as that
-    /// is ours to do.
+    /// Erases the old content of changed and deleted rows from the database's own files, as far as this program can.
     pub fn erase_old_rows(&self) -> OldRows {
         self.try_to_erase()
             .unwrap_or_else(|error| OldRows::Remain(error.to_string()))
@@ -234,7 +232,7 @@ impl Db {
         is_released
     }
 
-    /// The same for signs of life, on connections that nothing else uses.
+    /// The same for heartbeats and leases, on connections that nothing else uses.
     pub fn renew<T>(
         &self,
         mut queries: impl FnMut(&mut DbConnection) -> Result<T, DbError>,
@@ -244,7 +242,7 @@ impl Db {
         result
     }
 
-    /// What no query does: tables and rows that are taken away.
+    /// Runs SQL that no query contains, to remove tables and rows.
     #[cfg(test)]
     pub(crate) fn batch_execute(&self, sql: &str) {
         let mut connection = self.writer.get().unwrap();
@@ -304,9 +302,8 @@ fn sum(column: &str) -> diesel::expression::SqlLiteral<diesel::sql_types::BigInt
     diesel::dsl::sql(&format!("CAST(COALESCE(SUM({column}), 0) AS BIGINT)"))
 }
 
-/// Makes the checks of a project's quota and what follows one step, also where transactions run
-/// beside one another: until the transaction ends, others of the project wait. SQLite has one
-/// writer anyway.
+/// Locks a project: until the transaction ends, other transactions that lock it wait. So no row is added between a
+/// check of the quota and the insert that follows. On SQLite there is one writer anyway.
 pub fn lock_project(
     connection: &mut DbConnection,
     project: &crate::model::id::ProjectId,

@@ -97,7 +97,7 @@ pub fn go_live(connection: &mut DbConnection, pack: &Pack, session: &JobId) -> D
     Ok(count == 1)
 }
 
-/// Leaves a pack that did not reach the store whole to garbage collection.
+/// Abandons a pack whose object is missing or incomplete: garbage collection removes it.
 pub fn abandon(connection: &mut DbConnection, pack: &Pack, session: &JobId) -> DbResult<()> {
     diesel::update(packs::table.find((pack.vault, pack.number)))
         .filter(

@@ -18,7 +18,7 @@ pub struct WorkerRow {
     pub name: String,
     pub started_at: Timestamp,
     pub seen_at: Timestamp,
-    /// Jobs that it runs at once in each lane. None: it stops or rests, and works on with those that it has.
+    /// Jobs that it runs at once in each lane: none while it is stopping, and no backups while it is disabled.
     pub backups: i32,
     pub copies: i32,
     pub quick: i32,
@@ -34,7 +34,7 @@ impl WorkerRow {
     }
 }
 
-/// A sign of life.
+/// Writes a heartbeat.
 pub fn put(connection: &mut DbConnection, row: &WorkerRow) -> DbResult<()> {
     let updated = diesel::update(workers::table.find(&row.name))
         .set(row)
@@ -93,7 +93,7 @@ pub fn are_disabled(connection: &mut DbConnection) -> DbResult<bool> {
     Ok(!rows.is_empty())
 }
 
-/// The name under which administrators' wishes for a worker are kept.
+/// The name under which an administrator's settings for a worker are kept.
 pub fn service_name(worker: &str) -> String {
     format!("{BACKUP_SERVICE}@{worker}")
 }

@@ -110,8 +110,9 @@
 //! `engine/tests/model` goes through the ways in which backups, deletions, collections, crashes and overtaken runs may
 //! interleave.
 //!
-//! What a crash leaves: [`mod@format`] for backups, `care/switch.rs` for packs that are written again,
-//! [`care::repair`], [`mod@vault::shred`], and `app::keys` for the master key.
+//! Tables of the state after a crash stand in [`mod@format`] for backups, in `care/switch.rs` for compaction and
+//! repair, in [`care::repair`] for the rest of a repair, in [`mod@vault::shred`] for shredding, and in `app::keys` for
+//! a change of the master key.
 //!
 //! # One span
 //!
@@ -208,13 +209,13 @@ pub enum Error {
         "{object} could not be read by the last rebuild, so the packs that it needs are unknown. Nothing is reclaimed in this vault until you repair the object and run `embervault vault rebuild`, or delete the backup"
     )]
     UnreadableRoot { object: String },
-    /// A defect of ours: a thread panicked. What is stored is not in doubt.
+    /// A bug: a thread of this program panicked. Stored data is not affected.
     #[error("{0} failed: its thread panicked")]
     Panicked(&'static str),
     /// Asked to stop.
     #[error("the job was stopped")]
     Cancelled,
-    /// The lease was not renewed in time: nothing may be touched any more.
+    /// The lease was not renewed in time: this run may not write any more.
     #[error("the job's lease could not be renewed in time")]
     Overdue,
     /// The session was overtaken by another.

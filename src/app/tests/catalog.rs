@@ -1,5 +1,5 @@
 //! Requests and jobs of backups on a catalogue that is not the stand-in, and without any table of the stand-in.
-//! What reaches round the port finds no table, or changes nothing that the catalogue knows of.
+//! Code that reaches round the port fails here: it finds no table, or it changes rows that the catalogue does not read.
 
 use super::*;
 use crate::model::backup::BackupStatus;

@@ -1,4 +1,4 @@
-//! What lost jobs leave in the catalogue of the stand-in is settled.
+//! Holds and files that lost jobs leave in the stand-in's catalogue are settled.
 
 use super::*;
 use crate::model::backup::BackupStatus;

@@ -354,7 +354,7 @@ pub struct TokensMax {
     pub user: i64,
 }
 
-/// What came of a new token.
+/// The result of adding a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Issued {
     Added,

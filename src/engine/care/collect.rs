@@ -45,7 +45,7 @@ use crate::store::key::{Key, parse_pack, root_name};
 use roaring::RoaringBitmap;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// What a generation does, or would do.
+/// The work of a generation, done or planned.
 #[derive(Debug, Default)]
 pub struct Plan {
     pub generation: i64,
@@ -73,7 +73,7 @@ pub fn bytes(packs: &[Pack]) -> u64 {
     packs.iter().map(|pack| pack.stored_bytes.get()).sum()
 }
 
-/// What a generation would do now.
+/// The work that a generation would do now. Changes nothing.
 pub fn plan(vault: &Vault) -> Result<Plan> {
     let again = reappeared(vault, check_roots(vault)?)?;
     let mut plan = vault.db.read(|c| {
@@ -391,7 +391,7 @@ fn strays(vault: &Vault, held: &RoaringBitmap) -> Result<(Vec<String>, Vec<Strin
     Ok((strays, unknown))
 }
 
-/// What sessions hold, and what backups need.
+/// The packs that sessions hold or backups need.
 fn needed(held: Vec<PackNumber>, sets: &[Vec<u8>]) -> Result<RoaringBitmap> {
     let held = held.into_iter().map(PackNumber::get);
     Ok(held.collect::<RoaringBitmap>() | decode_pack_sets(sets)?)

@@ -7,7 +7,7 @@
 //!
 //! # What a crash leaves
 //!
-//! What `switch.rs` says of each of its steps, and besides:
+//! The table of `switch.rs` holds for each of its steps. Besides:
 //!
 //! | crash after | left behind | who clears it up |
 //! |---|---|---|

@@ -35,12 +35,12 @@ use crate::model::number::{ByteCount, Count, ImpossibleNumber, Rewrite};
 use crate::model::pack::Pack;
 use crate::store::StoreErrorKind;
 
-/// What becomes of the old object after the switch.
+/// The fate of the old object after the switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Old {
-    /// The new object has all that anybody needs.
+    /// The new object has every frame that a backup needs, so the old one is deleted.
     Deleted,
-    /// It may hold frames that the new object lacks, even if they cannot be read now.
+    /// The old object stays: it may hold frames that the new one lacks, even if they cannot be read now.
     Kept,
 }
 

@@ -23,8 +23,8 @@ pub struct Encoded {
 const LEVELS: [i32; 7] = [1, 2, 3, 5, 7, 9, 12];
 /// Where `auto` begins: level 3.
 const FIRST_STEP: usize = 2;
-/// Above this share of its time at the store's door, a thread has time to compress harder; below
-/// the other one it has none to lose.
+/// If a thread waits for the store for more than the first share of its time, it compresses harder from then on; if it
+/// waits for less than the second, it compresses less.
 const IDLE_SHARE: f64 = 0.2;
 const BUSY_SHARE: f64 = 0.05;
 /// Bytes of each of the three samples by which `auto` sees that data does not compress.

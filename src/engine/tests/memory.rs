@@ -165,7 +165,7 @@ fn a_verification_reads_packs_in_ranges_and_within_the_limit_of_the_storage() {
     assert!(report.damaged.is_empty(), "{report:?}");
     assert_eq!(report.read_bytes, stored);
     // Packs as short as these are read once for their trailers and once for their content; for what comes last
-    // nobody waits.
+    // no thread waits.
     let took = started.elapsed();
     assert!(took > Duration::from_millis(800), "{took:?}");
 }

@@ -18,7 +18,7 @@ use std::time::Instant;
 /// reader of the pack holds a row for each chunk.
 const PACK_CHUNKS_MAX: usize = 1 << 14;
 
-/// The packs on their way to the store: a few threads behind a queue that holds nothing.
+/// The threads that upload packs, behind a queue without a buffer.
 pub(crate) struct Uploads {
     receiver: Mutex<Receiver<PackBuilder>>,
 }

@@ -250,7 +250,7 @@ impl Embedded {
     }
 
     /// Whether this is the secret of an application credential. A wrong one takes as long as a wrong password, whether
-    /// or not there is such a credential and whoever has chosen its secret.
+    /// or not there is such a credential, and whether its user or this service has chosen the secret.
     fn is_secret(
         &self,
         row: Option<&ApplicationCredential>,

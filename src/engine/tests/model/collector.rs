@@ -1,4 +1,4 @@
-//! What a collection and the compaction after it do, step by step.
+//! The steps of a collection and of the compaction after it.
 
 use super::*;
 

@@ -79,7 +79,7 @@ enum Actor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flaw {
     None,
-    /// What another thread came to hold after the look-up counts.
+    /// A reference that another thread took after the look-up counts.
     HeldAfterLook,
     MarkWhenOvertaken,
     NoReferenceAtHit,

@@ -1,4 +1,4 @@
-//! What a session does: a step of one of its threads, and how it ends.
+//! The steps of a session: those of its threads, and its end.
 
 use super::*;
 
@@ -17,7 +17,7 @@ pub(super) enum Thread {
     Ended,
 }
 
-/// What the last thread of a session does.
+/// How the last thread of a session ends it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     StoreRoot,

@@ -22,7 +22,7 @@ pub enum Verdict {
 pub struct Step {
     pub name: String,
     pub verdict: Verdict,
-    /// What was found, or what is wrong and what to do.
+    /// The finding, or the fault and how to mend it.
     pub detail: String,
 }
 
