@@ -116,7 +116,7 @@
 //!
 //! **Work that no request asks for** begins in `app/mod.rs`, in the processes that run jobs: `schedule` asks
 //! `tasks/maintenance.rs` from time to time which jobs are due, `look_after_orphans` settles what no job will end. Other
-//! periodic work needs such a loop, started in `run_lanes` beside them. What takes long is a job: its arguments in
+//! periodic work needs such a loop, started in `run_queues` beside them. What takes long is a job: its arguments in
 //! `model/job.rs`, its work in `tasks/`, found by `tasks/run.rs`. Backups that it starts go through [`admission`], as
 //! those of requests do; so far only [`service`] has one.
 //!

@@ -59,7 +59,7 @@ impl Admission {
             insert_job(c, &job)?;
             Ok(admitted)
         })?;
-        self.wake.wake(job.lane);
+        self.wake.wake(job.queue);
         Ok(admitted)
     }
 

@@ -1,6 +1,6 @@
 //! The job runner's settings.
 
-use crate::model::job::Lane;
+use crate::model::job::Queue;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -51,16 +51,16 @@ impl Default for Jobs {
     }
 }
 
-/// Most jobs of a lane at once.
+/// Most jobs of a queue at once.
 const PLACES_MAX: usize = 1000;
 
 impl Jobs {
-    /// How many jobs of a lane this process runs at once.
-    pub fn places(&self, lane: Lane) -> usize {
-        match lane {
-            Lane::Backup => self.backups,
-            Lane::Copy => self.copies,
-            Lane::Quick => self.quick,
+    /// How many jobs of a queue this process runs at once.
+    pub fn places(&self, queue: Queue) -> usize {
+        match queue {
+            Queue::Backup => self.backups,
+            Queue::Copy => self.copies,
+            Queue::Quick => self.quick,
         }
     }
 

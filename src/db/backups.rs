@@ -266,7 +266,7 @@ pub fn count_children(connection: &mut DbConnection, id: &BackupId) -> DbResult<
 }
 
 /// Records that the data of an available backup is gone.
-pub fn set_lost(connection: &mut DbConnection, id: &BackupId, reason: &str) -> DbResult<()> {
+pub fn mark_lost(connection: &mut DbConnection, id: &BackupId, reason: &str) -> DbResult<()> {
     diesel::update(backups::table.find(id))
         .filter(backups::status.eq(BackupStatus::Available))
         .set((
@@ -278,7 +278,7 @@ pub fn set_lost(connection: &mut DbConnection, id: &BackupId, reason: &str) -> D
 }
 
 /// Records that the data of a backup is there, although it was not found before.
-pub fn set_found(connection: &mut DbConnection, id: &BackupId) -> DbResult<()> {
+pub fn mark_found(connection: &mut DbConnection, id: &BackupId) -> DbResult<()> {
     diesel::update(backups::table.find(id))
         .filter(backups::status.eq(BackupStatus::Error))
         .set((

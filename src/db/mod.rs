@@ -1,7 +1,7 @@
 //! The door to the database: SQLite or PostgreSQL, chosen by URL at run time.
 //!
 //! Queries stand in the files of this folder. Most files hold those of one table. Some hold those of one task over
-//! several tables: `collection` (garbage collection), `condition` (health of packs and backups), `orphans`, and
+//! several tables: `gc` (garbage collection), `health` (of packs and backups), `orphans`, and
 //! `vaults` with `storages`. The queries are the same for both databases, but for a few that say why.
 //!
 //! `write` begins IMMEDIATE on SQLite: of two deferred transactions that read and then write, one fails with
@@ -16,11 +16,11 @@
 
 pub mod backups;
 pub mod chunks;
-pub mod collection;
-pub mod condition;
 mod connection;
 mod error;
 mod exclusive;
+pub mod gc;
+pub mod health;
 pub mod jobs;
 pub mod messages;
 pub mod orphans;

@@ -1,6 +1,6 @@
 //! Rows of `packs`, and the sessions' references to them.
 
-use crate::db::condition::FRAMES_LOST;
+use crate::db::health::FRAMES_LOST;
 use crate::db::{DbConnection, DbResult, sessions};
 use crate::model::id::JobId;
 use crate::model::number::{ByteCount, Count, PackNumber, Rewrite};

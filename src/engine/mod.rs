@@ -50,7 +50,7 @@
 //! | **rotate** | | | | | | | | | | | X |
 //!
 //! * **N**, names: no two jobs store an object under one name. Numbers of packs and of rewrites are given out by the
-//!   database and never twice (`db::packs::open`, `db::collection::next_rewrite`). So two backups at most store the
+//!   database and never twice (`db::packs::open`, `db::gc::next_rewrite`). So two backups at most store the
 //!   same chunk twice. An old database may give out a number that an object has already: then the object is not
 //!   replaced, and the backup goes on with free numbers. A root has the id of its backup, so all runs of one job store
 //!   it under the same name, each only as long as its lease lasts. In a storage that does not refuse to replace
@@ -86,7 +86,7 @@
 //!   rewrite number, and switches a pack, only while its generation is the latest. A collection condemns packs, gives
 //!   them up and removes objects that nothing leads to only while its own is. A rebuild that leads a row to another
 //!   object looks at no generation, but at the row (C). These changes of packs, and the beginning of each generation, take
-//!   turns (`db::collection::lock`).
+//!   turns (`db::gc::lock`).
 //! * **J**, job: a backup has at most one live job, and a restore or deletion begins only in the states that allow it.
 //!   A forced deletion cancels the job that is under way, and the same job deletes afterwards. A run that has stored a
 //!   root, and finds at its end that the backup's row was removed, removes the root.

@@ -199,7 +199,7 @@ impl Tasks {
     }
 
     /// Leaves the owner of a backup a message. Part of the transaction that settles the backup.
-    fn tell(
+    fn leave_message(
         &self,
         connection: &mut DbConnection,
         claimed: &Claimed,

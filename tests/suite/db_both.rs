@@ -11,7 +11,7 @@ use diesel::connection::SimpleConnection;
 use embervault::db::jobs::Claimer;
 use embervault::db::{self, Db, DbError};
 use embervault::model::id::{JobId, ProjectId, StorageId, UserId, VaultId, VolumeId};
-use embervault::model::job::{Job, JobArgs, JobState, Lane, Lease};
+use embervault::model::job::{Job, JobArgs, JobState, Lease, Queue};
 use embervault::model::time::Timestamp;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};

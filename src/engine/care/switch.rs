@@ -26,7 +26,7 @@
 //!
 //! Step 4 looks at the row again, as a rebuild may have switched it back to the old object.
 
-use crate::db::{self, DbConnection, collection};
+use crate::db::{self, DbConnection, gc};
 use crate::engine::format::pack::{PackBuilder, SealedPack};
 use crate::engine::format::row::PackName;
 use crate::engine::vault::{Vault, pack_name};
@@ -55,9 +55,7 @@ pub(super) struct Switch<'v> {
 impl<'v> Switch<'v> {
     /// Step 1. `None`: a later generation has begun, or the pack has no row any more.
     pub(super) fn begin(vault: &'v Vault, old: &'v Pack, generation: i64) -> Result<Option<Self>> {
-        let rewrite = vault
-            .db
-            .write(|c| collection::next_rewrite(c, old, generation))?;
+        let rewrite = vault.db.write(|c| gc::next_rewrite(c, old, generation))?;
         Ok(rewrite.map(|rewrite| Self {
             vault,
             old,
@@ -99,7 +97,7 @@ impl<'v> Switch<'v> {
         vault.expect(&key, length)?;
         let switched = vault.db.write(|c| {
             // First the row's lock: a session that wants to reference the pack waits until we are done.
-            if !collection::switch(c, old, &new, self.generation)? {
+            if !gc::switch(c, old, &new, self.generation)? {
                 return Err(Error::Fenced);
             }
             agree(c, &new)

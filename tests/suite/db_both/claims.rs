@@ -49,7 +49,7 @@ fn each_job_is_claimed_exactly_once() {
                         let claim = |c: &mut db::DbConnection| {
                             db::jobs::claim(
                                 c,
-                                Lane::Quick,
+                                Queue::Quick,
                                 &us,
                                 Timestamp(200),
                                 Timestamp(1000),
@@ -79,12 +79,18 @@ fn a_lease_that_ran_out_is_claimed_again_and_the_old_owner_changes_nothing() {
         let claim = |now, abandoned: &[(JobId, i64)]| claim(&bed.db, Timestamp(now), abandoned);
         assert!(claim(99, &[]).is_none(), "it is not due yet");
         let first = claim(100, &[]).unwrap();
-        assert!(claim(1000, &[]).is_none(), "nobody has seen it stand still");
-        let at = |beats| [(wanted.id.clone(), beats)];
-        assert!(claim(1000, &at(0)).is_none(), "it has beaten since");
-        let second = claim(1001, &at(first.beats)).unwrap();
+        assert!(
+            claim(1000, &[]).is_none(),
+            "no worker has seen its lease run out"
+        );
+        let at = |heartbeats| [(wanted.id.clone(), heartbeats)];
+        assert!(claim(1000, &at(0)).is_none(), "its lease was renewed since");
+        let second = claim(1001, &at(first.heartbeats)).unwrap();
         assert_eq!((first.attempt, second.attempt), (1, 2));
-        assert!(claim(1001, &at(first.beats)).is_none(), "claimed twice");
+        assert!(
+            claim(1001, &at(first.heartbeats)).is_none(),
+            "claimed twice"
+        );
         let settle = |attempt| {
             let job_id = wanted.id.clone();
             let lease = Lease { job_id, attempt };
@@ -105,7 +111,7 @@ fn claim(db: &Db, now: Timestamp, abandoned: &[(JobId, i64)]) -> Option<Job> {
 
 fn claim_by(db: &Db, us: &Claimer, now: Timestamp, abandoned: &[(JobId, i64)]) -> Option<Job> {
     let until = Timestamp(now.0 + 1000);
-    db.write(|c| db::jobs::claim(c, Lane::Quick, us, now, until, abandoned))
+    db.write(|c| db::jobs::claim(c, Queue::Quick, us, now, until, abandoned))
         .unwrap()
 }
 
@@ -192,7 +198,7 @@ fn no_project_has_the_last_place_of_all_workers() {
             ..claimer(4, false)
         };
         let left = claim_by(&bed.db, &theirs, now, &[]).unwrap();
-        let abandoned = [(left.id.clone(), left.beats)];
+        let abandoned = [(left.id.clone(), left.heartbeats)];
         let by_us = |abandoned: &[_]| claim_by(&bed.db, &beside(&["elsewhere"]), now, abandoned);
         assert!(by_us(&abandoned).is_none());
         settle(&bed.db, &second);
@@ -319,7 +325,7 @@ fn upkeep_and_a_project_that_ask_at_once_leave_one_place() {
             ..claimer(1, true)
         };
         let claim = |c: &mut db::DbConnection, us: &Claimer| {
-            db::jobs::claim(c, Lane::Quick, us, Timestamp(200), Timestamp(1000), &[])
+            db::jobs::claim(c, Queue::Quick, us, Timestamp(200), Timestamp(1000), &[])
         };
         // Of three places the project has one, and may have one more as long as there is no upkeep.
         insert(&bed.db, &job_of("p", 0));
@@ -398,7 +404,7 @@ fn several_jobs_that_a_worker_left_do_not_wait_for_one_another() {
             ..claimer(2, false)
         };
         let claim_lost = || claim_by(&bed.db, &lost, Timestamp(100), &[]).unwrap();
-        let left = [claim_lost(), claim_lost()].map(|job| (job.id, job.beats));
+        let left = [claim_lost(), claim_lost()].map(|job| (job.id, job.heartbeats));
         let us = claimer(2, true);
         let taken = claim_by(&bed.db, &us, Timestamp(100), &left).unwrap();
         assert!(claim_by(&bed.db, &us, Timestamp(100), &left).is_none());
@@ -452,7 +458,7 @@ fn a_job_is_not_claimed_while_its_run_changes_rows() {
             attempt: job.attempt,
         };
         let hold = |c: &mut db::DbConnection, job: &Job| db::jobs::hold(c, &lease(job));
-        let (us, abandoned) = (claimer(4, false), [(first.id.clone(), first.beats)]);
+        let (us, abandoned) = (claimer(4, false), [(first.id.clone(), first.heartbeats)]);
         let later = Timestamp(1001);
         let second = Mutex::new(None);
         let is_later = takes_turns(
@@ -463,7 +469,7 @@ fn a_job_is_not_claimed_while_its_run_changes_rows() {
             },
             |c| {
                 let until = Timestamp(2000);
-                let job = db::jobs::claim(c, Lane::Quick, &us, later, until, &abandoned)?;
+                let job = db::jobs::claim(c, Queue::Quick, &us, later, until, &abandoned)?;
                 *second.lock().unwrap() = job;
                 Ok(())
             },

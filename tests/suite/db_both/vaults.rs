@@ -127,8 +127,8 @@ fn a_generation_waits_for_those_who_change_packs_in_an_earlier_one() {
         let vault = vault(&bed.db).number;
         let is_later = takes_turns(
             &bed.db,
-            |c| db::collection::lock(c, vault),
-            |c| db::collection::next_generation(c, vault).map(drop),
+            |c| db::gc::lock(c, vault),
+            |c| db::gc::next_generation(c, vault).map(drop),
         );
         assert!(is_later, "{database:?}");
     }

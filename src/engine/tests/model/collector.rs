@@ -22,7 +22,7 @@ pub(super) enum Collector {
     },
     Deleting(u8, BTreeSet<u8>),
     Listing(u8),
-    Strays(u8, BTreeSet<Object>),
+    Leftovers(u8, BTreeSet<Object>),
     Removing(u8, BTreeSet<Object>),
     Census(u8),
     /// The backups that were known, and what of the pack is in use.
@@ -165,22 +165,22 @@ impl State {
                 Collector::Listing(*generation)
             }),
             Collector::Listing(generation) => go(&|state| {
-                let strays = state.objects.iter().filter(|(pack, rewrite, _)| {
+                let leftovers = state.objects.iter().filter(|(pack, rewrite, _)| {
                     let row = &state.packs[*pack as usize];
                     row.state == PackState::Gone || row.rewrite != *rewrite
                 });
-                Collector::Strays(*generation, strays.copied().collect())
+                Collector::Leftovers(*generation, leftovers.copied().collect())
             }),
-            Collector::Strays(generation, strays) => go(&|state| {
-                if state.generation == *generation || flaw == Flaw::StraysWhenOvertaken {
-                    Collector::Removing(*generation, strays.clone())
+            Collector::Leftovers(generation, leftovers) => go(&|state| {
+                if state.generation == *generation || flaw == Flaw::LeftoversWhenOvertaken {
+                    Collector::Removing(*generation, leftovers.clone())
                 } else {
                     Collector::Census(*generation)
                 }
             }),
             // However late this comes after the look whether the collection is still the latest.
-            Collector::Removing(generation, strays) => go(&|state| {
-                state.objects.retain(|object| !strays.contains(object));
+            Collector::Removing(generation, leftovers) => go(&|state| {
+                state.objects.retain(|object| !leftovers.contains(object));
                 Collector::Census(*generation)
             }),
             Collector::Census(generation) => {

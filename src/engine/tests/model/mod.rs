@@ -91,7 +91,7 @@ enum Flaw {
     SwitchDespiteReference,
     SwitchDespiteNewBackup,
     SwitchWhenOvertaken,
-    StraysWhenOvertaken,
+    LeftoversWhenOvertaken,
 }
 
 impl State {

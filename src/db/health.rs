@@ -35,22 +35,10 @@ pub fn packs(
     Ok(found)
 }
 
-/// Records the result of a verification of a pack. `false`: nothing was recorded, as the pack has another object by
-/// now, or a collection is removing it. Chunks of a damaged pack leave the index, so that new backups store them again.
-/// They are kept in `lost_chunks`, for the repair, and until the pack is found sound. `read_at`: all of it was read.
-pub fn set(
-    connection: &mut DbConnection,
-    pack: &Pack,
-    damage: Option<&str>,
-    read_at: Option<Timestamp>,
-) -> DbResult<bool> {
-    match damage {
-        Some(damage) => mark(connection, pack, damage),
-        None => clear(connection, pack, read_at),
-    }
-}
-
-fn mark(connection: &mut DbConnection, pack: &Pack, damage: &str) -> DbResult<bool> {
+/// Marks a pack damaged. `false`: nothing was recorded, as the pack has another object by now, or a collection is
+/// removing it. Chunks of a damaged pack leave the index, so that new backups store them again. They are kept in
+/// `lost_chunks`, for the repair, and until the pack is found sound.
+pub fn mark_damaged(connection: &mut DbConnection, pack: &Pack, damage: &str) -> DbResult<bool> {
     let row = packs::table.find((pack.vault, pack.number));
     // Damage that was found by reading stays recorded when the object is then missing. Otherwise the next check without
     // reading would find the object there again and clear the mark.
@@ -79,9 +67,14 @@ fn mark(connection: &mut DbConnection, pack: &Pack, damage: &str) -> DbResult<bo
     Ok(is_same)
 }
 
-/// Records that the object is there, and sound as far as it was read. Its trailer alone proves only that it is not
-/// missing any more. Frames that it lacks stay lost: a pack keeps the mark FRAMES_LOST.
-fn clear(connection: &mut DbConnection, pack: &Pack, read_at: Option<Timestamp>) -> DbResult<bool> {
+/// Marks a pack sound, as far as it was read; `read_at`: all of it was. Its trailer alone proves only that the object
+/// is not missing any more. Frames that it lacks stay lost: a pack keeps the mark FRAMES_LOST. `false`: the pack has
+/// another object by now.
+pub fn mark_sound(
+    connection: &mut DbConnection,
+    pack: &Pack,
+    read_at: Option<Timestamp>,
+) -> DbResult<bool> {
     let row = packs::table.find((pack.vault, pack.number));
     let disproved = match read_at {
         Some(_) => "%".to_owned(),
@@ -110,9 +103,9 @@ fn clear(connection: &mut DbConnection, pack: &Pack, read_at: Option<Timestamp>)
 /// Puts the chunks of a pack that is sound after all back into the index. Those that were stored again meanwhile stay
 /// where they are.
 fn put_back(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
-    let chunks = lost(connection, pack)?;
+    let chunks = lost_chunks(connection, pack)?;
     db::chunks::insert(connection, &chunks)?;
-    found(connection, pack)
+    forget_lost_chunks(connection, pack)
 }
 
 fn put_aside(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
@@ -155,7 +148,7 @@ fn put_aside(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
 }
 
 /// The chunks of a damaged pack, as the index knew them.
-pub fn lost(connection: &mut DbConnection, pack: &Pack) -> DbResult<Vec<IndexedChunk>> {
+pub fn lost_chunks(connection: &mut DbConnection, pack: &Pack) -> DbResult<Vec<IndexedChunk>> {
     Ok(lost_chunks::table
         .filter(
             lost_chunks::vault
@@ -177,7 +170,7 @@ pub fn lost(connection: &mut DbConnection, pack: &Pack) -> DbResult<Vec<IndexedC
 }
 
 /// Removes the chunks of a pack from `lost_chunks`, as it is sound again.
-pub fn found(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
+pub fn forget_lost_chunks(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
     diesel::delete(lost_chunks::table)
         .filter(
             lost_chunks::vault
@@ -189,11 +182,11 @@ pub fn found(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
 }
 
 /// Records that a pack was written again with all that backups need. The row must lead to the new object already.
-pub fn mended(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
+pub fn mark_repaired(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
     diesel::update(packs::table.find((pack.vault, pack.number)))
         .set(packs::damage.eq(None::<String>))
         .execute(connection)?;
-    found(connection, pack)
+    forget_lost_chunks(connection, pack)
 }
 
 /// Whether a pack is marked damaged.
@@ -215,7 +208,7 @@ pub fn damaged(connection: &mut DbConnection, vault: i64) -> DbResult<Vec<Pack>>
 }
 
 /// Sets the reason why a backup is damaged, or removes such a reason.
-pub fn tell(
+pub fn set_damage_reason(
     connection: &mut DbConnection,
     id: &BackupId,
     damaged: &str,

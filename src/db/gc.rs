@@ -358,7 +358,7 @@ pub fn forget_chunks(
 
 /// Marks a pack as gone once its object is deleted. `false`: another collection has marked it already, and the pack may
 /// have been put back since.
-pub fn gone(connection: &mut DbConnection, vault: i64, number: PackNumber) -> DbResult<bool> {
+pub fn mark_gone(connection: &mut DbConnection, vault: i64, number: PackNumber) -> DbResult<bool> {
     let count = diesel::update(packs::table)
         .filter(in_state(vault, &[number], PackState::Deleting))
         .set(packs::state.eq(PackState::Gone))
