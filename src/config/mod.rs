@@ -456,7 +456,7 @@ fn overlay(table: &mut toml::Table, path: &str, value: &str) {
 mod tests {
     use super::*;
 
-    fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    pub(super) fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("embervault.toml");
         std::fs::write(&path, text).unwrap();

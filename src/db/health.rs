@@ -115,27 +115,9 @@ fn put_aside(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
                 .eq(pack.vault)
                 .and(chunks::pack.eq(pack.number)),
         )
-        .select((
-            chunks::vault,
-            chunks::id,
-            chunks::pack,
-            chunks::ordinal,
-            chunks::length,
-            chunks::frame_offset,
-            chunks::frame_length,
-            chunks::frame_check,
-        ))
+        .select(chunks::all_columns)
         .insert_into(lost_chunks::table)
-        .into_columns((
-            lost_chunks::vault,
-            lost_chunks::id,
-            lost_chunks::pack,
-            lost_chunks::ordinal,
-            lost_chunks::length,
-            lost_chunks::frame_offset,
-            lost_chunks::frame_length,
-            lost_chunks::frame_check,
-        ))
+        .into_columns(lost_chunks::all_columns)
         .execute(connection)?;
     diesel::delete(chunks::table)
         .filter(
@@ -156,16 +138,7 @@ pub fn lost_chunks(connection: &mut DbConnection, pack: &Pack) -> DbResult<Vec<I
                 .and(lost_chunks::pack.eq(pack.number)),
         )
         .order((lost_chunks::ordinal, lost_chunks::frame_offset))
-        .select((
-            lost_chunks::vault,
-            lost_chunks::id,
-            lost_chunks::pack,
-            lost_chunks::ordinal,
-            lost_chunks::length,
-            lost_chunks::frame_offset,
-            lost_chunks::frame_length,
-            lost_chunks::frame_check,
-        ))
+        .select(lost_chunks::all_columns)
         .load(connection)?)
 }
 

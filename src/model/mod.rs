@@ -13,6 +13,7 @@
 //! [`crate::engine`] defines the words of the engine.
 
 pub mod backup;
+pub mod check;
 pub mod column;
 pub mod description;
 pub mod error;
