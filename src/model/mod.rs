@@ -27,6 +27,7 @@ pub mod page;
 pub mod progress;
 pub mod quota;
 pub mod record;
+pub mod role;
 pub mod schema;
 pub mod service;
 pub mod snapshot;

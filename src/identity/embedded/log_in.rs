@@ -9,8 +9,9 @@ use crate::identity::embedded::{
 use crate::model::column::Json;
 use crate::model::error::Error;
 use crate::model::id::{ProjectId, UserId};
+use crate::model::role::Role;
 use crate::model::standalone::identity::{
-    ApplicationCredential, FoundToken, Project, Role, TokenRow, User,
+    ApplicationCredential, FoundToken, Project, TokenRow, User,
 };
 use crate::model::time::Timestamp;
 use std::collections::BTreeSet;

@@ -3,7 +3,8 @@
 use super::*;
 use embervault::db::standalone::identity::{self, Issued, TokensMax};
 use embervault::model::column::Json;
-use embervault::model::standalone::identity::{Assignment, Origin, Project, Role, TokenRow, User};
+use embervault::model::role::Role;
+use embervault::model::standalone::identity::{Assignment, Origin, Project, TokenRow, User};
 
 /// A token of a user in project `p`, got with another one or with a log-in of its own.
 fn token(name: &str, user: &str, parent: Option<&TokenRow>) -> TokenRow {

@@ -27,10 +27,11 @@ use embervault::model::message::Message;
 use embervault::model::number::{Ordinal, PackNumber, Rewrite};
 use embervault::model::pack::{IndexedChunk, Pack, PackKind};
 use embervault::model::page::{Condition, Filter, Order, Page, column};
+use embervault::model::role::Role;
 use embervault::model::snapshot::SnapshotStatus;
 use embervault::model::standalone::attachment::Attachment;
 use embervault::model::standalone::identity::{
-    ApplicationCredential, Assignment, Origin, Project, Role, TokenRow, User,
+    ApplicationCredential, Assignment, Origin, Project, TokenRow, User,
 };
 use embervault::model::standalone::qos::QosSpecs;
 use embervault::model::standalone::snapshot::Snapshot;
