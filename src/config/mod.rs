@@ -220,8 +220,8 @@ impl Default for Quota {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
-    /// Address and port of `/metrics`, for API and worker processes alike. Default: none. Anybody who can reach it
-    /// can read it.
+    /// Address and port of `/metrics`, for API and worker processes alike. Default: none. Any client that can
+    /// reach it can read it.
     pub listen: Option<SocketAddr>,
 }
 

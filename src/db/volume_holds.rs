@@ -14,7 +14,7 @@ const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Longest time of a request that makes a volume.
 const MAKING: Duration = Duration::from_secs(10 * 60);
 
-/// What a job holds, or has held.
+/// A hold of a job, current or released.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
 #[diesel(table_name = volume_holds)]
 pub struct VolumeHold {
@@ -129,7 +129,7 @@ pub fn take_over(c: &mut DbConnection, lease: &Lease) -> DbResult<bool> {
     Ok(taken > 0)
 }
 
-/// What a job holds, or has held.
+/// The hold of a job, current or released, if it has one.
 pub fn find(c: &mut DbConnection, job: &JobId) -> DbResult<Option<VolumeHold>> {
     Ok(volume_holds::table.find(job).first(c).optional()?)
 }

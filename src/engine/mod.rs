@@ -77,15 +77,15 @@
 //!   was looked at. If the row leads to another object by now, nothing is written. All other changes of a pack's state
 //!   are right whatever object the row leads to, and name the states in which they may happen; those of a pack that is
 //!   being written also name its session. A verification asks once more whether a backup still exists before it calls
-//!   it damaged. Chunks of a damaged pack leave the index, so that later backups store them again, and come
-//!   back if the pack is found sound; a backup that relies on them already is called damaged by the next verification. A pack that a collection is removing is not
-//!   called missing. Two rebuilds at once take a backup in once.
+//!   it damaged. Chunks of a damaged pack leave the index, so that later backups store them again, and come back if the
+//!   pack is found sound; a backup that relies on them already is called damaged by the next verification. A pack that
+//!   a collection is removing is not called missing. Two rebuilds at once take a backup in once.
 //! * **G**, generation: each collection and repair begins a generation. So does `care::rebuild::packs`, which brings
 //!   the rows of packs up to date with the storage, for a rebuild, for an import that needs packs which the database
-//!   does not know, and for a backup that finds that the database is an old copy. A compaction or repair gets a
-//!   rewrite number, and switches a pack, only while its generation is the latest. A collection condemns packs, gives
-//!   them up and removes objects that nothing leads to only while its own is. A rebuild that leads a row to another
-//!   object looks at no generation, but at the row (C). These changes of packs, and the beginning of each generation, take
+//!   does not know, and for a backup that finds that the database is an old copy. A compaction or repair gets a rewrite
+//!   number, and switches a pack, only while its generation is the latest. A collection condemns packs, gives them up
+//!   and removes objects that nothing leads to only while its own is. A rebuild that leads a row to another object
+//!   looks at no generation, but at the row (C). These changes of packs, and the beginning of each generation, take
 //!   turns (`db::gc::lock`).
 //! * **J**, job: a backup has at most one live job, and a restore or deletion begins only in the states that allow it.
 //!   A forced deletion cancels the job that is under way, and the same job deletes afterwards. A run that has stored a
@@ -102,9 +102,9 @@
 //!   `vault.json` is stored only in a transaction that sees no mark, and the mark waits for such transactions. A run
 //!   that had opened the vault before may still store an object. No key opens it; its writer, which looks for the
 //!   mark afterwards, removes it, or the shredding finds it. No pack is switched any more.
-//! * **X**, excluded: `key rotate` takes the data directory alone and refuses while any worker sends heartbeats.
-//!   It does not see `vault` commands that run at the same time; they go on with the keys that they have opened.
-//!   Run it on one host only.
+//! * **X**, excluded: `key rotate` takes the data directory alone and refuses while any worker sends heartbeats. A lock
+//!   in the database refuses a second one, on whichever host. It does not see `vault` commands that run at the same
+//!   time; they go on with the keys that they have opened. Run it on one host, and run an interrupted one again there.
 //! * **–**: neither removes anything that the other needs. A repair does without the root of a deleted backup.
 //!
 //! `engine/tests/model` goes through the ways in which backups, deletions, collections, crashes and overtaken runs may

@@ -1,7 +1,7 @@
 //! Carries out requests: looks up, authorizes, decides, and changes rows in one transaction.
 //!
-//! Every call blocks only for moments; longer work is a job. Services and tasks never call each other: they meet in the
-//! table `jobs`.
+//! Longer work is a job. A call blocks only for moments, or as long as a Cinder takes to answer and to make an empty
+//! volume for a restore. Services and tasks never call each other: they meet in the table `jobs`.
 
 pub mod backups;
 pub mod jobs;

@@ -30,7 +30,7 @@ use tokio::runtime::Handle;
 
 /// Metadata of a volume whose restore was not accepted yet. It tells a volume that no restore waits for.
 const MARKER_KEY: &str = "embervault_restore";
-/// How long a job waits for a volume that Cinder makes. Then it is tried again.
+/// How long a request or job waits until Cinder has made a volume. Then it fails, or is tried again.
 const CREATION_PATIENCE: Duration = Duration::from_secs(20);
 const CREATION_PAUSE: Duration = Duration::from_millis(500);
 
