@@ -21,7 +21,7 @@ use embervault::db::jobs::Claimer;
 use embervault::db::{self, Db, DbConnection, DbError, DbResult};
 use embervault::model::backup::{Backup, BackupEvent, BackupStatus, COLUMNS};
 use embervault::model::id::{BackupId, JobId, ProjectId, StorageId, VaultId, VolumeId};
-use embervault::model::job::{BackupSource, Job, JobArgs, JobState, Lane, Lease};
+use embervault::model::job::{BackupSource, Job, JobArgs, JobState, Lease, Queue};
 use embervault::model::number::PackNumber;
 use embervault::model::pack::PackKind;
 use embervault::model::page::{Filter, Order, Page, column};
@@ -154,7 +154,7 @@ fn now(size: &Size) -> Timestamp {
 }
 
 fn claim(c: &mut DbConnection, size: &Size) -> DbResult<()> {
-    db::jobs::running_elsewhere(c, Lane::Backup, Vec::new())?;
+    db::jobs::running_elsewhere(c, Queue::Backup, Vec::new())?;
     let us = Claimer {
         worker: "w".to_owned(),
         place: "p".to_owned(),
@@ -162,7 +162,7 @@ fn claim(c: &mut DbConnection, size: &Size) -> DbResult<()> {
         reserves: true,
         others: Vec::new(),
     };
-    let claimed = db::jobs::claim(c, Lane::Backup, &us, now(size), now(size), &[])?;
+    let claimed = db::jobs::claim(c, Queue::Backup, &us, now(size), now(size), &[])?;
     assert!(claimed.is_some());
     Ok(())
 }
@@ -317,22 +317,22 @@ fn sharing(c: &mut DbConnection, _: &Size) -> DbResult<()> {
 }
 
 fn census(c: &mut DbConnection, vault: i64) -> DbResult<()> {
-    db::collection::held_by_sessions(c, vault)?;
-    db::collection::pack_sets(c, &VaultId::new(id(vault)))?;
-    db::collection::packs(c, vault).map(drop)
+    db::gc::held_by_sessions(c, vault)?;
+    db::gc::pack_sets(c, &VaultId::new(id(vault)))?;
+    db::gc::packs(c, vault).map(drop)
 }
 
 fn settled(c: &mut DbConnection, _: &Size) -> DbResult<()> {
-    db::collection::settled(c, BIG)?;
-    db::collection::needed(c, &big_vault()).map(drop)
+    db::gc::settled(c, BIG)?;
+    db::gc::needed(c, &big_vault()).map(drop)
 }
 
 fn verified(c: &mut DbConnection, _: &Size) -> DbResult<()> {
-    db::condition::packs(c, BIG).map(drop)
+    db::health::packs(c, BIG).map(drop)
 }
 
 fn damaged(c: &mut DbConnection, _: &Size) -> DbResult<()> {
-    db::condition::damaged(c, BIG).map(drop)
+    db::health::damaged(c, BIG).map(drop)
 }
 
 fn due(c: &mut DbConnection, _: &Size) -> DbResult<()> {

@@ -6,7 +6,7 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use embervault::config::Compression;
-use embervault::engine::format::codec::{self, Encoder, Pace};
+use embervault::engine::format::codec::{self, CompressionPace, Encoder};
 use embervault::engine::format::keys::{Key, VaultKeys};
 use embervault::engine::format::manifest::{ChunkId, Extent, FrameRef, decode_leaf, encode_leaf};
 use embervault::engine::format::sums;
@@ -59,7 +59,7 @@ fn stages(criterion: &mut Criterion) {
         })
     });
     for level in [1, 3, 9] {
-        let pace = Pace::new(1);
+        let pace = CompressionPace::new(1);
         let mut encoder = Encoder::new(Compression::Zstd(level), &pace);
         group.bench_function(format!("zstd {level} of frames"), |bencher| {
             bencher.iter(|| {

@@ -19,18 +19,17 @@
 //! A module uses floors below its own, never its neighbours and never upward; `tests/layers.rs`
 //! fails otherwise. It also lists for each foreign crate behind a door which modules may name it, mostly one:
 //! diesel queries stand in [`db`], opendal in [`store`], actix in [`api`] (and [`app`], which starts the server).
-//! The standalone volume catalogue and the embedded identity keep their rows in the database, and
-//! [`identity`] and [`store`] ask a Keystone through [`keystone`]; so these doors stand one floor
-//! above instead of beside it.
+//! The catalogues of volumes and the embedded identity keep rows in the database, and [`identity`], [`store`] and
+//! [`volume`] ask a Keystone through [`keystone`]; so these doors stand one floor above instead of beside it.
 //!
 //! # The wall
 //!
 //! The product is a backup service. Where no cloud surrounds it, a stand-in plays Cinder and Keystone. On each floor
 //! that has a part of the stand-in, that part lies in a folder `standalone`; that of [`identity`] is called
 //! `embedded`. Outside of these folders, only the code that chooses between the stand-in and a real cloud may name it.
-//! `identity.mode` makes that choice for users and projects, in `app/mod.rs`, and `volumes.mode` for volumes, in
-//! `Catalog::open`. A few files name the stand-in without choosing; `tests/layers.rs`
-//! lists them, and none may be added.
+//! `identity.mode` makes that choice for users and projects, in `app/mod.rs`. `volumes.mode` makes it for volumes, in
+//! `Catalog::open`. A few files name the stand-in without choosing; `tests/layers.rs` lists them, and none may be
+//! added.
 //!
 //! Backups ask for volumes at one port, [`volume::catalog`]. Its header says which calls may share a transaction
 //! and which are repeated.
@@ -52,7 +51,7 @@
 //!
 //! | file | what it does there |
 //! |---|---|
-//! | `api/server.rs` | the pipeline: request id, size, route, caller, version, media type, body, project, handler, answer |
+//! | `api/server.rs` | the pipeline: request id, size, route, token, body, memory, the token again, version, media type, project, handler, answer |
 //! | `api/routes.rs` | the table of all routes leads to `api::backups::create` |
 //! | `api/backups.rs` | parses the body, calls the service, shows the result |
 //! | `service/backups.rs` | looks the volume up and authorizes |
@@ -88,10 +87,15 @@
 //!
 //! # One restore
 //!
-//! `admission/restore.rs` moves the backup to `restoring`, holds or creates the target and inserts the job, in one
-//! transaction.
-//! `tasks/restore_backup.rs` opens the target; `engine/read/restore.rs` reads leaves and ranges of packs, verifies
-//! every chunk and writes it; the catalogue releases the target with the saved metadata.
+//! 1. `service/backups.rs` finds the target. If the request names no volume and a Cinder keeps the volumes, it has one
+//!    made there, with the user's token.
+//! 2. `admission/restore.rs` moves the backup to `restoring`, holds or inserts the target, and inserts the job, in one
+//!    transaction.
+//! 3. `tasks/restore_backup.rs` takes the hold over and opens the target.
+//! 4. `engine/read/restore.rs` reads leaves and ranges of packs, verifies every chunk and writes it.
+//! 5. `tasks/restore_backup.rs` notes that the target is written: from now on it may be in use, and no later run writes
+//!    it again. The catalogue releases the target with the saved metadata. One last transaction makes the backup
+//!    `available` again and completes the job.
 //!
 //! # Where new things go
 //!
@@ -116,15 +120,15 @@
 //!
 //! **Work that no request asks for** begins in `app/mod.rs`, in the processes that run jobs: `schedule` asks
 //! `tasks/maintenance.rs` from time to time which jobs are due, `look_after_orphans` settles what no job will end. Other
-//! periodic work needs such a loop, started in `run_lanes` beside them. What takes long is a job: its arguments in
+//! periodic work needs such a loop, started in `run_queues` beside them. What takes long is a job: its arguments in
 //! `model/job.rs`, its work in `tasks/`, found by `tasks/run.rs`. Backups that it starts go through [`admission`], as
 //! those of requests do; so far only [`service`] has one.
 //!
 //! # Invariants
 //!
 //! * Engine, service and tasks are ordinary blocking code on bounded threads. Async code stands only in `api`, `app`,
-//!   the runner and heartbeat of `jobs`, inside of `store` and `keystone`, and where `cli` starts the runtime and waits
-//!   for signals.
+//!   the runner and heartbeat of `jobs`, inside of `store`, `keystone` and `volume/cinder`, and where `cli` starts the
+//!   runtime and waits for signals.
 //! * State changes are compare-and-set on the row; no code reads a state and then writes it.
 //! * An interrupted job is claimed by the same transaction as a new one, and runs from its beginning. Only rows that wait
 //!   for a job that does not exist, as its row was removed, and files that such a job has left, are looked for and

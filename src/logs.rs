@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
 
-/// How much a part of the program says, in Cinder's words.
+/// The level of a part of the logs, in Cinder's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
     Error,
@@ -99,21 +99,21 @@ fn parts_of(prefix: &str) -> impl Iterator<Item = &'static (&'static str, fn() -
         .filter(move |(name, _)| name.starts_with(prefix))
 }
 
-/// How much the parts whose names begin so say now.
+/// The current levels of the parts whose names begin so.
 pub fn levels(prefix: &str) -> Vec<(&'static str, LogLevel)> {
     parts_of(prefix)
         .map(|(name, level)| (*name, level()))
         .collect()
 }
 
-/// Has the parts whose names begin so say so much from now on.
-pub fn set(prefix: &str, level: LogLevel) {
+/// Sets the level of the parts whose names begin so, from now on.
+pub fn set_levels(prefix: &str, level: LogLevel) {
     let Some(running) = RUNNING.get() else {
         return;
     };
     let mut set = running.set.lock().unwrap_or_else(PoisonError::into_inner);
     set.extend(parts_of(prefix).map(|(name, _)| (*name, level)));
-    // Of two words on the same part the later one counts.
+    // If two settings name the same part, the later one counts.
     let mut filter = running.filter.clone();
     for (name, level) in set.iter() {
         filter.push_str(&format!(",{name}={}", level.filter()));
@@ -171,16 +171,16 @@ mod tests {
             let level = |name: &str| levels(name)[0].1;
             assert_eq!(level("embervault::api"), LogLevel::Info);
             assert_eq!(level("embervault::engine"), LogLevel::Error);
-            set("embervault::eng", LogLevel::Debug);
+            set_levels("embervault::eng", LogLevel::Debug);
             assert_eq!(level("embervault::engine"), LogLevel::Debug);
             assert_eq!(level("embervault::api"), LogLevel::Info);
-            set("", LogLevel::Warning);
+            set_levels("", LogLevel::Warning);
             assert!(
                 levels("")
                     .iter()
                     .all(|(_, level)| *level == LogLevel::Warning)
             );
-            set("cinder", LogLevel::Debug);
+            set_levels("cinder", LogLevel::Debug);
             assert!(levels("cinder").is_empty());
         });
         assert_eq!(LogLevel::parse("warning"), Some(LogLevel::Warning));

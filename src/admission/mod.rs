@@ -59,7 +59,7 @@ impl Admission {
             insert_job(c, &job)?;
             Ok(admitted)
         })?;
-        self.wake.wake(job.lane);
+        self.wake.wake(job.queue);
         Ok(admitted)
     }
 
@@ -133,7 +133,8 @@ impl From<CatalogError> for Error {
     }
 }
 
-/// What Cinder answers to a request of ours; where the user is refused, the user gets the same answer.
+/// The error for a request that Cinder has refused or failed. If Cinder refused the user, the user gets the same
+/// answer.
 fn of_cinder(error: CinderError) -> Error {
     match error {
         CinderError::Refused {

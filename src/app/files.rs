@@ -4,7 +4,7 @@
 use crate::api::METRICS_CONNECTIONS_MAX;
 use crate::app::StartError;
 use crate::config::Config;
-use crate::model::job::Lane;
+use crate::model::job::Queue;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// More are of no use, and programs that are started with a very high limit may take long.
@@ -43,8 +43,8 @@ pub(super) fn check(config: &Config) -> Result<(), StartError> {
 
 fn needed(config: &Config) -> u64 {
     let calls = config.storages().into_values().map(|storage| storage.calls);
-    let lanes = [Lane::Backup, Lane::Copy, Lane::Quick];
-    let jobs: usize = lanes.map(|lane| config.jobs.places(lane)).iter().sum();
+    let queues = [Queue::Backup, Queue::Copy, Queue::Quick];
+    let jobs: usize = queues.map(|queue| config.jobs.places(queue)).iter().sum();
     let all = calls
         .chain([OWN, METRICS_CONNECTIONS_MAX, jobs.saturating_mul(OF_A_JOB)])
         .fold(config.api.connections_max, usize::saturating_add);

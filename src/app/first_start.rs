@@ -6,7 +6,7 @@
 use crate::app::{StartError, locks};
 use crate::config::{ConfiguredUser, Secret, without_content};
 use crate::identity::embedded::random_text;
-use crate::model::standalone::identity::Role;
+use crate::model::role::Role;
 use serde::Deserialize;
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};

@@ -34,10 +34,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// What a change of the master key holds in the database.
+/// The name of the lock that a change of the master key holds in the database.
 const ROTATION: &str = "key-rotation";
 
-/// What a rotation has done.
+/// The result of a rotation.
 pub struct Rotated {
     /// How many vaults are wrapped with the new key.
     pub vaults: usize,
@@ -47,7 +47,7 @@ pub struct Rotated {
     pub old_rows: OldRows,
 }
 
-/// What shredding has done.
+/// The result of shredding.
 pub struct Shredded {
     /// Each vault that is gone, with the number of objects that were removed.
     pub vaults: Vec<(VaultId, usize)>,
@@ -57,7 +57,7 @@ pub struct Shredded {
     pub old_rows: OldRows,
 }
 
-/// What is done to each vault in turn.
+/// One step of a rotation, done for each vault in turn.
 type Work =
     fn(&Db, &Store, &VaultId, Option<&VaultRow>, &Keyring, &MasterKey) -> engine::Result<()>;
 
@@ -83,7 +83,7 @@ pub fn rotate(config: &Config, handle: &Handle) -> Result<Rotated, StartError> {
     let rows = db.read(db::vaults::all)?;
     let elsewhere = |row: &&VaultRow| !stores.contains_key(&row.storage_id);
     for row in rows.iter().filter(elsewhere) {
-        // Of one that is being shredded nothing is to be wrapped: with the old key the last copy goes.
+        // A vault that is being shredded is not wrapped anew: whatever is left of it then opens with the old key alone.
         if !vault::record::is_shredded(&db, row).map_err(of_database)? {
             let vault = row.id.clone();
             return Err(StartError::NoStorage { vault });

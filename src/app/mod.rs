@@ -23,11 +23,11 @@ use crate::identity::Identity;
 use crate::identity::embedded::Embedded;
 use crate::identity::keystone::Keystone;
 use crate::identity::policy::Policy;
-use crate::jobs::{Runner, Wake, Worker, beat};
+use crate::jobs::{Runner, Wake, Worker, send_heartbeats};
 use crate::metrics::Metrics;
 use crate::model::error::chain;
 use crate::model::id::StorageId;
-use crate::model::job::Lane;
+use crate::model::job::Queue;
 use crate::model::metadata::MetadataLimits;
 use crate::service::Services;
 use crate::tasks::orphans::Orphan;
@@ -131,7 +131,7 @@ pub async fn start(config: Config, role: Role) -> Result<Running, StartError> {
                 peers: Arc::default(),
             };
             let maintenance = config.maintenance.clone();
-            run_lanes(worker, parts.tasks, maintenance, &stop, &tracker);
+            run_queues(worker, parts.tasks, maintenance, &stop, &tracker);
             Some(name)
         }
     };
@@ -401,7 +401,7 @@ fn open_policy(config: &Config, data_dir: &Path) -> Result<Policy, StartError> {
     }
 }
 
-fn run_lanes(
+fn run_queues(
     worker: Worker,
     tasks: Tasks,
     maintenance: Maintenance,
@@ -421,13 +421,13 @@ fn run_lanes(
     );
     let run = Arc::new(move |claimed| tasks.run(claimed));
     let jobs = TaskTracker::new();
-    for lane in [Lane::Backup, Lane::Copy, Lane::Quick] {
-        let runner = Runner::new(worker.clone(), lane, run.clone());
+    for queue in [Queue::Backup, Queue::Copy, Queue::Quick] {
+        let runner = Runner::new(worker.clone(), queue, run.clone());
         let work = runner.work(taking(), stop.working.clone());
-        vital(lane.as_str(), jobs.track_future(work).boxed());
+        vital(queue.as_str(), jobs.track_future(work).boxed());
     }
     jobs.close();
-    vital("heartbeat", beat(worker, taking(), jobs).boxed());
+    vital("heartbeat", send_heartbeats(worker, taking(), jobs).boxed());
 }
 
 /// Adds maintenance jobs when they are due.

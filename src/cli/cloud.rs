@@ -4,8 +4,9 @@ use crate::cli::{serve, table};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::Db;
+use crate::model::check::Verdict;
 use crate::volume::catalog::Catalog;
-use crate::volume::catalog::cinder::check::{Step, Verdict};
+use crate::volume::catalog::cinder::check::Step;
 use anyhow::bail;
 
 /// Goes through all that backups and restores need.
@@ -33,12 +34,8 @@ fn print(steps: &[Step]) {
     let rows: Vec<Vec<String>> = steps
         .iter()
         .map(|step| {
-            let verdict = match step.verdict {
-                Verdict::Passed => "passed",
-                Verdict::Absent => "absent",
-                Verdict::Failed => "FAILED",
-            };
-            vec![step.name.clone(), verdict.to_owned(), step.detail.clone()]
+            let verdict = step.verdict.word().to_owned();
+            vec![step.name.clone(), verdict, step.detail.clone()]
         })
         .collect();
     table::print(&["step", "result", "detail"], &rows);

@@ -2,8 +2,9 @@
 
 use crate::cli::{serve, table};
 use crate::config::Config;
+use crate::model::check::Verdict;
 use crate::store::Store;
-use crate::store::check::{self, Step, Verdict};
+use crate::store::check::{self, Step};
 use anyhow::{Context, bail};
 
 /// Proves one storage.
@@ -36,14 +37,9 @@ fn print(steps: &[Step]) {
     let rows: Vec<Vec<String>> = steps
         .iter()
         .map(|step| {
-            let verdict = match step.verdict {
-                Verdict::Passed => "passed",
-                Verdict::Absent => "absent",
-                Verdict::Failed => "FAILED",
-            };
             vec![
                 step.name.to_owned(),
-                verdict.to_owned(),
+                step.verdict.word().to_owned(),
                 format!("{} ms", step.milliseconds),
                 step.detail.clone(),
             ]

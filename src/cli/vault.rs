@@ -372,9 +372,9 @@ fn as_json(collected: &[(String, Plan)]) -> serde_json::Value {
                 "packs": plan.compacted.len(),
                 "dead_bytes": plan.compacted.iter().map(|sparse| sparse.dead_bytes).sum::<u64>(),
             },
-            "leftovers": plan.strays,
+            "leftovers": plan.leftovers,
             "unknown": plan.unknown,
-            "blocked_by": plan.hindrance,
+            "blocked_by": plan.blocked_by,
         })
     });
     vaults.collect()
@@ -393,7 +393,7 @@ fn print(collected: &[(String, Plan)]) {
                 tally(&plan.condemned),
                 tally(&plan.deleted),
                 compacted(plan),
-                plan.strays.len().to_string(),
+                plan.leftovers.len().to_string(),
                 plan.unknown.len().to_string(),
             ]
         })
@@ -411,7 +411,7 @@ fn print(collected: &[(String, Plan)]) {
     ];
     table::print(&header, &rows);
     for (vault, plan) in collected {
-        if let Some(why) = &plan.hindrance {
+        if let Some(why) = &plan.blocked_by {
             println!("vault {vault}: nothing was compacted: {why}");
         }
     }

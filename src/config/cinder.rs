@@ -70,7 +70,7 @@ fn timeout() -> Duration {
 }
 
 impl Cinder {
-    /// What is wrong with the settings of a Cinder that is used.
+    /// An error if the settings of the Cinder in use are incomplete or out of range.
     pub(super) fn check(&self) -> Result<(), (String, String)> {
         if !self.url.starts_with("http") {
             let why = "the mode cinder needs Cinder's URL, such as http://controller:8776/v3";

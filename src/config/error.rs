@@ -68,18 +68,7 @@ fn without_value(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::config::Config;
-
-    fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("embervault.toml");
-        std::fs::write(&path, text).unwrap();
-        let variables = environment
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Config::load(Some(&path), variables)
-    }
+    use crate::config::tests::load;
 
     #[test]
     fn errors_say_where_and_what_but_not_the_value() {

@@ -1,7 +1,7 @@
 //! Settings of who vouches for users, and of what users may do.
 
 use crate::config::Secret;
-use crate::model::standalone::identity::Role;
+use crate::model::role::Role;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;

@@ -34,7 +34,7 @@ impl TryFrom<Form> for Secret {
                 (line, format!("{origin}: its first line"))
             }
         };
-        // Anybody could log in with it: the file may not be written yet.
+        // An empty password would let any client log in. The file may just not be written yet.
         if text.trim().is_empty() {
             Err(format!("{origin} is empty"))
         } else {

@@ -94,7 +94,7 @@ pub fn parent_for(
                         backups::status.eq_any([BackupStatus::Available, BackupStatus::Restoring]),
                     ),
             )
-            // Where missing values come, each database has its own mind.
+            // The two databases sort NULL to different ends.
             .order((
                 backups::data_timestamp.is_null(),
                 backups::data_timestamp.desc(),
@@ -121,8 +121,8 @@ pub fn transition(
     event: BackupEvent,
     now: Timestamp,
 ) -> DbResult<bool> {
-    // One statement for each state it may lead to: a state that moves while several are tried one
-    // after the other would be missed.
+    // All states from which the event is legal are in one statement. If they were tried one after the other, a state
+    // that changes meanwhile could be missed.
     for to in BackupStatus::ALL {
         let from: Vec<BackupStatus> = BackupStatus::before(event)
             .into_iter()
@@ -196,7 +196,7 @@ pub fn with_root(
         .optional()?)
 }
 
-/// Fills the row of an imported backup from its record and its root, but for what it came to.
+/// Fills the row of an imported backup from its record and its root; state and totals are set elsewhere.
 pub fn set_imported(connection: &mut DbConnection, backup: &Backup) -> DbResult<()> {
     let Backup {
         id,
@@ -265,8 +265,8 @@ pub fn count_children(connection: &mut DbConnection, id: &BackupId) -> DbResult<
         .get_result(connection)?)
 }
 
-/// Notes that the data of an available backup is gone.
-pub fn set_lost(connection: &mut DbConnection, id: &BackupId, reason: &str) -> DbResult<()> {
+/// Records that the data of an available backup is gone.
+pub fn mark_lost(connection: &mut DbConnection, id: &BackupId, reason: &str) -> DbResult<()> {
     diesel::update(backups::table.find(id))
         .filter(backups::status.eq(BackupStatus::Available))
         .set((
@@ -277,8 +277,8 @@ pub fn set_lost(connection: &mut DbConnection, id: &BackupId, reason: &str) -> D
     Ok(())
 }
 
-/// Notes that the data of a backup, which were not found once, are there.
-pub fn set_found(connection: &mut DbConnection, id: &BackupId) -> DbResult<()> {
+/// Records that the data of a backup is there, although it was not found before.
+pub fn mark_found(connection: &mut DbConnection, id: &BackupId) -> DbResult<()> {
     diesel::update(backups::table.find(id))
         .filter(backups::status.eq(BackupStatus::Error))
         .set((
@@ -319,7 +319,7 @@ pub fn set_started(
     Ok(())
 }
 
-/// Notes from when the bytes are that the backup will have.
+/// Records the moment whose bytes the backup will have.
 pub fn set_data_timestamp(
     connection: &mut DbConnection,
     id: &BackupId,

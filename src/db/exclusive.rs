@@ -1,16 +1,17 @@
-//! What only one process may do at a time, whichever host it runs on.
+//! Locks for work that only one process may do at a time, whichever host it runs on.
 //!
 //! On PostgreSQL it is a lock of a session: it ends with the connection, so a process that dies leaves nothing behind.
 //! On SQLite it is a lock on an empty file beside the database.
 
-use crate::db::{Db, DbConnection, DbError, Manager};
+use crate::db::connection::Manager;
+use crate::db::{Db, DbConnection, DbError};
 use diesel::prelude::*;
 use diesel::r2d2::PooledConnection;
 use diesel::sql_types::{Bool, Text};
 use std::cell::RefCell;
 use std::fs::{File, TryLockError};
 
-/// Locks of transactions have one number; those with two never meet them.
+/// PostgreSQL tells locks with two numbers from those with one. Transactions use locks with one.
 const TRY: &str = "SELECT pg_try_advisory_lock(7223022, hashtext($1)) AS is_held";
 const END: &str = "SELECT pg_advisory_unlock_all()";
 
@@ -27,14 +28,14 @@ pub struct Exclusive {
 }
 
 impl Db {
-    /// Holds what has this name. `None`: another process holds it.
+    /// Takes the lock of this name. `None`: another process holds it.
     pub fn exclusive(&self, name: &str) -> Result<Option<Exclusive>, DbError> {
         if let Some(database) = &self.file {
             let mut path = database.as_os_str().to_owned();
             path.push(format!("-{name}"));
             return lock_file(path.into());
         }
-        // Not one of those that transactions wait for.
+        // Two numbers, so that no transaction waits for it.
         let mut session = self.renewals.get().map_err(DbError::Connect)?;
         let DbConnection::Postgres(connection) = &mut *session else {
             return Err(DbError::Url);

@@ -1,9 +1,10 @@
 //! Rows of `jobs`. Claiming is "look, then compare-and-set": exactly one claimer wins, on both
-//! databases. A lock only makes the counts of places true until the claim is written.
+//! databases. A lock only makes the counts of places true until the claim is written. In the database the column of the
+//! queue is called `lane`, and that of the heartbeats `beats`.
 
 use crate::db::{self, DbConnection, DbResult, workers};
 use crate::model::id::JobId;
-use crate::model::job::{Checkpoint, Job, JobState, Lane, Lease, Upkeep};
+use crate::model::job::{Checkpoint, Job, JobState, Lease, Queue, Upkeep};
 use crate::model::schema::jobs;
 use crate::model::time::Timestamp;
 use diesel::dsl::sql;
@@ -14,15 +15,15 @@ use std::time::Duration;
 
 const LIVE: [JobState; 2] = [JobState::Available, JobState::Running];
 
-// The same and others, word for word as the partial indexes have them: SQLite takes such an index for no value
-// that is bound. Jobs that ended are many and stand in none of them.
+// These conditions are word for word those of the partial indexes. SQLite does not use such an index for a bound value.
+// Jobs that ended are many and stand in none of these indexes.
 const IS_LIVE: &str = "jobs.state IN ('available', 'running')";
 const IS_AVAILABLE: &str = "jobs.state = 'available'";
 const IS_RUNNING: &str = "jobs.state = 'running'";
 const IS_CANCELLED: &str = "jobs.state = 'available' AND jobs.cancel_requested";
 
-/// A running job takes a place, unless its worker has none: one that stops, or rests, works on with what it has. [`NEXT`]
-/// says the same.
+/// A running job takes a place, unless its worker has none. A worker has none while it is stopping, and none for
+/// backups while an administrator has disabled it; it finishes the jobs that it runs. [`NEXT`] has the same condition.
 const HAS_PLACE: &str = "NOT EXISTS ( \
      SELECT 1 FROM workers WHERE workers.name = jobs.worker \
      AND 0 = CASE jobs.lane WHEN 'backup' THEN workers.backups WHEN 'copy' THEN workers.copies ELSE workers.quick END \
@@ -30,7 +31,7 @@ const HAS_PLACE: &str = "NOT EXISTS ( \
 
 /// The job whose turn it is: of the projects that have one waiting, found by stepping through the index, the one
 /// that has the fewest running, and fewer than it may have; of its jobs, the one that is due the longest.
-/// `$1` lane, `$2` now, `$3` the horizon, `$4` what a project may have.
+/// `$1` queue, `$2` now, `$3` the horizon, `$4` most places of one project.
 const NEXT: &str = "WITH RECURSIVE waiting (project) AS ( \
      SELECT ( \
      SELECT project_id FROM jobs \
@@ -55,14 +56,14 @@ const NEXT: &str = "WITH RECURSIVE waiting (project) AS ( \
      WHERE COALESCE(running.places, 0) < $4 \
      ORDER BY COALESCE(running.places, 0), jobs.run_at, jobs.id LIMIT 1";
 
-/// What [`NEXT`] gives.
+/// The row that [`NEXT`] finds.
 #[derive(QueryableByName)]
 struct Next {
     #[diesel(sql_type = Text)]
     id: String,
 }
 
-/// Longest time for which a job is put off.
+/// Longest time for which a job is postponed.
 pub const PUT_OFF_MAX: Duration = Duration::from_secs(600);
 
 /// Adds a job. Fails on the unique index if its subject has a live job already.
@@ -95,17 +96,17 @@ pub fn live_for(connection: &mut DbConnection, subject: &str) -> DbResult<Option
 /// A job that runs in another process: its signs of life, and in whose place it runs.
 pub type Elsewhere = (JobId, i64, Option<String>);
 
-/// Jobs of a lane that run in other processes.
+/// Jobs of a queue that run in other processes.
 pub fn running_elsewhere(
     connection: &mut DbConnection,
-    lane: Lane,
+    queue: Queue,
     running_here: Vec<JobId>,
 ) -> DbResult<Vec<Elsewhere>> {
     Ok(jobs::table
-        .filter(jobs::lane.eq(lane))
+        .filter(jobs::queue.eq(queue))
         .filter(sql::<Bool>(IS_RUNNING))
         .filter(jobs::id.ne_all(running_here))
-        .select((jobs::id, jobs::beats, jobs::holder))
+        .select((jobs::id, jobs::heartbeats, jobs::holder))
         .load(connection)?)
 }
 
@@ -114,31 +115,31 @@ pub fn running_elsewhere(
 pub struct Claimer {
     /// Name of the worker.
     pub worker: String,
-    /// Where it works, which one process has at a time.
+    /// The place of its process (`holder`), which one process has at a time.
     pub place: String,
-    /// Jobs of the lane that it runs at once.
+    /// Jobs of the queue that it runs at once.
     pub places: i64,
-    /// No project may have the last place of all workers.
+    /// Whether no project may have the last place of all workers.
     pub reserves: bool,
-    /// The other workers that are alive: places of those that are gone are no places.
+    /// The other workers that are alive. Only their places count.
     pub others: Vec<String>,
 }
 
-/// Takes the next due job of a lane, from the project with the fewest running jobs; or a job that its worker has
-/// abandoned, if its `beats` are still the same. New jobs, retries and abandoned jobs all come through here. No project
-/// gets the last place of all workers, and upkeep does not get all places.
+/// Takes the next due job of a queue, from the project with the fewest running jobs; or a job that its worker has
+/// abandoned, if its `heartbeats` are still the same. New jobs, retries and abandoned jobs all come through here. No
+/// project gets the last place of all workers, and upkeep does not get all places.
 pub fn claim(
     connection: &mut DbConnection,
-    lane: Lane,
+    queue: Queue,
     us: &Claimer,
     now: Timestamp,
     leased_until: Timestamp,
     abandoned: &[(JobId, i64)],
 ) -> DbResult<Option<Job>> {
-    // Whoever counts the places of the lane counts what others that count them now are about to take.
-    db::lock(connection, &format!("{lane} places"))?;
+    // Claims in one queue take turns, so that each counts the places that the claims before it have taken.
+    db::lock(connection, &format!("{queue} places"))?;
     let left = find_abandoned(connection, abandoned)?;
-    let places = Places::count(connection, lane, us, &left)?;
+    let places = Places::count(connection, queue, us, &left)?;
     let Some(mut job) = find_next(connection, now, left, &places)? else {
         return Ok(None);
     };
@@ -146,11 +147,11 @@ pub fn claim(
     let claimed = diesel::update(jobs::table.find(&job.id))
         .filter(jobs::attempt.eq(job.attempt).and(jobs::state.eq(job.state)))
         // If the lease was renewed a moment ago, the job is not abandoned.
-        .filter(jobs::beats.eq(job.beats))
+        .filter(jobs::heartbeats.eq(job.heartbeats))
         .set((
             jobs::state.eq(JobState::Running),
             jobs::attempt.eq(job.attempt + 1),
-            jobs::beats.eq(job.beats + 1),
+            jobs::heartbeats.eq(job.heartbeats + 1),
             jobs::orphaned.eq(job.orphaned),
             jobs::leased_until.eq(leased_until),
             jobs::worker.eq(&us.worker),
@@ -159,17 +160,17 @@ pub fn claim(
         ))
         .execute(connection)?;
     job.attempt += 1;
-    job.beats += 1;
+    job.heartbeats += 1;
     job.state = JobState::Running;
     Ok((claimed == 1).then_some(job))
 }
 
-/// The places of a lane on all workers that are alive, and who may have how many.
+/// The places of a queue on all workers that are alive, and who may have how many.
 struct Places<'u> {
-    lane: Lane,
+    queue: Queue,
     us: &'u Claimer,
     all: i64,
-    /// What one project may have: one less than upkeep leaves. `None`: any number.
+    /// Most places of one project: one less than upkeep leaves. `None`: any number.
     most: Option<i64>,
     /// Jobs whose worker is gone: they hold no place.
     idle: Vec<JobId>,
@@ -178,7 +179,7 @@ struct Places<'u> {
 impl<'u> Places<'u> {
     fn count(
         connection: &mut DbConnection,
-        lane: Lane,
+        queue: Queue,
         us: &'u Claimer,
         left: &[Job],
     ) -> DbResult<Self> {
@@ -186,16 +187,16 @@ impl<'u> Places<'u> {
         let is_gone = |name: &str| left.iter().any(|job| job.worker.as_deref() == Some(name));
         let others = us.others.iter().map(String::as_str);
         let others: Vec<&str> = others.filter(|name| !is_gone(name)).collect();
-        let others = workers::places(connection, lane, &others)?;
+        let others = workers::places(connection, queue, &others)?;
         let mut places = Self {
-            lane,
+            queue,
             us,
             all: us.places.saturating_add(others),
             most: None,
             idle: left.iter().map(|job| job.id.clone()).collect(),
         };
         if us.reserves {
-            let upkeep: i64 = running_in(lane, &places.idle)
+            let upkeep: i64 = running_in(queue, &places.idle)
                 .filter(jobs::project_id.is_null())
                 .count()
                 .get_result(connection)?;
@@ -215,7 +216,7 @@ impl<'u> Places<'u> {
         let Some(most) = self.most else {
             return Ok(true);
         };
-        let running: i64 = running_in(self.lane, &self.idle)
+        let running: i64 = running_in(self.queue, &self.idle)
             .filter(jobs::project_id.eq(project))
             .count()
             .get_result(connection)?;
@@ -226,7 +227,7 @@ impl<'u> Places<'u> {
     /// where there is more than one: it may take hours. The places that projects have do not matter, as projects with a
     /// long queue have all of them all the time.
     fn has_room_for_upkeep(&self, connection: &mut DbConnection) -> DbResult<bool> {
-        let running: Vec<Option<String>> = running_in(self.lane, &self.idle)
+        let running: Vec<Option<String>> = running_in(self.queue, &self.idle)
             .filter(jobs::project_id.is_null())
             .select(jobs::worker)
             .load(connection)?;
@@ -236,19 +237,19 @@ impl<'u> Places<'u> {
     }
 }
 
-/// Jobs of a lane that run and take a place, besides some.
+/// Jobs of a queue that run and take a place, besides some.
 #[diesel::dsl::auto_type(no_type_alias)]
-fn running_in<'a>(lane: Lane, idle: &'a [JobId]) -> _ {
+fn running_in<'a>(queue: Queue, idle: &'a [JobId]) -> _ {
     let is_running: SqlLiteral<Bool> = sql(IS_RUNNING);
     let has_place: SqlLiteral<Bool> = sql(HAS_PLACE);
     jobs::table
-        .filter(jobs::lane.eq(lane))
+        .filter(jobs::queue.eq(queue))
         .filter(is_running)
         .filter(has_place)
         .filter(jobs::id.ne_all(idle))
 }
 
-/// A job that was left, or one that is to be cancelled, or else the one whose turn it is.
+/// An abandoned job, else one that is to be cancelled, else the one whose turn it is.
 fn find_next(
     connection: &mut DbConnection,
     now: Timestamp,
@@ -260,13 +261,13 @@ fn find_next(
             return Ok(Some(job));
         }
     }
-    // No job is put off for longer; if one seems to be, the clock was set back.
+    // No job is postponed for longer. If one seems to be, the clock was set back.
     let horizon = now.after(PUT_OFF_MAX);
-    let cancelled = find_cancelled(connection, places.lane, now, horizon)?;
+    let cancelled = find_cancelled(connection, places.queue, now, horizon)?;
     if cancelled.is_some() {
         return Ok(cancelled);
     }
-    if let Some(job) = find_upkeep(connection, places.lane, now, horizon)?
+    if let Some(job) = find_upkeep(connection, places.queue, now, horizon)?
         && places.has_room(connection, &job)?
     {
         return Ok(Some(job));
@@ -277,15 +278,15 @@ fn find_next(
     }
 }
 
-/// A job that is to be cancelled, which waits for no other of its project.
+/// A job that is to be cancelled. It does not wait for other jobs of its project.
 fn find_cancelled(
     connection: &mut DbConnection,
-    lane: Lane,
+    queue: Queue,
     now: Timestamp,
     horizon: Timestamp,
 ) -> DbResult<Option<Job>> {
     Ok(jobs::table
-        .filter(jobs::lane.eq(lane))
+        .filter(jobs::queue.eq(queue))
         .filter(sql::<Bool>(IS_CANCELLED))
         .filter(jobs::run_at.le(now).or(jobs::run_at.gt(horizon)))
         .order((jobs::run_at, jobs::id))
@@ -297,12 +298,12 @@ fn find_cancelled(
 /// Upkeep, which is of no project.
 fn find_upkeep(
     connection: &mut DbConnection,
-    lane: Lane,
+    queue: Queue,
     now: Timestamp,
     horizon: Timestamp,
 ) -> DbResult<Option<Job>> {
     Ok(jobs::table
-        .filter(jobs::lane.eq(lane).and(jobs::project_id.is_null()))
+        .filter(jobs::queue.eq(queue).and(jobs::project_id.is_null()))
         .filter(sql::<Bool>(IS_AVAILABLE))
         .filter(jobs::run_at.le(now).or(jobs::run_at.gt(horizon)))
         .order((jobs::run_at, jobs::id))
@@ -318,7 +319,7 @@ fn find_due(
     horizon: Timestamp,
 ) -> DbResult<Option<Job>> {
     let query = diesel::sql_query(NEXT)
-        .bind::<Text, _>(places.lane.as_str())
+        .bind::<Text, _>(places.queue.as_str())
         .bind::<BigInt, _>(now.0)
         .bind::<BigInt, _>(horizon.0)
         .bind::<BigInt, _>(places.most.unwrap_or(i64::MAX));
@@ -330,18 +331,22 @@ fn find_due(
     let Some(next) = next else {
         return Ok(None);
     };
-    // Another worker may have taken it since: then it runs, and must not be taken again.
+    // Another worker may have claimed it since. Then it runs, and must not be claimed again.
     let due = find(connection, &JobId::new(next.id))?;
     Ok(due.filter(|job| job.state == JobState::Available))
 }
 
-/// Those that are still as they were when they were given up.
+/// Those of the abandoned jobs that have sent no heartbeat since.
 fn find_abandoned(connection: &mut DbConnection, abandoned: &[(JobId, i64)]) -> DbResult<Vec<Job>> {
     let mut left = Vec::new();
-    for (id, beats) in abandoned {
+    for (id, heartbeats) in abandoned {
         let found = jobs::table
             .find(id)
-            .filter(jobs::state.eq(JobState::Running).and(jobs::beats.eq(beats)))
+            .filter(
+                jobs::state
+                    .eq(JobState::Running)
+                    .and(jobs::heartbeats.eq(heartbeats)),
+            )
             .select(Job::as_select())
             .first(connection)
             .optional()?;
@@ -371,7 +376,7 @@ pub fn hold(connection: &mut DbConnection, lease: &Lease) -> DbResult<bool> {
     Ok(count == 1)
 }
 
-/// What a worker learns when it prolongs its lease.
+/// The answer to a worker that prolongs its lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renewal {
     Held,
@@ -392,7 +397,7 @@ pub fn renew(
     let renewed = diesel::update(held(lease))
         .set((
             jobs::leased_until.eq(leased_until),
-            jobs::beats.eq(jobs::beats + 1),
+            jobs::heartbeats.eq(jobs::heartbeats + 1),
             jobs::progress_done.eq(progress.0),
             jobs::progress_total.eq(progress.1),
             jobs::updated_at.eq(now),
@@ -409,7 +414,7 @@ pub fn renew(
     })
 }
 
-/// Whether somebody wants the job to end.
+/// Whether the job was asked to end.
 pub fn is_cancel_requested(connection: &mut DbConnection, id: &JobId) -> DbResult<bool> {
     let wish = jobs::table
         .find(id)
@@ -419,7 +424,7 @@ pub fn is_cancel_requested(connection: &mut DbConnection, id: &JobId) -> DbResul
     Ok(wish.unwrap_or(false))
 }
 
-/// Asks the live job of a subject to end; one that waits is made due, in the lane where it need not
+/// Asks the live job of a subject to end; one that waits is made due, in the queue where it need not
 /// wait for backups to end. `None`: there is no live job.
 pub fn request_cancel(
     connection: &mut DbConnection,
@@ -434,10 +439,10 @@ pub fn request_cancel(
         .execute(connection)?;
     let waiting = diesel::update(jobs::table.find(&job.id))
         .filter(jobs::state.eq(JobState::Available))
-        .set(jobs::lane.eq(Lane::Quick))
+        .set(jobs::queue.eq(Queue::Quick))
         .execute(connection)?;
     if waiting == 1 {
-        job.lane = Lane::Quick;
+        job.queue = Queue::Quick;
     }
     nudge(connection, &job.id, now)?;
     Ok(Some(job))
@@ -499,7 +504,7 @@ pub fn set_checkpoint(
     Ok(count == 1)
 }
 
-/// The vaults that are being collected or verified, or are to be.
+/// The vaults for which a collection or verification runs or waits.
 pub fn maintained(connection: &mut DbConnection) -> DbResult<Vec<String>> {
     Ok(jobs::table
         .filter(sql::<Bool>(IS_LIVE))

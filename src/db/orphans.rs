@@ -90,12 +90,12 @@ pub struct Live {
 }
 
 impl Live {
-    /// Whether one of them ends the state of a volume or snapshot: it holds it, or works on it.
+    /// Whether one of these jobs will end the state of a volume or snapshot, as it holds it or works on it.
     pub fn ends(&self, id: &str, holder: Option<&JobId>) -> bool {
         holder.is_some_and(|job| self.jobs.contains(job)) || self.subjects.contains(id)
     }
 
-    /// Whether one of them has this id, or works on what has it.
+    /// Whether one of these jobs has this id, or works on the object with this id.
     pub fn has(&self, id: &str) -> bool {
         self.jobs.contains(&JobId::new(id)) || self.subjects.contains(id)
     }

@@ -1,6 +1,6 @@
 //! Rows of `packs`, and the sessions' references to them.
 
-use crate::db::condition::FRAMES_LOST;
+use crate::db::health::FRAMES_LOST;
 use crate::db::{DbConnection, DbResult, sessions};
 use crate::model::id::JobId;
 use crate::model::number::{ByteCount, Count, PackNumber, Rewrite};
@@ -97,7 +97,7 @@ pub fn go_live(connection: &mut DbConnection, pack: &Pack, session: &JobId) -> D
     Ok(count == 1)
 }
 
-/// Leaves a pack that did not reach the store whole to garbage collection.
+/// Abandons a pack whose object is missing or incomplete: garbage collection removes it.
 pub fn abandon(connection: &mut DbConnection, pack: &Pack, session: &JobId) -> DbResult<()> {
     diesel::update(packs::table.find((pack.vault, pack.number)))
         .filter(

@@ -47,8 +47,8 @@ pub(crate) fn condition<T: 'static>(condition: &Condition) -> Predicate<T> {
     }
 }
 
-/// What a row is sorted by: its value, or the least of its kind. Databases differ in where they put
-/// missing values; this does not.
+/// The value by which a row is sorted. A missing value counts as the least of its kind, as the two databases sort NULL
+/// to different ends.
 fn value(order: &Order) -> String {
     let name = order.column.sql;
     match (order.column.nullable, order.column.kind) {

@@ -17,7 +17,7 @@ pub struct ServiceRow {
     pub updated_at: Timestamp,
 }
 
-/// The row of a service, if anything was ever said of it.
+/// The settings of a service, if an administrator has ever made any.
 pub fn find(connection: &mut DbConnection, name: &str) -> DbResult<Option<ServiceRow>> {
     Ok(services::table
         .find(name)
@@ -26,7 +26,7 @@ pub fn find(connection: &mut DbConnection, name: &str) -> DbResult<Option<Servic
         .optional()?)
 }
 
-/// Keeps what was said of a service.
+/// Stores the settings of a service.
 pub fn put(connection: &mut DbConnection, row: &ServiceRow) -> DbResult<()> {
     let updated = diesel::update(services::table.find(&row.name))
         .set(row)

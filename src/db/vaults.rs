@@ -127,7 +127,7 @@ pub fn find_or_insert(
     Ok(row)
 }
 
-/// The record of a vault, as it is or is to be stored, if it was decided.
+/// The record of a vault that is stored or is to be stored, once it was decided.
 pub fn record(connection: &mut DbConnection, vault: i64) -> DbResult<Option<String>> {
     Ok(vaults::table
         .find(vault)
@@ -137,8 +137,7 @@ pub fn record(connection: &mut DbConnection, vault: i64) -> DbResult<Option<Stri
         .map(Option::flatten)?)
 }
 
-/// The same. Until the transaction ends, the vault is not marked as being shredded; others may read the record so as
-/// well.
+/// The same under a shared lock: until the transaction ends, no process marks the vault as being shredded.
 pub fn share_record(connection: &mut DbConnection, vault: i64) -> DbResult<Option<String>> {
     db::lock_shared(connection, &record_lock(vault))?;
     record(connection, vault)

@@ -1,4 +1,4 @@
-//! What jobs hold of volumes that another service keeps.
+//! Rows of `volume_holds`: the volumes and snapshots of another service that jobs hold.
 
 use crate::db::{self, DbConnection, DbResult};
 use crate::model::id::{JobId, SnapshotId, VolumeId};
@@ -9,12 +9,12 @@ use crate::model::volume::VolumeStatus;
 use diesel::prelude::*;
 use std::time::Duration;
 
-/// A row of a job that has let go stays so long: no run of the job is older.
+/// How long the row of a released hold stays. No run of its job lasts longer.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
-/// A request that makes a volume takes less.
+/// Longest time of a request that makes a volume.
 const MAKING: Duration = Duration::from_secs(10 * 60);
 
-/// What a job holds, or has held.
+/// A hold of a job, current or released.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
 #[diesel(table_name = volume_holds)]
 pub struct VolumeHold {
@@ -26,9 +26,9 @@ pub struct VolumeHold {
     pub volume: VolumeId,
     /// Of a restore: whether the volume was made for it. `None`: a backup.
     pub is_new: Option<bool>,
-    /// What the volume's state was, where the job has changed it.
+    /// The volume's state before the job changed it.
     pub status_before: Option<VolumeStatus>,
-    /// When the job let go.
+    /// When the job released it.
     pub released_at: Option<Timestamp>,
 }
 
@@ -73,14 +73,14 @@ impl VolumeHold {
     }
 }
 
-/// What became of an attempt to hold something.
+/// The result of an attempt to hold a volume or snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holding {
     /// No job held it.
     New,
     /// An earlier run of the job held it, and now this one does.
     TakenOver,
-    /// The job has let go before, or a later run of it holds it. Nothing happened.
+    /// The job has released it before, or a later run of the job holds it. Nothing changed.
     Over,
     /// Another job holds it.
     Refused,
@@ -129,12 +129,13 @@ pub fn take_over(c: &mut DbConnection, lease: &Lease) -> DbResult<bool> {
     Ok(taken > 0)
 }
 
-/// What a job holds, or has held.
+/// The hold of a job, current or released, if it has one.
 pub fn find(c: &mut DbConnection, job: &JobId) -> DbResult<Option<VolumeHold>> {
     Ok(volume_holds::table.find(job).first(c).optional()?)
 }
 
-/// Notes what the volume's state was, before it is changed. What was noted first stays. `false`: the run does not hold it.
+/// Records the volume's state before it is changed. A state that was recorded before stays. `false`: the run does not
+/// hold the volume.
 pub fn note_status(c: &mut DbConnection, lease: &Lease, before: VolumeStatus) -> DbResult<bool> {
     let ours = volume_holds::table
         .find(&lease.job_id)
@@ -146,7 +147,7 @@ pub fn note_status(c: &mut DbConnection, lease: &Lease, before: VolumeStatus) ->
     Ok(diesel::select(diesel::dsl::exists(ours)).get_result(c)?)
 }
 
-/// Notes that the volume has its own state again.
+/// Records that the volume has its own state again.
 pub fn forget_status(c: &mut DbConnection, lease: &Lease) -> DbResult<()> {
     let ours = volume_holds::table
         .find(&lease.job_id)
@@ -171,7 +172,7 @@ pub fn release(c: &mut DbConnection, lease: &Lease, now: Timestamp) -> DbResult<
     Ok(released > 0)
 }
 
-/// All that is held.
+/// All holds that are not released.
 pub fn held(c: &mut DbConnection) -> DbResult<Vec<VolumeHold>> {
     Ok(volume_holds::table
         .filter(volume_holds::released_at.is_null())
@@ -231,7 +232,7 @@ pub fn take_made(c: &mut DbConnection, volume: &VolumeId) -> DbResult<bool> {
     Ok(diesel::delete(made).execute(c)? == 1)
 }
 
-/// The markers whose request must have ended, and has forgotten none of them.
+/// The markers that are left of requests which must have ended by now.
 pub fn making(c: &mut DbConnection, now: Timestamp) -> DbResult<Vec<String>> {
     let oldest = Timestamp(now.0 - i64::try_from(MAKING.as_micros()).unwrap_or(i64::MAX));
     Ok(volumes_in_making::table

@@ -1,7 +1,7 @@
 //! Rows of `workers`: processes that run jobs, when they were last seen, and their places.
 
 use crate::db::{DbConnection, DbResult, services};
-use crate::model::job::Lane;
+use crate::model::job::Queue;
 use crate::model::schema::workers;
 use crate::model::service::BACKUP_SERVICE;
 use crate::model::time::Timestamp;
@@ -18,23 +18,23 @@ pub struct WorkerRow {
     pub name: String,
     pub started_at: Timestamp,
     pub seen_at: Timestamp,
-    /// Jobs that it runs at once in each lane. None: it stops or rests, and works on with those that it has.
+    /// Jobs that it runs at once in each queue: none while it is stopping, and no backups while it is disabled.
     pub backups: i32,
     pub copies: i32,
     pub quick: i32,
 }
 
 impl WorkerRow {
-    fn places(&self, lane: Lane) -> i64 {
-        i64::from(match lane {
-            Lane::Backup => self.backups,
-            Lane::Copy => self.copies,
-            Lane::Quick => self.quick,
+    fn places(&self, queue: Queue) -> i64 {
+        i64::from(match queue {
+            Queue::Backup => self.backups,
+            Queue::Copy => self.copies,
+            Queue::Quick => self.quick,
         })
     }
 }
 
-/// A sign of life.
+/// Writes a heartbeat.
 pub fn put(connection: &mut DbConnection, row: &WorkerRow) -> DbResult<()> {
     let updated = diesel::update(workers::table.find(&row.name))
         .set(row)
@@ -73,12 +73,12 @@ pub fn is_resting(connection: &mut DbConnection, name: &str, others: &[String]) 
     Ok(false)
 }
 
-/// How many jobs of a lane these workers run at once.
-pub fn places(connection: &mut DbConnection, lane: Lane, names: &[&str]) -> DbResult<i64> {
+/// How many jobs of a queue these workers run at once.
+pub fn places(connection: &mut DbConnection, queue: Queue, names: &[&str]) -> DbResult<i64> {
     let counts = all(connection)?
         .into_iter()
         .filter(|row| names.contains(&row.name.as_str()))
-        .map(|row| row.places(lane));
+        .map(|row| row.places(queue));
     Ok(counts.sum())
 }
 
@@ -93,7 +93,7 @@ pub fn are_disabled(connection: &mut DbConnection) -> DbResult<bool> {
     Ok(!rows.is_empty())
 }
 
-/// The name under which administrators' wishes for a worker are kept.
+/// The name under which an administrator's settings for a worker are kept.
 pub fn service_name(worker: &str) -> String {
     format!("{BACKUP_SERVICE}@{worker}")
 }

@@ -50,7 +50,7 @@
 //! | **rotate** | | | | | | | | | | | X |
 //!
 //! * **N**, names: no two jobs store an object under one name. Numbers of packs and of rewrites are given out by the
-//!   database and never twice (`db::packs::open`, `db::collection::next_rewrite`). So two backups at most store the
+//!   database and never twice (`db::packs::open`, `db::gc::next_rewrite`). So two backups at most store the
 //!   same chunk twice. An old database may give out a number that an object has already: then the object is not
 //!   replaced, and the backup goes on with free numbers. A root has the id of its backup, so all runs of one job store
 //!   it under the same name, each only as long as its lease lasts. In a storage that does not refuse to replace
@@ -77,16 +77,16 @@
 //!   was looked at. If the row leads to another object by now, nothing is written. All other changes of a pack's state
 //!   are right whatever object the row leads to, and name the states in which they may happen; those of a pack that is
 //!   being written also name its session. A verification asks once more whether a backup still exists before it calls
-//!   it damaged. Chunks of a damaged pack leave the index, so that later backups store them again, and come
-//!   back if the pack is found sound; a backup that relies on them already is called damaged by the next verification. A pack that a collection is removing is not
-//!   called missing. Two rebuilds at once take a backup in once.
+//!   it damaged. Chunks of a damaged pack leave the index, so that later backups store them again, and come back if the
+//!   pack is found sound; a backup that relies on them already is called damaged by the next verification. A pack that
+//!   a collection is removing is not called missing. Two rebuilds at once take a backup in once.
 //! * **G**, generation: each collection and repair begins a generation. So does `care::rebuild::packs`, which brings
 //!   the rows of packs up to date with the storage, for a rebuild, for an import that needs packs which the database
-//!   does not know, and for a backup that finds that the database is an old copy. A compaction or repair gets a
-//!   rewrite number, and switches a pack, only while its generation is the latest. A collection condemns packs, gives
-//!   them up and removes objects that nothing leads to only while its own is. A rebuild that leads a row to another
-//!   object looks at no generation, but at the row (C). These changes of packs, and the beginning of each generation, take
-//!   turns (`db::collection::lock`).
+//!   does not know, and for a backup that finds that the database is an old copy. A compaction or repair gets a rewrite
+//!   number, and switches a pack, only while its generation is the latest. A collection condemns packs, gives them up
+//!   and removes objects that nothing leads to only while its own is. A rebuild that leads a row to another object
+//!   looks at no generation, but at the row (C). These changes of packs, and the beginning of each generation, take
+//!   turns (`db::gc::lock`).
 //! * **J**, job: a backup has at most one live job, and a restore or deletion begins only in the states that allow it.
 //!   A forced deletion cancels the job that is under way, and the same job deletes afterwards. A run that has stored a
 //!   root, and finds at its end that the backup's row was removed, removes the root.
@@ -102,16 +102,17 @@
 //!   `vault.json` is stored only in a transaction that sees no mark, and the mark waits for such transactions. A run
 //!   that had opened the vault before may still store an object. No key opens it; its writer, which looks for the
 //!   mark afterwards, removes it, or the shredding finds it. No pack is switched any more.
-//! * **X**, excluded: `key rotate` takes the data directory alone and refuses while any worker sends heartbeats.
-//!   It does not see `vault` commands that run at the same time; they go on with the keys that they have opened.
-//!   Run it on one host only.
+//! * **X**, excluded: `key rotate` takes the data directory alone and refuses while any worker sends heartbeats. A lock
+//!   in the database refuses a second one, on whichever host. It does not see `vault` commands that run at the same
+//!   time; they go on with the keys that they have opened. Run it on one host, and run an interrupted one again there.
 //! * **–**: neither removes anything that the other needs. A repair does without the root of a deleted backup.
 //!
 //! `engine/tests/model` goes through the ways in which backups, deletions, collections, crashes and overtaken runs may
 //! interleave.
 //!
-//! What a crash leaves: [`mod@format`] for backups, `care/switch.rs` for packs that are written again,
-//! [`care::repair`], [`mod@vault::shred`], and `app::keys` for the master key.
+//! Tables of the state after a crash stand in [`mod@format`] for backups, in `care/switch.rs` for compaction and
+//! repair, in [`care::repair`] for the rest of a repair, in [`mod@vault::shred`] for shredding, and in `app::keys` for
+//! a change of the master key.
 //!
 //! # One span
 //!
@@ -208,13 +209,13 @@ pub enum Error {
         "{object} could not be read by the last rebuild, so the packs that it needs are unknown. Nothing is reclaimed in this vault until you repair the object and run `embervault vault rebuild`, or delete the backup"
     )]
     UnreadableRoot { object: String },
-    /// A defect of ours: a thread panicked. What is stored is not in doubt.
+    /// A bug: a thread of this program panicked. Stored data is not affected.
     #[error("{0} failed: its thread panicked")]
     Panicked(&'static str),
     /// Asked to stop.
     #[error("the job was stopped")]
     Cancelled,
-    /// The lease was not renewed in time: nothing may be touched any more.
+    /// The lease was not renewed in time: this run may not write any more.
     #[error("the job's lease could not be renewed in time")]
     Overdue,
     /// The session was overtaken by another.

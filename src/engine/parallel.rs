@@ -15,7 +15,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     /// Records a failure, unless there is an earlier one.
-    pub(crate) fn set(&self, error: Error) {
+    pub(crate) fn record(&self, error: Error) {
         let mut first = self.first.lock().expect("nothing panics under it");
         first.get_or_insert(error);
         self.is_set.store(true, Ordering::SeqCst);
@@ -46,7 +46,7 @@ pub(crate) fn each<T: Sync>(
         while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
             if let Err(error) = work(item) {
                 next.store(items.len(), Ordering::Relaxed);
-                failure.set(error);
+                failure.record(error);
             }
         }
     };

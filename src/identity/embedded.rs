@@ -18,8 +18,9 @@ use crate::identity::embedded::passwords::Passwords;
 use crate::model::column::Json;
 use crate::model::error::Error;
 use crate::model::id::{ProjectId, UserId, keystone_id};
+use crate::model::role::Role;
 use crate::model::standalone::identity::{
-    ApplicationCredential, NamedAssignment, Project, Role, TokenRow, User,
+    ApplicationCredential, NamedAssignment, Project, TokenRow, User,
 };
 use crate::model::time::Timestamp;
 use base64::Engine;

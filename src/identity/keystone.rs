@@ -18,12 +18,12 @@ use tokio::runtime::Handle;
 /// Longer texts are no tokens.
 const TOKEN_BYTES_MAX: usize = 8192;
 
-/// What an answer may take that counts as one in the cache. One that takes more counts as several.
+/// Bytes of memory for which an answer counts as one in the cache. An answer that takes more counts as several.
 const ANSWER_BYTES: usize = 1024;
 /// No route has longer paths, and comparing one with the rules of an application credential takes time for each byte.
 const RULE_PATH_BYTES_MAX: usize = 1024;
 
-/// What a request presents, and what it is.
+/// The tokens of a request, and its method and path.
 #[derive(Clone, Copy)]
 pub struct Presented<'a> {
     pub token: &'a str,
@@ -49,7 +49,7 @@ pub struct Keystone {
     cache_key: [u8; 32],
 }
 
-/// What Keystone said of a token.
+/// Keystone's answer about a token.
 struct Known {
     caller: Caller,
     expires_at: Timestamp,

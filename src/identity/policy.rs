@@ -394,7 +394,7 @@ mod tests {
     use super::*;
     use crate::identity::RequestContext;
     use crate::model::id::ProjectId;
-    use crate::model::standalone::identity::Role;
+    use crate::model::role::Role;
     use std::sync::Arc;
 
     fn context(roles: &[&str], policy: Policy) -> RequestContext {

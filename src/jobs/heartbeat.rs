@@ -7,22 +7,22 @@ use crate::db::workers::WorkerRow;
 use crate::db::{self, DbError};
 use crate::jobs::Worker;
 use crate::model::error::chain;
-use crate::model::job::Lane;
+use crate::model::job::Queue;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Writes a heartbeat three times a lease until the jobs have ended, and hears those of the others.
-pub async fn beat(worker: Worker, stop: CancellationToken, jobs: TaskTracker) {
+pub async fn send_heartbeats(worker: Worker, stop: CancellationToken, jobs: TaskTracker) {
     // The settings are refused long before a number is too large.
-    let places = |lane| i32::try_from(worker.settings.places(lane)).unwrap_or(i32::MAX);
+    let places = |queue| i32::try_from(worker.settings.places(queue)).unwrap_or(i32::MAX);
     let started_at = worker.clock.now();
     let mut row = WorkerRow {
         name: worker.name.clone(),
         started_at,
         seen_at: started_at,
-        backups: places(Lane::Backup),
-        copies: places(Lane::Copy),
-        quick: places(Lane::Quick),
+        backups: places(Queue::Backup),
+        copies: places(Queue::Copy),
+        quick: places(Queue::Quick),
     };
     let mut is_stopping = false;
     loop {
@@ -100,12 +100,12 @@ mod tests {
         let job = jobs.token();
         jobs.close();
         let owner = TaskTracker::new();
-        let beating = owner.spawn(beat(worker, stop.clone(), jobs));
+        let heartbeat = owner.spawn(send_heartbeats(worker, stop.clone(), jobs));
         wait(&db, |row| row.quick > 0 && row.backups > 0).await;
         stop.cancel();
         let stopping = wait(&db, |row| row.quick == 0 && row.backups == 0).await;
         wait(&db, |row| row.seen_at > stopping.seen_at).await;
         drop(job);
-        beating.await.unwrap();
+        heartbeat.await.unwrap();
     }
 }

@@ -14,15 +14,15 @@
 //! and abandoned. New jobs, retries and the orphans of a crash take the same path. A claim increments `attempt`,
 //! and every write of a worker names job and attempt, so a worker that was presumed dead changes nothing.
 //!
-//! No wall clock decides who owns a job. A worker renews its lease by incrementing `beats`. Another worker may
-//! take the job when it has seen `beats` unchanged for the length of a lease, by its own monotonic clock. The
+//! No wall clock decides who owns a job. A worker renews its lease by incrementing `heartbeats`. Another worker may
+//! take the job when it has seen `heartbeats` unchanged for the length of a lease, by its own monotonic clock. The
 //! owner stops writing when its own monotonic clock shows that its last renewal is a lease ago. So wall clocks
 //! may jump, and processes may be halted and woken: one whose lease is over sees that before its next step.
 //!
 //! A process that starts need not wait so long for the jobs that its predecessor left. It recognises them by its
 //! place (`holder`), which only one process has at a time (`app::locks`), and takes them at once.
 //!
-//! A lane is a queue with its own number of places on each worker. The project with the fewest running jobs gets
+//! Each queue has a number of places of its own on each worker. The project with the fewest running jobs gets
 //! the next free place. Unless `jobs.reserve` is off, no project gets the last free place of all workers: a
 //! running job cannot be suspended, so other projects would wait until it ends. Only workers that are alive count,
 //! judged by their heartbeats as leases are ([`Peers`]): a worker that died or hangs counts for a lease at most.
@@ -33,11 +33,11 @@ mod peers;
 mod runner;
 mod watch;
 
-pub use heartbeat::beat;
+pub use heartbeat::send_heartbeats;
 pub use peers::Peers;
 pub use runner::{Claimed, Runner, Worker};
 
-use crate::model::job::Lane;
+use crate::model::job::Queue;
 use tokio::sync::Notify;
 
 /// A hint that there is work. A lost hint costs a poll, not a job.
@@ -49,16 +49,16 @@ pub struct Wake {
 }
 
 impl Wake {
-    /// Something was added to a lane.
-    pub fn wake(&self, lane: Lane) {
-        self.notify(lane).notify_one();
+    /// Something was added to a queue.
+    pub fn wake(&self, queue: Queue) {
+        self.notify(queue).notify_one();
     }
 
-    fn notify(&self, lane: Lane) -> &Notify {
-        match lane {
-            Lane::Backup => &self.backup,
-            Lane::Copy => &self.copy,
-            Lane::Quick => &self.quick,
+    fn notify(&self, queue: Queue) -> &Notify {
+        match queue {
+            Queue::Backup => &self.backup,
+            Queue::Copy => &self.copy,
+            Queue::Quick => &self.quick,
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::jobs::{Peers, Wake};
 use crate::metrics::Metrics;
 use crate::model::error::chain;
 use crate::model::id::JobId;
-use crate::model::job::{Job, JobState, Lane, Lease, Outcome};
+use crate::model::job::{Job, JobState, Lease, Outcome, Queue};
 use crate::model::progress::Progress;
 use crate::model::time::Timestamp;
 use std::collections::HashSet;
@@ -35,7 +35,7 @@ pub struct Claimed {
     pub progress: Arc<Progress>,
 }
 
-/// State that all lanes of a worker share.
+/// State that all queues of a worker share.
 #[derive(Clone)]
 pub struct Worker {
     pub db: Db,
@@ -61,10 +61,10 @@ impl Worker {
     }
 }
 
-/// Runs the jobs of one lane with one function, on blocking threads.
+/// Runs the jobs of one queue with one function, on blocking threads.
 pub struct Runner<F> {
     worker: Worker,
-    lane: Lane,
+    queue: Queue,
     run: Arc<F>,
     /// Jobs that run in this process now.
     running: Mutex<HashSet<JobId>>,
@@ -79,10 +79,10 @@ where
     F: Fn(Claimed) -> Outcome + Send + Sync + 'static,
 {
     /// A runner that runs nothing yet.
-    pub fn new(worker: Worker, lane: Lane, run: Arc<F>) -> Self {
+    pub fn new(worker: Worker, queue: Queue, run: Arc<F>) -> Self {
         Self {
             worker,
-            lane,
+            queue,
             run,
             running: Mutex::default(),
             watch: Mutex::default(),
@@ -103,7 +103,7 @@ where
     /// Works until `stop`, and then until all its jobs have ended. With `give_back` the running jobs are asked to stop,
     /// and go back to the queue.
     pub async fn work(self, stop: CancellationToken, give_back: CancellationToken) {
-        let places = self.worker.settings.places(self.lane);
+        let places = self.worker.settings.places(self.queue);
         let places = Arc::new(Semaphore::new(places));
         let tracker = TaskTracker::new();
         let runner = Arc::new(self);
@@ -120,7 +120,7 @@ where
                         runner.run_one(job, since, stop).await;
                         drop(place);
                         // Another job of its project may be due that could not use the last free place.
-                        runner.worker.wake.wake(runner.lane);
+                        runner.worker.wake.wake(runner.queue);
                     });
                 }
                 Ok(None) => {
@@ -140,7 +140,7 @@ where
     async fn wait(&self, stop: &CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.worker.wake.notify(self.lane).notified() => {}
+            () = self.worker.wake.notify(self.queue).notified() => {}
             () = tokio::time::sleep(self.worker.settings.poll) => {}
         }
     }
@@ -150,7 +150,7 @@ where
         let now = self.worker.clock.now();
         let seconds = now.0 / 1_000_000;
         let poll_seconds = self.worker.settings.poll.as_secs().max(1) as i64;
-        if self.lane != Lane::Quick || seconds % PRUNE_SECONDS >= poll_seconds {
+        if self.queue != Queue::Quick || seconds % PRUNE_SECONDS >= poll_seconds {
             return;
         }
         let before = Timestamp((seconds - KEPT_SECONDS) * 1_000_000);
@@ -178,30 +178,31 @@ where
 
     /// A job, and a moment before it was claimed: its lease counts from there.
     async fn claim(&self) -> Result<Option<(Job, Instant)>, DbError> {
-        let lane = self.lane;
+        let queue = self.queue;
         let us = Claimer {
             worker: self.worker.name.clone(),
             place: self.worker.place.clone(),
             // A limit: more than can be counted are as good as unlimited.
-            places: i64::try_from(self.worker.settings.places(lane)).unwrap_or(i64::MAX),
+            places: i64::try_from(self.worker.settings.places(queue)).unwrap_or(i64::MAX),
             reserves: self.worker.settings.reserve,
             others: Vec::new(),
         };
         let (worker, lease) = (self.worker.clone(), self.worker.settings.lease);
         let running = self.running().iter().cloned().collect();
         let elsewhere = self
-            .read(move |c| db::jobs::running_elsewhere(c, lane, running))
+            .read(move |c| db::jobs::running_elsewhere(c, queue, running))
             .await?;
         // Before this process has claimed its first job, all jobs that run in its place were left by its predecessor.
         let inherited = self.inherited.get_or_init(|| {
             let left = elsewhere
                 .iter()
                 .filter(|(.., holder)| holder.as_ref() == Some(&us.place));
-            left.map(|(job, beats, _)| (job.clone(), *beats)).collect()
+            left.map(|(job, heartbeats, _)| (job.clone(), *heartbeats))
+                .collect()
         });
         let elsewhere = elsewhere
             .into_iter()
-            .map(|(job, beats, _)| (job, beats))
+            .map(|(job, heartbeats, _)| (job, heartbeats))
             .collect();
         let mut abandoned = self
             .watch()
@@ -217,10 +218,10 @@ where
                     others: worker.alive(db::workers::all(c)?),
                     ..us.clone()
                 };
-                if lane == Lane::Backup && db::workers::is_resting(c, &us.worker, &us.others)? {
+                if queue == Queue::Backup && db::workers::is_resting(c, &us.worker, &us.others)? {
                     return Ok(None);
                 }
-                db::jobs::claim(c, lane, &us, now, now.after(lease), &abandoned)
+                db::jobs::claim(c, queue, &us, now, now.after(lease), &abandoned)
             })
             .await?;
         if let Some(job) = &claimed {

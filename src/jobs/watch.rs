@@ -1,5 +1,5 @@
-//! Which jobs of other processes are abandoned: those whose `beats` did not change for the length of a lease, by our
-//! own monotonic clock. The clocks of two machines need not agree.
+//! Which jobs of other processes are abandoned: those whose `heartbeats` did not change for the length of a lease, by
+//! our own monotonic clock. The clocks of two machines need not agree.
 
 use crate::model::id::JobId;
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Notes the `beats` of all jobs that run elsewhere now, and returns the abandoned jobs.
+    /// Notes the `heartbeats` of all jobs that run elsewhere now, and returns the abandoned jobs.
     pub(super) fn look(
         &mut self,
         running: Vec<(JobId, i64)>,
@@ -21,15 +21,15 @@ impl Watch {
     ) -> Vec<(JobId, i64)> {
         let mut abandoned = Vec::new();
         let mut seen = HashMap::with_capacity(running.len());
-        for (job, beats) in running {
+        for (job, heartbeats) in running {
             let since = match self.seen.get(&job) {
-                Some((last, since)) if *last == beats => *since,
+                Some((last, since)) if *last == heartbeats => *since,
                 _ => now,
             };
             if now.duration_since(since) > lease {
-                abandoned.push((job.clone(), beats));
+                abandoned.push((job.clone(), heartbeats));
             }
-            seen.insert(job, (beats, since));
+            seen.insert(job, (heartbeats, since));
         }
         self.seen = seen;
         abandoned
@@ -44,8 +44,8 @@ mod tests {
     fn a_job_is_abandoned_once_its_beats_stand_still_for_a_lease() {
         let (mut watch, start, lease) = (Watch::default(), Instant::now(), Duration::from_secs(15));
         let (quiet, lively) = (JobId::random(), JobId::random());
-        let mut look = |second: u64, beats: i64| {
-            let running = vec![(quiet.clone(), 7), (lively.clone(), beats)];
+        let mut look = |second: u64, heartbeats: i64| {
+            let running = vec![(quiet.clone(), 7), (lively.clone(), heartbeats)];
             watch.look(running, start + Duration::from_secs(second), lease)
         };
         assert!(look(0, 1).is_empty());

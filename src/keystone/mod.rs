@@ -1,7 +1,7 @@
 //! The one client of a Keystone: it logs a service in, keeps its token, and asks about the tokens of others.
 //!
-//! [`crate::identity`] asks about tokens, and the Swift driver of [`crate::store`] logs in. As in the store, only the
-//! inside knows of async: [`Session`] blocks.
+//! [`crate::identity`] asks about tokens; the Swift driver of [`crate::store`] and the Cinder client of
+//! [`crate::volume`] log in. [`Session::validate`] blocks; the rest is async, for callers that are async inside.
 //!
 //! Answers are bounded, and each request has a deadline. Bodies of refusals may repeat a token, so they are not even
 //! read; the same is true of the causes of an answer that is not understood.

@@ -1,4 +1,4 @@
-//! The service at its Keystone, for those that block.
+//! A service's session at its Keystone: its own token, and questions about the tokens of others.
 
 use crate::clock::Clock;
 use crate::keystone::answer::Token;

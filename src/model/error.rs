@@ -48,7 +48,7 @@ pub enum Error {
         #[source]
         source: Option<Cause>,
     },
-    /// A defect or a broken part of the installation; the client learns nothing of it.
+    /// A bug, or a broken part of the installation. The client learns nothing of it.
     #[error("The server has either erred or is incapable of performing the requested operation.")]
     Internal(#[source] Cause),
 }
@@ -67,7 +67,7 @@ impl Error {
         Self::NotFound(format!("{kind} {id} could not be found."))
     }
 
-    /// A defect: the text goes to the log, never to the client.
+    /// A bug or a broken part: the text goes to the log, never to the client.
     pub fn internal(cause: impl Into<Cause>) -> Self {
         Self::Internal(cause.into())
     }

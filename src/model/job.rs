@@ -21,9 +21,9 @@ text_enum! {
 }
 
 text_enum! {
-    /// Jobs that move volumes' bytes through the engine, jobs that copy volumes, and jobs that are over
-    /// in moments do not wait for one another.
-    Lane {
+    /// The queues. Jobs that move volumes' bytes through the engine, jobs that copy volumes, and jobs that are over in
+    /// moments do not wait for one another.
+    Queue {
         Backup => "backup",
         Copy => "copy",
         Quick => "quick",
@@ -248,12 +248,12 @@ impl JobArgs {
         }
     }
 
-    /// The lane the job runs in.
-    pub fn lane(&self) -> Lane {
+    /// The queue the job runs in.
+    pub fn queue(&self) -> Queue {
         match self {
-            JobArgs::CreateBackup { .. } | JobArgs::RestoreBackup { .. } => Lane::Backup,
+            JobArgs::CreateBackup { .. } | JobArgs::RestoreBackup { .. } => Queue::Backup,
             JobArgs::CreateVolume { is_copy: true, .. } | JobArgs::CreateSnapshot { .. } => {
-                Lane::Copy
+                Queue::Copy
             }
             JobArgs::DeleteBackup { .. }
             | JobArgs::ResetBackup { .. }
@@ -263,7 +263,7 @@ impl JobArgs {
             | JobArgs::ExtendVolume { .. }
             | JobArgs::DeleteSnapshot { .. }
             | JobArgs::CollectVault { .. }
-            | JobArgs::VerifyVault { .. } => Lane::Quick,
+            | JobArgs::VerifyVault { .. } => Queue::Quick,
         }
     }
 }
@@ -273,7 +273,7 @@ impl JobArgs {
 #[diesel(table_name = jobs)]
 pub struct Job {
     pub id: JobId,
-    pub lane: Lane,
+    pub queue: Queue,
     pub kind: String,
     pub subject: String,
     pub args: Json<JobArgs>,
@@ -299,8 +299,8 @@ pub struct Job {
     pub cancel_requested: bool,
     /// The project that asked for it; projects take turns. `None`: no request asked for it.
     pub project_id: Option<ProjectId>,
-    /// Renewals of its lease, over all runs.
-    pub beats: i64,
+    /// Renewals of its lease, over all runs. A lease is over when they have not changed for its length.
+    pub heartbeats: i64,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
 }
@@ -317,7 +317,7 @@ impl Job {
     pub fn new(args: JobArgs, now: Timestamp) -> Self {
         Self {
             id: JobId::random(),
-            lane: args.lane(),
+            queue: args.queue(),
             kind: args.kind().to_owned(),
             subject: args.subject().id().to_owned(),
             args: Json::new(args),
@@ -335,7 +335,7 @@ impl Job {
             request_id: None,
             cancel_requested: false,
             project_id: None,
-            beats: 0,
+            heartbeats: 0,
             created_at: now,
             updated_at: now,
         }

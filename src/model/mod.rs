@@ -13,6 +13,7 @@
 //! [`crate::engine`] defines the words of the engine.
 
 pub mod backup;
+pub mod check;
 pub mod column;
 pub mod description;
 pub mod error;
@@ -26,6 +27,7 @@ pub mod page;
 pub mod progress;
 pub mod quota;
 pub mod record;
+pub mod role;
 pub mod schema;
 pub mod service;
 pub mod snapshot;

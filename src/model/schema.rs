@@ -50,12 +50,12 @@ diesel::table! {
 }
 diesel::table! {
     jobs (id) {
-        id -> Text, lane -> Text, kind -> Text, subject -> Text, args -> Text, state -> Text,
+        id -> Text, #[sql_name = "lane"] queue -> Text, kind -> Text, subject -> Text, args -> Text, state -> Text,
         attempt -> Integer, run_at -> BigInt, leased_until -> Nullable<BigInt>, worker -> Nullable<Text>,
         reason -> Nullable<Text>, progress_done -> BigInt, progress_total -> BigInt,
         failures -> Integer, orphaned -> Integer, checkpoint -> Nullable<Text>,
         request_id -> Nullable<Text>, cancel_requested -> Bool, project_id -> Nullable<Text>,
-        beats -> BigInt, holder -> Nullable<Text>, created_at -> BigInt, updated_at -> BigInt,
+        #[sql_name = "beats"] heartbeats -> BigInt, holder -> Nullable<Text>, created_at -> BigInt, updated_at -> BigInt,
     }
 }
 diesel::table! { unknown_objects (object) { object -> Text, vault -> BigInt, generation -> BigInt, } }

@@ -1,9 +1,9 @@
-//! Names of the programs a Cinder consists of; one process here plays all of them.
+//! Names of Cinder's services. Each worker is a `cinder-backup`; the process that answers plays the others.
 
-/// The program that makes and restores backups.
+/// The service that makes and restores backups.
 pub const BACKUP_SERVICE: &str = "cinder-backup";
 
-/// The program that answers requests. It is not among those that administrators see, but has logs like them.
+/// The service that answers requests. It is not among those that administrators see, but has logs like them.
 pub const API_SERVICE: &str = "cinder-api";
 
 /// All that administrators see.

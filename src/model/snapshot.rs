@@ -16,7 +16,7 @@ text_enum! {
     }
 }
 
-/// A snapshot as backups see it, whoever keeps it.
+/// A snapshot as backups see it, whichever service keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceSnapshot {
     pub id: SnapshotId,

@@ -44,7 +44,7 @@ text_enum! {
     }
 }
 
-/// A volume as backups see it, whoever keeps it.
+/// A volume as backups see it, whichever service keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceVolume {
     pub id: VolumeId,
@@ -73,7 +73,7 @@ pub struct WorkFile {
     pub of: String,
 }
 
-/// What a restored volume takes over from the volume that was backed up.
+/// Properties that a restored volume takes over from the volume that was backed up.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct SavedVolume {
@@ -83,7 +83,7 @@ pub struct SavedVolume {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// What becomes of the target when a restore succeeded.
+/// The backup that a target was restored from, and the properties that it takes over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestoredFrom {
     pub backup_id: BackupId,
@@ -96,7 +96,7 @@ const RESTORE_NAME_PREFIX: &str = "restore_backup_";
 /// Metadata of a volume that was restored: the backup.
 const SOURCE_BACKUP_KEY: &str = "src_backup_id";
 
-/// What changes of a target after its restore.
+/// Changes of a target after its restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TakenOver {
     /// The saved name and description, where the target has no name of its own.
@@ -108,7 +108,7 @@ pub struct TakenOver {
 }
 
 impl RestoredFrom {
-    /// What a target of this id and name takes over (Cinder reference, 5.3).
+    /// The changes of a target with this id and name (Cinder reference, 5.3).
     pub fn taken_over(&self, id: &VolumeId, name: Option<&str>, is_bootable: bool) -> TakenOver {
         let saved = &self.saved;
         let name = name.unwrap_or_default();
@@ -140,7 +140,7 @@ text_enum! {
 }
 
 text_enum! {
-    /// What an attachment may do with the volume's bytes.
+    /// Whether an attachment may write the volume's bytes.
     AttachMode {
         ReadWrite => "rw",
         ReadOnly => "ro",

@@ -191,7 +191,8 @@ impl Services {
             backup_id: id.clone(),
         };
         self.write_with_job(ctx, args, |c| {
-            // Whoever takes the same data in now sees the deletion, or is seen by it.
+            // An import of the same data takes this lock too. So it sees this deletion, or this deletion's job sees the
+            // import.
             db::lock(c, backup.root_name().as_str())?;
             if db::backups::transition(c, id, BackupEvent::DeleteRequested, now)? {
                 Ok(())
@@ -223,7 +224,7 @@ impl Services {
         admitted.map(|()| restoring)
     }
 
-    /// What cannot be removed now is removed later.
+    /// Removes the volume that was made for a refused restore. If that fails, it is found and removed later.
     fn unmake_target(&self, volume: &VolumeId) {
         if let Err(error) = self.catalog.unmake_target(volume) {
             let error = chain(&error);

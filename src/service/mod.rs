@@ -1,7 +1,7 @@
 //! Carries out requests: looks up, authorizes, decides, and changes rows in one transaction.
 //!
-//! Every call blocks only for moments; longer work is a job. Services and tasks never call each other: they meet in the
-//! table `jobs`.
+//! Longer work is a job. A call blocks only for moments, or as long as a Cinder takes to answer and to make an empty
+//! volume for a restore. Services and tasks never call each other: they meet in the table `jobs`.
 
 pub mod backups;
 pub mod jobs;
@@ -73,7 +73,7 @@ impl Services {
             insert_job(c, &job)?;
             Ok::<T, Error>(value)
         })?;
-        self.wake.wake(job.lane);
+        self.wake.wake(job.queue);
         Ok(value)
     }
 
@@ -87,17 +87,17 @@ impl Services {
     ) -> Result<(), Error> {
         let now = self.clock.now();
         let job = Job::new(args, now).asked_by(&ctx.request_id, &ctx.project_id);
-        let lane = self.db.write(|c| {
+        let queue = self.db.write(|c| {
             change(c)?;
             match crate::db::jobs::request_cancel(c, &job.subject, now)? {
-                Some(live) => Ok::<_, Error>(live.lane),
+                Some(live) => Ok::<_, Error>(live.queue),
                 None => {
                     insert_job(c, &job)?;
-                    Ok(job.lane)
+                    Ok(job.queue)
                 }
             }
         })?;
-        self.wake.wake(lane);
+        self.wake.wake(queue);
         Ok(())
     }
 }

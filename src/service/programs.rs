@@ -196,7 +196,7 @@ impl Services {
         level: LogLevel,
     ) -> Result<(), Error> {
         if !self.log_sources(ctx, of)?.is_empty() {
-            logs::set(&of.prefix, level);
+            logs::set_levels(&of.prefix, level);
         }
         Ok(())
     }

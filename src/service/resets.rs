@@ -27,7 +27,7 @@ impl Services {
             backup_id: id.clone(),
         };
         let check = Job::new(args, now).asked_by(&ctx.request_id, &ctx.project_id);
-        let lane = self.db.write(|c| {
+        let queue = self.db.write(|c| {
             let backup = db::backups::find(c, id)?.ok_or_else(|| Error::not_found("Backup", id))?;
             let live = db::jobs::live_for(c, id.as_str())?;
             if live.is_some() && backup.status == BackupStatus::Deleting {
@@ -40,13 +40,13 @@ impl Services {
                 (true, Some(job)) if backup.status == BackupStatus::Restoring => {
                     db::jobs::request_cancel(c, id.as_str(), now)?;
                     db::backups::transition(c, id, BackupEvent::DeclaredAvailable, now)?;
-                    Ok(job.lane)
+                    Ok(job.queue)
                 }
                 // A job is looking for the data already.
-                (true, Some(job)) => Ok(job.lane),
+                (true, Some(job)) => Ok(job.queue),
                 (true, None) => {
                     insert_job(c, &check)?;
-                    Ok(check.lane)
+                    Ok(check.queue)
                 }
                 (false, job) => {
                     db::jobs::request_cancel(c, id.as_str(), now)?;
@@ -55,11 +55,11 @@ impl Services {
                         let reason = "It was never finished, so it cannot be reset to available.";
                         db::backups::set_fail_reason(c, id, reason)?;
                     }
-                    Ok(job.map_or(check.lane, |job| job.lane))
+                    Ok(job.map_or(check.queue, |job| job.queue))
                 }
             }
         })?;
-        self.wake.wake(lane);
+        self.wake.wake(queue);
         Ok(())
     }
 

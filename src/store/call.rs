@@ -88,13 +88,13 @@ impl Caller {
         Self { stop, ..self }
     }
 
-    /// Makes a call until it succeeds, fails for good, or the time is up. `tell` is called after each try. No try begins,
-    /// and none is waited for, once `until` is over.
+    /// Makes a call until it succeeds, fails for good, or the time is up. `report` is called after each try. No try
+    /// begins, and none is waited for, once `until` is over.
     pub(super) async fn call<T, F>(
         &self,
         (load, until): (Load, Until<'_>),
         make: impl Fn() -> F,
-        tell: impl Fn(Outcome, Duration),
+        report: impl Fn(Outcome, Duration),
     ) -> Called<T>
     where
         F: Future<Output = Result<T, Error>>,
@@ -110,7 +110,7 @@ impl Caller {
         loop {
             let result = tokio::select! {
                 () = self.stop.cancelled() => Err(stopped()),
-                result = self.once((load, until), &make, &tell) => result,
+                result = self.once((load, until), &make, &report) => result,
             };
             let again = result.as_ref().is_err_and(Error::is_temporary)
                 && !self.stop.is_cancelled()
@@ -144,7 +144,7 @@ impl Caller {
         &self,
         can_resume: bool,
         open: impl Fn(Option<String>) -> F,
-        tell: impl Fn(Outcome, Duration),
+        report: impl Fn(Outcome, Duration),
     ) -> Result<Vec<Entry>, Error>
     where
         F: Future<Output = Result<Lister, Error>>,
@@ -160,7 +160,7 @@ impl Caller {
                 let mut lister = open(after()).await?;
                 Ok((lister.try_next().await?, lister))
             };
-            let called = self.call((Load::Nothing, &|| None), first, &tell).await;
+            let called = self.call((Load::Nothing, &|| None), first, &report).await;
             let (mut next, mut lister) = called.result?;
             let interrupted = loop {
                 let Some(entry) = next else { return Ok(listed) };
@@ -173,7 +173,7 @@ impl Caller {
                     }
                 };
                 if page.is_err() {
-                    tell(outcome(&page), started.elapsed());
+                    report(outcome(&page), started.elapsed());
                 }
                 match page {
                     Ok(entry) => next = entry,
@@ -202,7 +202,7 @@ impl Caller {
         &self,
         (load, until): (Load, Until<'_>),
         make: &impl Fn() -> F,
-        tell: &impl Fn(Outcome, Duration),
+        report: &impl Fn(Outcome, Duration),
     ) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,
@@ -233,7 +233,7 @@ impl Caller {
             }
             Err(_) => (Err(timed_out(self.timeout)), Outcome::Timeout),
         };
-        tell(outcome, started.elapsed());
+        report(outcome, started.elapsed());
         result
     }
 }
@@ -361,15 +361,15 @@ mod tests {
             settings.timeout = Duration::from_secs(2);
             settings.retry_for = Duration::from_secs(1);
         });
-        let told = AtomicUsize::new(0);
+        let reports = AtomicUsize::new(0);
         let called: Called<()> = caller
             .call(ANY, std::future::pending, |outcome, _| {
                 assert_eq!(outcome, Outcome::Timeout);
-                told.fetch_add(1, Ordering::SeqCst);
+                reports.fetch_add(1, Ordering::SeqCst);
             })
             .await;
         assert!(called.result.is_err_and(|error| error.is_temporary()));
-        assert_eq!(told.into_inner(), 1);
+        assert_eq!(reports.into_inner(), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
 //! Tests a storage before it is used: does everything once that backups need of it.
 
+use crate::model::check::Verdict;
 use crate::store::key::Key;
 use crate::store::{Store, StoreError, StoreErrorKind};
 use serde::Serialize;
@@ -11,16 +12,6 @@ const SMALL_BYTES: usize = 256 << 10;
 const LARGE_BYTES: usize = 32 << 20;
 /// Reads whose median is the latency.
 const LATENCY_READS: usize = 9;
-
-/// The result of one part of the check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    Passed,
-    /// The storage does not have it, and it is not needed.
-    Absent,
-    Failed,
-}
 
 /// One part of the check.
 #[derive(Debug, Clone, Serialize)]

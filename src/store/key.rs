@@ -24,7 +24,7 @@ pub enum Key {
     /// `check/<name>`: an object that proves that the storage works, and goes again.
     Check(String),
     /// An object found in a list.
-    Stray(String),
+    Leftover(String),
 }
 
 impl fmt::Display for Key {
@@ -46,7 +46,7 @@ impl fmt::Display for Key {
                 write!(f, "v/{vault}/{folder}/{shard:02x}/{number:08x}.{rewrite}")
             }
             Key::Root { vault, backup } => write!(f, "v/{vault}/b/{backup}"),
-            Key::Stray(name) => f.write_str(name),
+            Key::Leftover(name) => f.write_str(name),
             Key::Check(name) => write!(f, "check/{name}"),
         }
     }

@@ -462,8 +462,8 @@ impl Store {
                 None => list.await,
             }
         };
-        let tell = |outcome, duration| self.tell(Verb::List, outcome, duration);
-        let listed = self.caller.list(can_resume, open, tell);
+        let report = |outcome, duration| self.report(Verb::List, outcome, duration);
+        let listed = self.caller.list(can_resume, open, report);
         match self.handle.block_on(listed) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
             listed => listed.map_err(|error| failed(Verb::List, folder, error)),
@@ -495,8 +495,8 @@ impl Store {
         F: Future<Output = Result<T, opendal::Error>>,
     {
         self.ask_hook(verb, path)?;
-        let tell = |outcome, duration| self.tell(verb, outcome, duration);
-        Ok(self.handle.block_on(self.caller.call(how, make, tell)))
+        let report = |outcome, duration| self.report(verb, outcome, duration);
+        Ok(self.handle.block_on(self.caller.call(how, make, report)))
     }
 
     fn ask_hook(&self, verb: Verb, path: &str) -> Result<(), StoreError> {
@@ -511,7 +511,7 @@ impl Store {
         })
     }
 
-    fn tell(&self, verb: Verb, outcome: Outcome, duration: Duration) {
+    fn report(&self, verb: Verb, outcome: Outcome, duration: Duration) {
         if let Some(observer) = &self.observer {
             observer(verb, outcome, duration);
         }

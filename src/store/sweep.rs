@@ -45,7 +45,7 @@ impl Store {
             if length > bytes_max {
                 continue;
             }
-            let key = Key::Stray(object);
+            let key = Key::Leftover(object);
             match self.get(&key) {
                 Ok(bytes) if is_one(&bytes) => {
                     self.delete_durably(&key)?;

@@ -51,7 +51,7 @@ impl Tasks {
                 if is_going && db::backups::transition(c, &backup.id, BackupEvent::Failed, now)? {
                     db::backups::set_fail_reason(c, &backup.id, &reason)?;
                     let what = (Action::DeleteBackup, Detail::DeleteFailed);
-                    self.tell(c, claimed, backup, what)?;
+                    self.leave_message(c, claimed, backup, what)?;
                 }
                 return Ok(());
             }

@@ -57,7 +57,7 @@ impl Tasks {
             // The backup was removed meanwhile. Without its row, the root would be taken for one that the database has
             // lost.
             self.db
-                .write(|c| db::collection::note_removed_root(c, vault.number, id, false))?;
+                .write(|c| db::gc::note_removed_root(c, vault.number, id, false))?;
             vault.remove_root(id, &claimed.progress)?;
         }
         if matches!(committed, Err(TaskError::Unsafe)) {
@@ -211,7 +211,7 @@ impl Tasks {
                 && db::backups::transition(c, id, BackupEvent::Failed, now)?
             {
                 db::backups::set_fail_reason(c, id, reason)?;
-                self.tell(c, claimed, backup, (Action::CreateBackup, detail))?;
+                self.leave_message(c, claimed, backup, (Action::CreateBackup, detail))?;
             }
             db::packs::end_session(c, job)
         })

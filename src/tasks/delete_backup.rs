@@ -45,7 +45,7 @@ impl Tasks {
                 if let Some(vault) = removed_from {
                     let was_available = backup.pack_set.is_some() || backup.is_unreadable();
                     let root = backup.root_name();
-                    db::collection::note_removed_root(c, vault, root, was_available)?;
+                    db::gc::note_removed_root(c, vault, root, was_available)?;
                 }
             }
             db::packs::end_session(c, &lease.job_id)?;
@@ -75,7 +75,7 @@ impl Tasks {
                 db::backups::set_fail_reason(c, id, reason)?;
                 if let Some(backup) = &backup {
                     let what = (Action::DeleteBackup, Detail::DeleteFailed);
-                    self.tell(c, claimed, backup, what)?;
+                    self.leave_message(c, claimed, backup, what)?;
                 }
             }
             Ok(())

@@ -151,7 +151,7 @@ impl Tasks {
         let numbers: Vec<PackNumber> = needed.iter().map(PackNumber::from).collect();
         let known: BTreeSet<PackNumber> = self
             .db
-            .read(|c| db::collection::places_of(c, vault.number, &numbers))?
+            .read(|c| db::gc::places_of(c, vault.number, &numbers))?
             .into_iter()
             .filter(|(.., state)| *state != PackState::Gone)
             .map(|(number, ..)| number)

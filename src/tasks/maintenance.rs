@@ -95,11 +95,11 @@ impl Tasks {
             deleted = plan.deleted.len(),
             deleted_bytes = collect::bytes(&plan.deleted),
             compacted = plan.compacted.len(),
-            leftovers = plan.strays.len(),
+            leftovers = plan.leftovers.len(),
             unknown = plan.unknown.len(),
             "vault collected"
         );
-        if let Some(blocked_by) = &plan.hindrance {
+        if let Some(blocked_by) = &plan.blocked_by {
             tracing::error!(vault.id = %id, blocked_by, "nothing was compacted");
         }
         self.settle(&claimed.lease, |_| Ok(()))
@@ -137,12 +137,12 @@ impl Tasks {
     pub fn full_verification_began(&self, vault: &Vault) -> Result<Timestamp, DbError> {
         let now = self.clock.now();
         self.db
-            .write(|c| db::condition::begin_full(c, vault.number, now))
+            .write(|c| db::health::begin_full(c, vault.number, now))
     }
 
     /// Notes that a full verification is complete.
     pub fn full_verification_ended(&self, vault: &Vault) -> Result<(), DbError> {
-        self.db.write(|c| db::condition::end_full(c, vault.number))
+        self.db.write(|c| db::health::end_full(c, vault.number))
     }
 
     /// Notes a failure, so that the vault is tried again soon, and then after longer and longer waits.

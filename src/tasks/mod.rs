@@ -37,7 +37,7 @@ use crate::volume::catalog::{Catalog, CatalogError};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Wait after the first temporary fault of a job; doubled each time.
+/// Delay of the first retry after a temporary fault of a job; doubled each time.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
 
 /// A storage that is open.
@@ -91,7 +91,7 @@ pub enum TaskError {
     /// The state that the task relied on has changed since.
     #[error("the state this job relied on has changed; it starts again")]
     Overtaken,
-    /// A defect of ours.
+    /// A bug in this program.
     #[error("the job panicked")]
     Panicked,
     /// Another worker has the job.
@@ -199,7 +199,7 @@ impl Tasks {
     }
 
     /// Leaves the owner of a backup a message. Part of the transaction that settles the backup.
-    fn tell(
+    fn leave_message(
         &self,
         connection: &mut DbConnection,
         claimed: &Claimed,
@@ -280,7 +280,7 @@ impl Tasks {
     }
 }
 
-/// Wait before a job is tried again: twice as long after each failure. No job is put off for more than
+/// Delay before a job is tried again: twice as long after each failure. No job is postponed for more than
 /// [`db::jobs::PUT_OFF_MAX`].
 fn retry_delay(claimed: &Claimed) -> Duration {
     let doublings = u32::try_from(claimed.job.failures).unwrap_or(0).min(16);

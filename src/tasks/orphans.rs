@@ -24,8 +24,8 @@ pub enum Orphan {
 impl Tasks {
     /// Candidates. Settle one only if it is still here a lease later; its job may be about to be inserted.
     pub fn orphans(&self) -> Result<Vec<Orphan>, TaskError> {
-        // Before the live jobs: a job that ends meanwhile releases its volume or snapshot first. And a job
-        // that has made a file was inserted before.
+        // Read these before the live jobs. A job that ends meanwhile has released its volume or snapshot before, and a
+        // job that has made a file was inserted before.
         let volumes = self.catalog.held()?;
         let snapshots = self.catalog.held_snapshots()?;
         let files = self.catalog.work_files()?;
@@ -35,8 +35,8 @@ impl Tasks {
                 .map(Orphan::Session)
                 .collect();
             let backups = orphans::backups(c)?;
-            // Later: a backup has to be known as failed before its packs are let go. Only then a collection removes
-            // its root first.
+            // Sessions wait for the next look: a backup must be marked as failed before its packs are released. Only
+            // then does a collection remove its root before the packs.
             if backups
                 .iter()
                 .any(|(_, status)| *status == BackupStatus::Creating)

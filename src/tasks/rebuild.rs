@@ -92,7 +92,7 @@ impl Tasks {
         for id in frames::incomplete(&vault)? {
             rebuilt.refused.push(format!("backup {id}: {INCOMPLETE}"));
             self.db
-                .write(|c| db::backups::set_lost(c, &id, INCOMPLETE))?;
+                .write(|c| db::backups::mark_lost(c, &id, INCOMPLETE))?;
         }
         Ok(rebuilt)
     }
@@ -160,7 +160,7 @@ impl Tasks {
         // A root that was stored late, by a run whose backup was deleted meanwhile: a collection removes it.
         let removed = self
             .db
-            .read(|c| db::collection::removed_root(c, vault.number, id))?;
+            .read(|c| db::gc::removed_root(c, vault.number, id))?;
         if removed == Some(false) {
             return Ok(());
         }
@@ -193,7 +193,7 @@ impl Tasks {
             }
             match &known {
                 Some(known) if was_lost(known) && missing.is_empty() => {
-                    return db::backups::set_found(c, &known.id);
+                    return db::backups::mark_found(c, &known.id);
                 }
                 Some(known) if was_lost(known) => return Ok(()),
                 Some(known) => db::backups::remove(c, &known.id)?,
@@ -232,7 +232,7 @@ impl Tasks {
     /// missing packs as damaged, so that new backups do not rely on them.
     pub(super) fn reconcile(&self, vault: &Vault) -> Result<(), TaskError> {
         if let Some(found) = rebuild::vault(vault.store(), &vault.id)? {
-            let sets = self.db.read(|c| db::collection::pack_sets(c, &vault.id))?;
+            let sets = self.db.read(|c| db::gc::pack_sets(c, &vault.id))?;
             rebuild::packs(vault, &found, Some(&decode_pack_sets(&sets)?))?;
             self.mark_lost(vault, &found)?;
         }
@@ -242,13 +242,13 @@ impl Tasks {
     /// Marks available backups as failed if their root is missing: they were deleted after the database was copied.
     fn mark_lost(&self, vault: &Vault, found: &Found) -> Result<(), TaskError> {
         let there: BTreeSet<&BackupId> = found.roots.iter().collect();
-        let known = self.db.read(|c| db::collection::needed(c, &vault.id))?;
+        let known = self.db.read(|c| db::gc::needed(c, &vault.id))?;
         for backup in known {
             let is_lost = backup.status == BackupStatus::Available && !there.contains(&backup.root);
             // Look again, as it may have been stored after the listing.
             if is_lost && !vault.has_root(&backup.root)? {
                 self.db
-                    .write(|c| db::backups::set_lost(c, &backup.id, ROOT_MISSING))?;
+                    .write(|c| db::backups::mark_lost(c, &backup.id, ROOT_MISSING))?;
             }
         }
         Ok(())
@@ -275,7 +275,7 @@ fn insert_found(
     vault: &Vault,
     mut backup: Backup,
 ) -> Result<(), DbError> {
-    db::collection::forget_removed_root(connection, vault.number, &backup.id)?;
+    db::gc::forget_removed_root(connection, vault.number, &backup.id)?;
     if db::backups::find(connection, &backup.id)?.is_some() {
         backup.root_id = Some(std::mem::replace(&mut backup.id, BackupId::random()));
     }

@@ -88,7 +88,7 @@ impl Tasks {
             db::backups::transition(c, id, BackupEvent::Failed, now)?;
             let what = (Action::RestoreBackup, Detail::RestoreFailed);
             match &backup {
-                Some(backup) => self.tell(c, claimed, backup, what),
+                Some(backup) => self.leave_message(c, claimed, backup, what),
                 None => Ok(()),
             }
         })

@@ -25,7 +25,7 @@ impl Tasks {
             let Some(row) = db::vaults::find_by_id(c, vault)? else {
                 return Ok((Vec::new(), HashMap::new()));
             };
-            let sizes = db::collection::sizes(c, row.number)?;
+            let sizes = db::gc::sizes(c, row.number)?;
             let backups = db::backups::of_vault(c, vault)?;
             Ok((
                 backups,

@@ -17,7 +17,7 @@ const FLAG_SYNC: u32 = 1;
 const EXTENT_LAST: u32 = 0x1;
 const EXTENT_UNWRITTEN: u32 = 0x800;
 /// Unknown place, delayed allocation, encoded, encrypted, not aligned, inline, tail.
-const EXTENT_UNTOLD: u32 = 0x2 | 0x4 | 0x8 | 0x80 | 0x100 | 0x200 | 0x400;
+const EXTENT_UNCERTAIN: u32 = 0x2 | 0x4 | 0x8 | 0x80 | 0x100 | 0x200 | 0x400;
 
 /// `struct fiemap` of the kernel, with room for extents.
 #[repr(C)]
@@ -51,7 +51,7 @@ enum Place {
     /// Reads as zeros.
     Nowhere,
     At(u64),
-    Untold,
+    Uncertain,
 }
 
 impl Place {
@@ -113,7 +113,7 @@ fn places(
                 found.push((at..start, Place::Nowhere));
             }
             let place = match extent.flags {
-                flags if flags & EXTENT_UNTOLD != 0 => Place::Untold,
+                flags if flags & EXTENT_UNCERTAIN != 0 => Place::Uncertain,
                 flags if flags & EXTENT_UNWRITTEN != 0 => Place::Nowhere,
                 _ => Place::At(extent.physical).after(start - extent.logical),
             };
@@ -158,7 +158,7 @@ fn differences(older: &[(Range<u64>, Place)], newer: &[(Range<u64>, Place)]) -> 
         let part = old.start.max(new.start)..old.end.min(new.end);
         let before = old_place.after(part.start - old.start);
         let after = new_place.after(part.start - new.start);
-        if before != after || after == Place::Untold {
+        if before != after || after == Place::Uncertain {
             match changed.last_mut() {
                 Some(last) if last.end == part.start => last.end = part.end,
                 _ => changed.push(part.clone()),
@@ -183,7 +183,7 @@ mod tests {
         let older = [
             (0..100, Place::At(1000)),
             (100..200, Place::Nowhere),
-            (200..300, Place::Untold),
+            (200..300, Place::Uncertain),
             (300..400, Place::At(5000)),
         ];
         let newer = [
@@ -192,7 +192,7 @@ mod tests {
             (50..100, Place::At(1050)),
             (100..150, Place::Nowhere),
             (150..200, Place::At(7000)),
-            (200..300, Place::Untold),
+            (200..300, Place::Uncertain),
             (300..350, Place::At(5000)),
             (350..400, Place::Nowhere),
         ];

@@ -323,7 +323,7 @@ pub fn clone(
             target.set_len(length)?;
         }
         target.sync_all()?;
-        // To make it durable may have taken long.
+        // Check again, as making it durable may have taken long.
         Ok(may_go_on())
     })
 }
@@ -336,8 +336,8 @@ pub(super) fn never_overwrites_shared(dir: &Path) -> bool {
     rustix::fs::statfs(dir).is_ok_and(|found| [XFS, BTRFS].contains(&found.f_type))
 }
 
-/// Makes `to`, whose name nobody else gives, share the blocks of `from`; it appears only when it is whole. `false`: the
-/// file system cannot do that.
+/// Makes `to` share the blocks of `from`; it appears only when it is whole. No other caller may use the name `to`.
+/// `false`: the file system cannot do that.
 pub(super) fn reflink(from: &Path, to: &Path) -> Result<bool, VolumeError> {
     appear("clone", to, &to.with_extension("partial"), |target| {
         let source = File::open(from)?;
@@ -375,7 +375,7 @@ fn appear(
         }
         Ok(is_whole)
     });
-    // It has the other name by now, or nobody needs it.
+    // It has the other name by now, or it is not needed.
     std::fs::remove_file(partial).ok();
     made
 }

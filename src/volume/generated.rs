@@ -356,11 +356,17 @@ mod tests {
                 Variant::Scattered | Variant::Aged | Variant::Sequential
             ) {
                 let original = read(&base, 0..16 << 20);
-                let told = volume.changed(0..16 << 20);
+                let reported = volume.changed(0..16 << 20);
                 for block in 0..(16 << 20) / BLOCK {
                     let range = (block * BLOCK) as usize..((block + 1) * BLOCK) as usize;
-                    let is_told = told.iter().any(|told| told.contains(&(block * BLOCK)));
-                    assert_eq!(whole[range.clone()] != original[range], is_told, "{block}");
+                    let is_reported = reported
+                        .iter()
+                        .any(|reported| reported.contains(&(block * BLOCK)));
+                    assert_eq!(
+                        whole[range.clone()] != original[range],
+                        is_reported,
+                        "{block}"
+                    );
                 }
             }
         }

@@ -45,7 +45,7 @@ impl VolumeError {
         }
     }
 
-    /// Whether a service that was asked did not answer in time, so that it may do so later. A disk has no such excuse.
+    /// Whether a service did not answer in time, and may do so later. Errors of files and devices are never temporary.
     pub fn is_temporary(&self) -> bool {
         matches!(
             self.source.kind(),

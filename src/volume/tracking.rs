@@ -39,7 +39,7 @@ pub(super) fn clones(dir: &Path, volume: &VolumeId) -> Result<Vec<Clone>, Volume
     for entry in entries.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        // A clone that is being made ends otherwise.
+        // The name of a clone that is being made ends otherwise.
         let change_id = name
             .strip_prefix(&prefix)
             .and_then(|rest| rest.strip_suffix(".raw"));

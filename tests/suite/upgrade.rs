@@ -12,7 +12,7 @@ use embervault::db::jobs::Claimer;
 use embervault::db::standalone::{snapshots, volumes};
 use embervault::db::{self, Db};
 use embervault::model::id::{BackupId, JobId, SnapshotId, VolumeId, configured_project};
-use embervault::model::job::{Checkpoint, JobState, Lane};
+use embervault::model::job::{Checkpoint, JobState, Queue};
 use embervault::model::time::Timestamp;
 use embervault::model::vault::VaultRow;
 use serde_json::json;
@@ -28,7 +28,7 @@ const DROPPED: &str = "tokens";
 /// Users of the old database: the first two are configured, an administrator has made the others.
 const USERS: [&str; 4] = ["demo", "admin", "bob", "carol"];
 
-/// Jobs: kind, lane, and what else the arguments say.
+/// Jobs: kind, queue, and what else the arguments say.
 const JOBS: [(&str, &str, &str, &str); 12] = [
     (
         "create_backup",
@@ -270,12 +270,12 @@ fn fill(raw: &mut Raw) {
              VALUES ('{status}', 'p', 'u', 's', 'v', 'volume', '{status}', 1, 3, '{{}}', {bytes}, 1, 2, 3, 4, 1)"
         ));
     }
-    for (kind, lane, key, rest) in JOBS {
+    for (kind, queue, key, rest) in JOBS {
         for state in STATES {
             raw.run(&format!(
                 "INSERT INTO jobs (id, lane, kind, subject, args, state, attempt, run_at, leased_until, worker, holder, \
                  reason, progress_done, progress_total, failures, orphaned, checkpoint, request_id, cancel_requested, \
-                 project_id, beats, created_at, updated_at) VALUES ('{kind} {state}', '{lane}', '{kind}', \
+                 project_id, beats, created_at, updated_at) VALUES ('{kind} {state}', '{queue}', '{kind}', \
                  'of {kind} {state}', '{{\"kind\":\"{kind}\",\"{key}\":\"of {kind} {state}\"{rest}}}', '{state}', 1, 2, \
                  3, 'worker', 'place', 'reason', 4, 5, 6, 7, 'written', 'request', TRUE, 'p', 8, 9, 10)"
             ));
@@ -312,12 +312,12 @@ fn a_filled_database_of_the_form_before_keeps_its_rows() {
 }
 
 fn check_jobs(db: &Db) {
-    for (kind, lane, ..) in JOBS {
+    for (kind, queue, ..) in JOBS {
         for state in STATES {
             let id = JobId::new(format!("{kind} {state}"));
             let job = db.read(|c| db::jobs::find(c, &id)).unwrap().unwrap();
-            let words = (job.lane.as_str(), job.state.as_str(), job.args.kind());
-            assert_eq!(words, (lane, state, kind));
+            let words = (job.queue.as_str(), job.state.as_str(), job.args.kind());
+            assert_eq!(words, (queue, state, kind));
             assert_eq!(job.subject, job.args.subject().id());
             let numbers = [
                 job.run_at.0,
@@ -325,7 +325,7 @@ fn check_jobs(db: &Db) {
                 job.progress_total,
                 job.failures.into(),
                 job.orphaned.into(),
-                job.beats,
+                job.heartbeats,
                 job.created_at.0,
                 job.updated_at.0,
             ];
@@ -341,16 +341,16 @@ fn check_jobs(db: &Db) {
         reserves: false,
         others: vec!["worker".to_owned()],
     };
-    for lane in [Lane::Backup, Lane::Quick] {
+    for queue in [Queue::Backup, Queue::Quick] {
         let claim = |abandoned: &[(JobId, i64)]| {
             let until = Timestamp(2000);
-            db.write(|c| db::jobs::claim(c, lane, &us, Timestamp(1000), until, abandoned))
+            db.write(|c| db::jobs::claim(c, queue, &us, Timestamp(1000), until, abandoned))
                 .unwrap()
         };
         let waiting = claim(&[]).unwrap();
         assert_eq!((waiting.attempt, waiting.state), (2, JobState::Running));
-        let left = match lane {
-            Lane::Backup => "restore_backup running",
+        let left = match queue {
+            Queue::Backup => "restore_backup running",
             _ => "delete_volume running",
         };
         let left = JobId::new(left);

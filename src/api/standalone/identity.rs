@@ -13,7 +13,8 @@ use crate::config::Secret;
 use crate::identity::embedded::{CredentialName, Credentials, Named, Scope, Session};
 use crate::model::error::Error;
 use crate::model::id::{ProjectId, UserId};
-use crate::model::standalone::identity::{Role, TokenRow, User};
+use crate::model::role::Role;
+use crate::model::standalone::identity::{TokenRow, User};
 use serde_json::{Value, json};
 
 type Result = std::result::Result<Reply, Error>;

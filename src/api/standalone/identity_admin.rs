@@ -85,7 +85,7 @@ fn check_place(identity: &Embedded, fields: Fields<'_>) -> Read<()> {
 
 fn user_fields(fields: Fields<'_>) -> Read<UserFields> {
     check_options(fields)?;
-    // With an empty one anybody could log in.
+    // With an empty one any client could log in.
     let password = fields.checked("password", kinds::filled_or_null)?;
     let project = fields.text("default_project_id")?;
     Ok(UserFields {

@@ -10,7 +10,8 @@ use crate::api::standalone::identity_views::list_view;
 use crate::config::Secret;
 use crate::identity::embedded::NewCredential;
 use crate::model::error::{Error, MALFORMED};
-use crate::model::standalone::identity::{ApplicationCredential, Role};
+use crate::model::role::Role;
+use crate::model::standalone::identity::ApplicationCredential;
 use crate::model::time::Timestamp;
 use serde_json::{Value, json};
 

@@ -6,7 +6,8 @@ use crate::api::standalone::identity_views::{domain, list_view, managed, not_fou
 use crate::identity::embedded::{Embedded, Named};
 use crate::model::error::Error;
 use crate::model::id::{ProjectId, UserId};
-use crate::model::standalone::identity::{NamedAssignment, Role};
+use crate::model::role::Role;
+use crate::model::standalone::identity::NamedAssignment;
 use serde_json::{Value, json};
 
 type Result = std::result::Result<Reply, Error>;

@@ -6,7 +6,8 @@ use crate::api::http::reply::Reply;
 use crate::identity::embedded::Embedded;
 use crate::model::error::Error;
 use crate::model::id::ProjectId;
-use crate::model::standalone::identity::{Project, Role, User};
+use crate::model::role::Role;
+use crate::model::standalone::identity::{Project, User};
 use serde_json::{Value, json};
 
 pub(crate) const DOMAIN: &str = "default";

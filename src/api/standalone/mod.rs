@@ -1,6 +1,6 @@
-//! Handlers of the stand-in for Cinder and Keystone. Their routes are always in the table of `api/routes.rs`. Without the
-//! embedded identity, its routes answer 404. Without our catalogue of volumes, its routes would answer 500
-//! (`CatalogError::NotOurs`); today there is no other catalogue.
+//! Handlers of the stand-in for Cinder and Keystone. Their routes are always in the table of `api/routes.rs`. Without
+//! the embedded identity, its routes answer 404. Without our catalogue of volumes, `api/server.rs` answers as if there
+//! were no routes to it.
 
 pub(super) mod attachments;
 pub(super) mod group_snapshots;

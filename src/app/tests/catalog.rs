@@ -1,5 +1,5 @@
 //! Requests and jobs of backups on a catalogue that is not the stand-in, and without any table of the stand-in.
-//! What reaches round the port finds no table, or changes nothing that the catalogue knows of.
+//! Code that reaches round the port fails here: it finds no table, or it changes rows that the catalogue does not read.
 
 use super::*;
 use crate::model::backup::BackupStatus;
@@ -95,7 +95,7 @@ fn backups_and_restores_reach_volumes_by_the_port_alone() {
     let full = bed.accept_backup(&volume, false);
     assert_eq!(bed.status(&volume), VolumeStatus::BackingUp);
     assert!(bed.orphans().is_empty(), "its job is there");
-    assert_eq!(bed.run(Lane::Backup), Outcome::Settled);
+    assert_eq!(bed.run(Queue::Backup), Outcome::Settled);
     assert_eq!(bed.status(&volume), VolumeStatus::Available);
 
     let change = [7; 5000];
@@ -105,7 +105,7 @@ fn backups_and_restores_reach_volumes_by_the_port_alone() {
         .unwrap();
     let new = bed.kept(&volume).content.bytes();
     let next = bed.accept_backup(&volume, true);
-    assert_eq!(bed.run(Lane::Backup), Outcome::Settled);
+    assert_eq!(bed.run(Queue::Backup), Outcome::Settled);
     let made = bed.backup(&next).unwrap();
     assert_eq!(made.status, BackupStatus::Available);
     assert_eq!(made.parent_id, Some(full.clone()));
@@ -116,14 +116,14 @@ fn backups_and_restores_reach_volumes_by_the_port_alone() {
         bed.status(&restoring.volume_id),
         VolumeStatus::RestoringBackup
     );
-    assert_eq!(bed.run(Lane::Backup), Outcome::Settled);
+    assert_eq!(bed.run(Queue::Backup), Outcome::Settled);
     let restored = bed.kept(&restoring.volume_id);
     assert_eq!(restored.volume.status, VolumeStatus::Available);
     assert_eq!(restored.saved, bed.kept(&volume).saved);
     assert!(restored.content.bytes() == new);
 
     bed.accept_restore(&full, Some(&volume));
-    assert_eq!(bed.run(Lane::Backup), Outcome::Settled);
+    assert_eq!(bed.run(Queue::Backup), Outcome::Settled);
     assert_eq!(bed.status(&volume), VolumeStatus::Available);
     assert!(bed.kept(&volume).content.bytes() == old);
 }
@@ -133,19 +133,19 @@ fn a_cancelled_job_lets_go_by_the_port() {
     let bed = Elsewhere::new();
     let volume = bed.volume(content());
     let full = bed.accept_backup(&volume, false);
-    assert_eq!(bed.run(Lane::Backup), Outcome::Settled);
+    assert_eq!(bed.run(Queue::Backup), Outcome::Settled);
 
     let second = bed.accept_backup(&volume, false);
     bed.services.force_delete_backup(&bed.ctx, &second).unwrap();
     assert_eq!(bed.status(&volume), VolumeStatus::BackingUp);
-    assert_eq!(bed.run(Lane::Quick), Outcome::Cancelled);
+    assert_eq!(bed.run(Queue::Quick), Outcome::Cancelled);
     assert_eq!(bed.status(&volume), VolumeStatus::Available);
     assert!(bed.backup(&second).is_none());
 
     let restoring = bed.accept_restore(&full, None);
     let (ctx, to) = (&bed.ctx, BackupStatus::Available);
     bed.services.reset_backup(ctx, &full, to).unwrap();
-    assert_eq!(bed.run(Lane::Quick), Outcome::Cancelled);
+    assert_eq!(bed.run(Queue::Quick), Outcome::Cancelled);
     let target = bed.status(&restoring.volume_id);
     assert_eq!(target, VolumeStatus::ErrorRestoring);
     assert_eq!(bed.backup(&full).unwrap().status, BackupStatus::Available);
@@ -176,7 +176,7 @@ fn what_a_lost_job_holds_is_given_back_by_the_port() {
     assert_eq!(bed.backup(&backup).unwrap().status, BackupStatus::Error);
     assert!(bed.orphans().is_empty());
     bed.accept_backup(&source, false);
-    assert_eq!(bed.run(Lane::Backup), Outcome::Settled);
+    assert_eq!(bed.run(Queue::Backup), Outcome::Settled);
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn a_run_after_the_job_has_let_go_by_the_port_does_not_work() {
     let bed = Elsewhere::new();
     let volume = bed.volume(content());
     let full = bed.accept_backup(&volume, false);
-    assert_eq!(bed.run(Lane::Backup), Outcome::Settled);
+    assert_eq!(bed.run(Queue::Backup), Outcome::Settled);
 
     bed.accept_restore(&full, Some(&volume));
     let outcome = bed.run_after(|catalog, lease| catalog.end_restore(lease, &volume, Err(())));

@@ -8,13 +8,13 @@ impl Bed {
     /// A job that copies the volume, once as a snapshot and once as a volume, and the name of what it makes.
     fn copies_of(&self, volume: &VolumeId) -> [(Claimed, String); 2] {
         let snapshot = self.accept_snapshot(volume);
-        let of_snapshot = self.claim(Lane::Copy);
+        let of_snapshot = self.claim(Queue::Copy);
         let wanted = CreateVolume {
             source_volume_id: Some(volume.clone()),
             ..CreateVolume::default()
         };
         let made = self.services.create_volume(&self.ctx, wanted).unwrap();
-        let of_volume = self.claim(Lane::Copy);
+        let of_volume = self.claim(Queue::Copy);
         [
             (of_snapshot, format!("snapshot-{snapshot}")),
             (of_volume, format!("volume-{}", made.volume.id)),
@@ -26,7 +26,7 @@ impl Bed {
         let now = Clock::System.now();
         let put_back = |c: &mut db::DbConnection| db::jobs::put_back(c, lease, now, None, now);
         assert!(self.tasks.db.write(put_back).unwrap());
-        self.run(Lane::Copy)
+        self.run(Queue::Copy)
     }
 }
 

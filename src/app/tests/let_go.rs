@@ -14,7 +14,7 @@ impl Bed {
     fn backed_up(&self) -> (VolumeId, BackupId) {
         let volume = self.make_volume();
         let backup = self.accept_backup(&volume, false);
-        assert_eq!(self.run(Lane::Backup), Outcome::Settled);
+        assert_eq!(self.run(Queue::Backup), Outcome::Settled);
         (volume, backup)
     }
 
@@ -59,7 +59,7 @@ fn a_restore_that_has_let_go_writes_nothing() {
             bed.write(&volume);
             if others_held_it {
                 bed.accept_backup(&volume, false);
-                assert_eq!(bed.run(Lane::Backup), Outcome::Settled);
+                assert_eq!(bed.run(Queue::Backup), Outcome::Settled);
             }
             Ok(())
         });
@@ -78,7 +78,7 @@ fn a_restore_does_not_make_its_volume_a_second_time() {
     let outcome = bed.run_after(|catalog, lease| {
         catalog.end_restore(lease, &made, Err(()))?;
         bed.services.delete_volume(&bed.ctx, &made, false).unwrap();
-        assert_eq!(bed.run(Lane::Quick), Outcome::Settled);
+        assert_eq!(bed.run(Queue::Quick), Outcome::Settled);
         Ok(())
     });
     assert_failed(outcome);
@@ -90,7 +90,7 @@ fn a_backup_that_has_let_go_reads_nothing() {
     let bed = Bed::standalone();
     let volume = bed.make_volume();
     let snapshot = bed.accept_snapshot(&volume);
-    assert_eq!(bed.run(Lane::Copy), Outcome::Settled);
+    assert_eq!(bed.run(Queue::Copy), Outcome::Settled);
     for snapshot in [None, Some(&snapshot)] {
         let backup = bed.accept_backup_of(&volume, snapshot, false);
         let outcome =

@@ -1,4 +1,4 @@
-//! What lost jobs leave in the catalogue of the stand-in is settled.
+//! Holds and files that lost jobs leave in the stand-in's catalogue are settled.
 
 use super::*;
 use crate::model::backup::BackupStatus;
@@ -9,7 +9,7 @@ impl Bed {
     /// Claims a restore into a new volume, and opens its target as the job does.
     fn begin_restore(&self, backup: &BackupId) -> Claimed {
         self.accept_restore(backup, None);
-        let claimed = self.claim(Lane::Backup);
+        let claimed = self.claim(Queue::Backup);
         let Subject::Backup(_, BackupWork::Restore(target)) = claimed.job.args.subject() else {
             panic!("a restore is due");
         };
@@ -33,7 +33,7 @@ fn snapshots_of_lost_jobs_are_settled() {
         id
     });
     for _ in 0..3 {
-        assert_eq!(bed.run(Lane::Copy), Outcome::Settled);
+        assert_eq!(bed.run(Queue::Copy), Outcome::Settled);
     }
     let making = bed.accept_snapshot(&volume);
     let backup = bed.accept_backup_of(&volume, Some(&held), false);
@@ -53,7 +53,7 @@ fn snapshots_of_lost_jobs_are_settled() {
     // And its owner can remove each.
     for id in [&made, &making, &held, &going] {
         bed.services.delete_snapshot(&bed.ctx, id).unwrap();
-        assert_eq!(bed.run(Lane::Quick), Outcome::Settled);
+        assert_eq!(bed.run(Queue::Quick), Outcome::Settled);
     }
 }
 
@@ -62,7 +62,7 @@ fn files_of_lost_jobs_are_removed_and_no_others() {
     let bed = Bed::standalone();
     let source = bed.make_volume();
     let backup = bed.accept_backup(&source, false);
-    assert_eq!(bed.run(Lane::Backup), Outcome::Settled);
+    assert_eq!(bed.run(Queue::Backup), Outcome::Settled);
 
     drop(bed.begin_restore(&backup));
     assert_eq!(bed.files("restoring-").len(), 1);

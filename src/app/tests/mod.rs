@@ -85,7 +85,7 @@ impl Bed {
             ..CreateVolume::default()
         };
         let made = self.services.create_volume(&self.ctx, wanted).unwrap();
-        assert_eq!(self.run(Lane::Quick), Outcome::Settled);
+        assert_eq!(self.run(Queue::Quick), Outcome::Settled);
         made.volume.id
     }
 
@@ -155,7 +155,7 @@ impl Bed {
     }
 
     /// Claims the job whose turn it is.
-    fn claim(&self, lane: Lane) -> Claimed {
+    fn claim(&self, queue: Queue) -> Claimed {
         let us = Claimer {
             worker: "w".to_owned(),
             place: "w".to_owned(),
@@ -168,7 +168,7 @@ impl Bed {
         let job = self
             .tasks
             .db
-            .write(|c| db::jobs::claim(c, lane, &us, now, until, &[]));
+            .write(|c| db::jobs::claim(c, queue, &us, now, until, &[]));
         let job = job.unwrap().expect("a job is due");
         Claimed {
             lease: Lease {
@@ -181,8 +181,8 @@ impl Bed {
     }
 
     /// Runs the job whose turn it is.
-    fn run(&self, lane: Lane) -> Outcome {
-        self.tasks.run(self.claim(lane))
+    fn run(&self, queue: Queue) -> Outcome {
+        self.tasks.run(self.claim(queue))
     }
 
     /// Claims the job whose turn it is, and runs it after something else has happened.
@@ -190,7 +190,7 @@ impl Bed {
         &self,
         before: impl FnOnce(&Catalog, &Lease) -> Result<(), CatalogError>,
     ) -> Outcome {
-        let claimed = self.claim(Lane::Backup);
+        let claimed = self.claim(Queue::Backup);
         before(&self.tasks.catalog, &claimed.lease).unwrap();
         self.tasks.run(claimed)
     }

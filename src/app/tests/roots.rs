@@ -45,7 +45,7 @@ fn a_backup_that_fails_after_its_root_takes_the_root_along() {
         let volume = bed.make_volume();
         let backup = bed.accept_backup(&volume, false);
         bed.hook(fails_after_the_root());
-        let outcome = bed.run(Lane::Backup);
+        let outcome = bed.run(Queue::Backup);
         assert!(matches!(outcome, Outcome::Retry { .. }), "{outcome:?}");
         assert_eq!(bed.roots(&backup).len(), 1);
         // Its worker dies again and again, until it is given up.
@@ -58,7 +58,7 @@ fn a_backup_that_fails_after_its_root_takes_the_root_along() {
                 Ok(())
             }
         }));
-        let outcome = bed.run(Lane::Backup);
+        let outcome = bed.run(Queue::Backup);
         assert!(matches!(outcome, Outcome::Failed { .. }), "{outcome:?}");
         let row = bed.backup_row(&backup);
         assert_eq!(row.status, BackupStatus::Error);
@@ -75,7 +75,7 @@ fn a_lost_job_lets_go_of_its_packs_after_its_backup_is_known_as_failed() {
     let volume = bed.make_volume();
     let backup = bed.accept_backup(&volume, false);
     bed.hook(fails_after_the_root());
-    assert!(matches!(bed.run(Lane::Backup), Outcome::Retry { .. }));
+    assert!(matches!(bed.run(Queue::Backup), Outcome::Retry { .. }));
     bed.tasks.db.batch_execute("DELETE FROM jobs");
     let is_session = |orphan: &Orphan| matches!(orphan, Orphan::Session(_));
     let first = bed.orphans();

@@ -9,8 +9,8 @@ const MANY: i32 = 100;
 
 impl Bed {
     /// Claims the job whose turn it is, as one that has failed too often to be tried again.
-    fn claim_at_last(&self, lane: Lane) -> Claimed {
-        let mut claimed = self.claim(lane);
+    fn claim_at_last(&self, queue: Queue) -> Claimed {
+        let mut claimed = self.claim(queue);
         claimed.job.failures = MANY;
         claimed
     }
@@ -35,7 +35,7 @@ fn a_row_that_can_never_be_read_ends_the_job_alone() {
     let bed = Bed::standalone();
     let volume = bed.make_volume();
     bed.accept_backup(&volume, false);
-    let claimed = bed.claim_at_last(Lane::Backup);
+    let claimed = bed.claim_at_last(Queue::Backup);
     bed.tasks
         .db
         .batch_execute("UPDATE backups SET metadata = 'rubbish'");
@@ -52,9 +52,9 @@ fn a_job_waits_for_a_database_that_does_not_answer() {
     let bed = Bed::standalone();
     let volume = bed.make_volume();
     let snapshot = bed.accept_snapshot(&volume);
-    assert_eq!(bed.run(Lane::Copy), Outcome::Settled);
+    assert_eq!(bed.run(Queue::Copy), Outcome::Settled);
     bed.services.delete_snapshot(&bed.ctx, &snapshot).unwrap();
-    let claimed = bed.claim_at_last(Lane::Quick);
+    let claimed = bed.claim_at_last(Queue::Quick);
     let rename = |from, to| {
         let renamed = format!("ALTER TABLE {from} RENAME TO {to}");
         bed.tasks.db.batch_execute(&renamed);

@@ -3,10 +3,10 @@
 use crate::db::{self, DbConnection, DbResult};
 use crate::model::column::Json;
 use crate::model::id::{ProjectId, UserId};
+use crate::model::role::Role;
 use crate::model::schema::{application_credentials, assignments, projects, tokens, users};
 use crate::model::standalone::identity::{
-    ApplicationCredential, Assignment, FoundToken, NamedAssignment, Origin, Project, Role,
-    TokenRow, User,
+    ApplicationCredential, Assignment, FoundToken, NamedAssignment, Origin, Project, TokenRow, User,
 };
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
@@ -354,7 +354,7 @@ pub struct TokensMax {
     pub user: i64,
 }
 
-/// What came of a new token.
+/// The result of adding a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Issued {
     Added,

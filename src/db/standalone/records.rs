@@ -1,4 +1,4 @@
-//! Rows of `records`, read and written as what their bodies are.
+//! Rows of `records`, read and written by the type of their bodies.
 
 use crate::db::page::{load_page, matching};
 use crate::db::{DbConnection, DbResult};

@@ -11,7 +11,7 @@ use diesel::prelude::*;
 /// A lock: a transaction that changes volume types holds it.
 pub const CHANGED: &str = "volume types";
 
-/// What lists of volume types can be filtered and sorted by. `is_public` is a text for requests,
+/// The columns by which lists of volume types can be filtered and sorted. `is_public` is a text for requests,
 /// where it may be `None`; it is not given to the database.
 pub static COLUMNS: &[Column] = &[
     Column::new("id", "id", Kind::Text),

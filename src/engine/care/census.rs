@@ -1,7 +1,7 @@
 //! Which frames of a vault are in use, as the manifests of its backups say.
 
 use crate::db;
-use crate::db::collection::{self, Needed};
+use crate::db::gc::{self, Needed};
 use crate::engine::care::live::Live;
 use crate::engine::format::manifest::decode_pack_set;
 use crate::engine::format::pack::PackReader;
@@ -45,7 +45,7 @@ impl Census {
         vault: &Vault,
         mut report: impl FnMut(&Needed, Error) -> Result<()>,
     ) -> Result<Self> {
-        let needed = vault.db.read(|c| collection::needed(c, &vault.id))?;
+        let needed = vault.db.read(|c| gc::needed(c, &vault.id))?;
         let reader = FrameReader::new(vault);
         let (mut live, mut opaque) = (Live::default(), RoaringBitmap::new());
         for backup in &needed {
@@ -158,11 +158,11 @@ impl Census {
         pack: &Pack,
     ) -> Result<bool> {
         // Called for each pack, so names are read first, and pack sets only of backups that the census did not see.
-        for named in collection::names_of_needed(connection, &vault.id)? {
+        for named in gc::names_of_needed(connection, &vault.id)? {
             if self.known.contains(&named) {
                 continue;
             }
-            if let Some(set) = collection::pack_set(connection, &named.0)?
+            if let Some(set) = gc::pack_set(connection, &named.0)?
                 && decode_pack_set(&set)?.contains(pack.number.get())
             {
                 return Ok(true);
@@ -180,7 +180,7 @@ fn is_going(vault: &Vault, backup: &Needed) -> Result<bool> {
     }
     let is_needed = vault
         .db
-        .read(|c| collection::is_needed(c, &vault.id, &backup.root))?;
+        .read(|c| gc::is_needed(c, &vault.id, &backup.root))?;
     Ok(!is_needed)
 }
 

@@ -30,7 +30,7 @@
 //! not removed at first sight either: they may be the first part of a copy that is being put back.
 
 use crate::clock::Clock;
-use crate::db::{DbConnection, DbResult, backups, collection, condition, packs, vaults};
+use crate::db::{DbConnection, DbResult, backups, gc, health, packs, vaults};
 use crate::engine::care::census::{Census, Sparse};
 use crate::engine::care::{rebuild, verify};
 use crate::engine::format::manifest::{decode_pack_set, decode_pack_sets};
@@ -45,7 +45,7 @@ use crate::store::key::{Key, parse_pack, root_name};
 use roaring::RoaringBitmap;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// What a generation does, or would do.
+/// The work of a generation, done or planned.
 #[derive(Debug, Default)]
 pub struct Plan {
     pub generation: i64,
@@ -60,12 +60,12 @@ pub struct Plan {
     /// Live packs of which so much is unused that they are compacted.
     pub compacted: Vec<Sparse>,
     /// Objects that no row leads to any more, such as the old objects of compacted packs.
-    pub strays: Vec<String>,
+    pub leftovers: Vec<String>,
     /// Objects in the store that the database does not know, and roots that were put back. A later generation removes
     /// those that no backup needs.
     pub unknown: Vec<String>,
     /// Why nothing was compacted, if something stood in the way.
-    pub hindrance: Option<String>,
+    pub blocked_by: Option<String>,
 }
 
 /// Bytes of packs in the store.
@@ -73,14 +73,14 @@ pub fn bytes(packs: &[Pack]) -> u64 {
     packs.iter().map(|pack| pack.stored_bytes.get()).sum()
 }
 
-/// What a generation would do now.
+/// The work that a generation would do now. Changes nothing.
 pub fn plan(vault: &Vault) -> Result<Plan> {
     let again = reappeared(vault, check_roots(vault)?)?;
     let mut plan = vault.db.read(|c| {
-        let generation = collection::coming_generation(c, vault.number)?;
+        let generation = gc::coming_generation(c, vault.number)?;
         compute(c, vault, generation, &again.held)
     })?;
-    (plan.strays, plan.unknown) = strays(vault, &again.held)?;
+    (plan.leftovers, plan.unknown) = leftovers(vault, &again.held)?;
     plan.unknown.extend(again.put_back);
     plan.unknown.extend(again.late);
     match sparse(vault, &again.held) {
@@ -90,7 +90,7 @@ pub fn plan(vault: &Vault) -> Result<Plan> {
             sparse.retain(|sparse| kept.contains(&sparse.pack.number));
             plan.compacted = sparse;
         }
-        Err(error) => plan.hindrance = hindrance(error)?,
+        Err(error) => plan.blocked_by = blocked_by(error)?,
     }
     Ok(plan)
 }
@@ -99,7 +99,7 @@ pub fn plan(vault: &Vault) -> Result<Plan> {
 pub fn run(vault: &Vault) -> Result<Plan> {
     let again = reappeared(vault, check_roots(vault)?)?;
     let number = vault.number;
-    let generation = vault.db.write(|c| collection::next_generation(c, number))?;
+    let generation = vault.db.write(|c| gc::next_generation(c, number))?;
     let mut plan = vault
         .db
         .read(|c| compute(c, vault, generation, &again.held))?;
@@ -109,49 +109,49 @@ pub fn run(vault: &Vault) -> Result<Plan> {
     for pack in &plan.deleted {
         let db = &vault.db;
         // A later collection may have removed it meanwhile, and an operator may have put it back.
-        if !db.write(|c| collection::forget_given_up(c, number, pack.number))? {
+        if !db.write(|c| gc::forget_given_up(c, number, pack.number))? {
             continue;
         }
         vault.store.delete(&vault::pack_name(vault, pack).key())?;
-        if !db.write(|c| collection::gone(c, number, pack.number))? {
+        if !db.write(|c| gc::mark_gone(c, number, pack.number))? {
             rebuild::mark_if_missing(vault, pack)?;
         }
     }
-    (plan.strays, plan.unknown) = strays(vault, &again.held)?;
+    (plan.leftovers, plan.unknown) = leftovers(vault, &again.held)?;
     plan.unknown.extend(again.late);
-    plan.strays.extend(unneeded(
+    plan.leftovers.extend(unneeded(
         vault,
         plan.generation,
         &plan.unknown,
         &again.held,
     )?);
-    let strays: HashSet<String> = plan.strays.iter().cloned().collect();
-    plan.unknown.retain(|object| !strays.contains(object));
+    let leftovers: HashSet<String> = plan.leftovers.iter().cloned().collect();
+    plan.unknown.retain(|object| !leftovers.contains(object));
     plan.unknown.extend(again.put_back);
     let mut removed = Vec::new();
-    for object in std::mem::take(&mut plan.strays) {
+    for object in std::mem::take(&mut plan.leftovers) {
         // As long as this generation is the latest, no earlier one can still switch to an object that was listed
         // here, and no name of an object is used again.
         if !is_latest(vault, plan.generation)? {
             break;
         }
         if may_go(vault, &object)? {
-            vault.store.delete(&Key::Stray(object.clone()))?;
+            vault.store.delete(&Key::Leftover(object.clone()))?;
             removed.push(object);
         }
     }
-    plan.strays = removed;
+    plan.leftovers = removed;
     if let Err(error) = vault.store.sweep() {
         tracing::warn!(error = %chain(&error), "temporary objects were not cleaned up");
     }
     match compact(vault, plan.generation, &again.held, unfinished) {
         Ok(compacted) => plan.compacted = compacted,
-        Err(error) => plan.hindrance = hindrance(error)?,
+        Err(error) => plan.blocked_by = blocked_by(error)?,
     }
     let now = Clock::System.now();
     vault.db.write(|c| -> DbResult<()> {
         // What was left to a later generation is not done: a repair and a rebuild condemn nothing.
-        if collection::coming_generation(c, number)? != generation + 1 {
+        if gc::coming_generation(c, number)? != generation + 1 {
             return Ok(());
         }
         vaults::note_done(c, number, Upkeep::Collect, now)
@@ -162,7 +162,7 @@ pub fn run(vault: &Vault) -> Result<Plan> {
 /// Removes the roots of backups that failed, as no pack set keeps the packs that they name. `before`: those of which
 /// that is done. Gives all.
 fn remove_unfinished(vault: &Vault, before: &BTreeSet<BackupId>) -> Result<BTreeSet<BackupId>> {
-    let unfinished = vault.db.read(|c| collection::unfinished(c, &vault.id))?;
+    let unfinished = vault.db.read(|c| gc::unfinished(c, &vault.id))?;
     if unfinished.is_subset(before) {
         return Ok(unfinished);
     }
@@ -170,11 +170,7 @@ fn remove_unfinished(vault: &Vault, before: &BTreeSet<BackupId>) -> Result<BTree
         let Some(root) = root_name(&vault.id, &object).map(BackupId::new) else {
             continue;
         };
-        let is_needed = || {
-            vault
-                .db
-                .read(|c| collection::is_needed(c, &vault.id, &root))
-        };
+        let is_needed = || vault.db.read(|c| gc::is_needed(c, &vault.id, &root));
         if unfinished.contains(&root) && !is_needed()? {
             tracing::info!(object, "the root of a backup that failed is removed");
             vault.store.delete(&vault.root_key(&root))?;
@@ -187,16 +183,16 @@ fn remove_unfinished(vault: &Vault, before: &BTreeSet<BackupId>) -> Result<BTree
 fn mark(vault: &Vault, plan: &mut Plan) -> Result<()> {
     let (number, generation) = (vault.number, plan.generation);
     let pardoned = some_at_a_time(vault, generation, &plan.pardoned, |c, batch| {
-        collection::pardon(c, number, batch).map(|()| batch.to_vec())
+        gc::pardon(c, number, batch).map(|()| batch.to_vec())
     })?;
     plan.pardoned.retain(|pack| pardoned.contains(&pack.number));
     let given_up = some_at_a_time(vault, generation, &plan.deleted, |c, batch| {
-        collection::give_up(c, number, batch)
+        gc::give_up(c, number, batch)
     })?;
     plan.deleted
         .retain(|pack| pack.state == PackState::Deleting || given_up.contains(&pack.number));
     let condemned = some_at_a_time(vault, generation, &plan.condemned, |c, batch| {
-        collection::condemn(c, number, batch, generation).map(|()| batch.to_vec())
+        gc::condemn(c, number, batch, generation).map(|()| batch.to_vec())
     })?;
     plan.condemned
         .retain(|pack| condemned.contains(&pack.number));
@@ -213,10 +209,10 @@ fn some_at_a_time(
 ) -> Result<HashSet<PackNumber>> {
     let numbers: Vec<PackNumber> = packs.iter().map(|pack| pack.number).collect();
     let mut changed = HashSet::new();
-    for batch in numbers.chunks(collection::BATCH) {
+    for batch in numbers.chunks(gc::BATCH) {
         let done = vault.db.write(|c| {
-            collection::lock(c, vault.number)?;
-            let is_latest = collection::coming_generation(c, vault.number)? == generation + 1;
+            gc::lock(c, vault.number)?;
+            let is_latest = gc::coming_generation(c, vault.number)? == generation + 1;
             is_latest.then(|| change(c, batch)).transpose()
         })?;
         let Some(done) = done else { break };
@@ -235,10 +231,10 @@ fn unneeded(
 ) -> Result<Vec<String>> {
     let mut held = Vec::new();
     let (earlier, sets) = vault.db.write(|c| -> DbResult<_> {
-        collection::lock(c, vault.number)?;
-        let earlier = collection::note_unknown(c, vault.number, generation, unknown)?;
-        held = collection::held_by_sessions(c, vault.number)?;
-        Ok((earlier, collection::pack_sets(c, &vault.id)?))
+        gc::lock(c, vault.number)?;
+        let earlier = gc::note_unknown(c, vault.number, generation, unknown)?;
+        held = gc::held_by_sessions(c, vault.number)?;
+        Ok((earlier, gc::pack_sets(c, &vault.id)?))
     })?;
     let needed = needed(held, &sets)? | kept;
     Ok(earlier
@@ -251,14 +247,12 @@ fn unneeded(
 }
 
 fn is_latest(vault: &Vault, generation: i64) -> Result<bool> {
-    let coming = vault
-        .db
-        .read(|c| collection::coming_generation(c, vault.number))?;
+    let coming = vault.db.read(|c| gc::coming_generation(c, vault.number))?;
     Ok(coming == generation + 1)
 }
 
 /// Damage in a manifest stops the compaction, and nothing else.
-fn hindrance(error: Error) -> Result<Option<String>> {
+fn blocked_by(error: Error) -> Result<Option<String>> {
     match error {
         Error::Corrupt { .. } | Error::Missing { .. } => Ok(Some(error.to_string())),
         error => Err(error),
@@ -269,7 +263,7 @@ fn sparse(vault: &Vault, held: &RoaringBitmap) -> Result<(Option<Census>, Vec<Sp
     if vault.options.dead_share >= 1.0 {
         return Ok((None, Vec::new()));
     }
-    let mut settled = vault.db.read(|c| collection::settled(c, vault.number))?;
+    let mut settled = vault.db.read(|c| gc::settled(c, vault.number))?;
     settled.retain(|pack| !held.contains(pack.number.get()));
     let census = Census::take(vault)?;
     let sparse = census.sparse(vault, &settled, vault.options.dead_share)?;
@@ -314,7 +308,7 @@ fn may_go(vault: &Vault, object: &str) -> Result<bool> {
         .read(|c| packs::find(c, vault.number, number.into()))?;
     match row {
         Some(row) if row.state != PackState::Gone => {
-            let is_noted = vault.db.read(|c| condition::is_damaged(c, &row))?;
+            let is_noted = vault.db.read(|c| health::is_damaged(c, &row))?;
             if is_noted {
                 return Ok(false);
             }
@@ -325,9 +319,7 @@ fn may_go(vault: &Vault, object: &str) -> Result<bool> {
                     damage,
                     "the object is kept, as the current object of its pack is damaged; run `embervault vault repair`"
                 );
-                vault
-                    .db
-                    .write(|c| condition::set(c, &row, Some(damage), None))?;
+                vault.db.write(|c| health::mark_damaged(c, &row, damage))?;
             }
             Ok(damage.is_none())
         }
@@ -343,8 +335,8 @@ fn place(vault: &Vault, object: &str) -> Option<(PackNumber, Rewrite)> {
 
 /// Two lists: objects of known packs that are not the current object, and unknown objects. Objects of packs that are
 /// gone, and of packs that a put-back root needs, count as unknown.
-fn strays(vault: &Vault, held: &RoaringBitmap) -> Result<(Vec<String>, Vec<String>)> {
-    let (mut strays, mut unknown) = (Vec::new(), Vec::new());
+fn leftovers(vault: &Vault, held: &RoaringBitmap) -> Result<(Vec<String>, Vec<String>)> {
+    let (mut leftovers, mut unknown) = (Vec::new(), Vec::new());
     // All objects of one pack lie in one folder.
     for folder in pack_folders(&vault.store, &vault.id)? {
         // The objects first: a pack has its row before it is stored.
@@ -355,7 +347,7 @@ fn strays(vault: &Vault, held: &RoaringBitmap) -> Result<(Vec<String>, Vec<Strin
             .collect();
         let places = vault.db.read(|c| {
             let numbers: Vec<PackNumber> = numbers.into_iter().collect();
-            collection::places_of(c, vault.number, &numbers)
+            gc::places_of(c, vault.number, &numbers)
         })?;
         let places: HashMap<PackNumber, _> = places
             .into_iter()
@@ -382,16 +374,16 @@ fn strays(vault: &Vault, held: &RoaringBitmap) -> Result<(Vec<String>, Vec<Strin
                         && *state != PackState::Gone
                         && there.contains(&(number, *current)) =>
                 {
-                    strays.push(object);
+                    leftovers.push(object);
                 }
                 _ => unknown.push(object),
             }
         }
     }
-    Ok((strays, unknown))
+    Ok((leftovers, unknown))
 }
 
-/// What sessions hold, and what backups need.
+/// The packs that sessions hold or backups need.
 fn needed(held: Vec<PackNumber>, sets: &[Vec<u8>]) -> Result<RoaringBitmap> {
     let held = held.into_iter().map(PackNumber::get);
     Ok(held.collect::<RoaringBitmap>() | decode_pack_sets(sets)?)
@@ -403,14 +395,14 @@ fn compute(
     generation: i64,
     kept: &RoaringBitmap,
 ) -> Result<Plan> {
-    let held = collection::held_by_sessions(connection, vault.number)?;
-    let sets = collection::pack_sets(connection, &vault.id)?;
+    let held = gc::held_by_sessions(connection, vault.number)?;
+    let sets = gc::pack_sets(connection, &vault.id)?;
     let needed = needed(held, &sets)? | kept;
     let mut plan = Plan {
         generation,
         ..Plan::default()
     };
-    for (pack, condemned_in) in collection::packs(connection, vault.number)? {
+    for (pack, condemned_in) in gc::packs(connection, vault.number)? {
         let is_needed = needed.contains(pack.number.get());
         let list = match (pack.state, is_needed) {
             (PackState::Deleting, _) => &mut plan.deleted,
@@ -440,7 +432,7 @@ pub fn roots(vault: &Vault) -> Result<Roots> {
     let listed = vault.store.list(&format!("v/{}/b/", vault.id))?;
     let known: HashSet<String> = vault
         .db
-        .read(|c| collection::roots(c, &vault.id))?
+        .read(|c| gc::roots(c, &vault.id))?
         .into_iter()
         .map(|id| id.to_string())
         .collect();
@@ -456,7 +448,7 @@ pub fn roots(vault: &Vault) -> Result<Roots> {
         let root = BackupId::new(name);
         let removed = vault
             .db
-            .read(|c| collection::removed_root(c, vault.number, &root))?;
+            .read(|c| gc::removed_root(c, vault.number, &root))?;
         match removed {
             Some(was_available) => roots.removed.push((root, was_available)),
             None => roots.unknown.push(root),
@@ -482,9 +474,7 @@ fn check_roots(vault: &Vault) -> Result<Roots> {
             first: vault.root_key(first).to_string(),
         });
     }
-    let unreadable = vault
-        .db
-        .read(|c| collection::unreadable_roots(c, &vault.id))?;
+    let unreadable = vault.db.read(|c| gc::unreadable_roots(c, &vault.id))?;
     let mut unreadable = unreadable.iter();
     match unreadable.find(|root| roots.listed.contains(root.as_str())) {
         Some(root) => Err(Error::UnreadableRoot {
@@ -536,9 +526,7 @@ fn reappeared(vault: &Vault, roots: Roots) -> Result<Reappeared> {
 /// Whether the root of an available backup is missing in the storage. Then the database may be an old copy that lists
 /// packs which are gone.
 pub fn is_root_lost(vault: &Vault, listed: &HashSet<String>) -> Result<bool> {
-    let roots = vault
-        .db
-        .read(|c| collection::available_roots(c, &vault.id))?;
+    let roots = vault.db.read(|c| gc::available_roots(c, &vault.id))?;
     for root in roots {
         // A root that was stored after the listing is not in the list either.
         if !listed.contains(root.as_str()) && !vault.has_root(&root)? {

@@ -7,7 +7,7 @@
 //! a repair, and if a backup failed meanwhile whose root may still be there. Sessions look chunks up while they hold
 //! a reference on the pack, so none finds a chunk that was just dropped.
 
-use crate::db::{collection, condition};
+use crate::db::{gc, health};
 use crate::engine::care::census::{Census, open, unless_unreadable};
 use crate::engine::care::switch::{Old, Switch};
 use crate::engine::format::manifest::FrameRef;
@@ -39,14 +39,14 @@ impl Census {
         };
         switch.finish(sealed, Old::Deleted, |c, _| {
             // First what sessions hold: of one that ends meanwhile, the others see the backup.
-            if collection::is_referenced(c, pack)?
+            if gc::is_referenced(c, pack)?
                 || self.is_needed_meanwhile(c, vault, pack)?
-                || condition::is_damaged(c, pack)?
-                || collection::unfinished(c, &vault.id)? != *unfinished
+                || health::is_damaged(c, pack)?
+                || gc::unfinished(c, &vault.id)? != *unfinished
             {
                 return Err(Error::Fenced);
             }
-            Ok(collection::forget_frames(c, pack, &dropped)?)
+            Ok(gc::forget_frames(c, pack, &dropped)?)
         })
     }
 

@@ -1,6 +1,6 @@
 //! Which frames of a stored pack can be read, and which backups need frames that cannot.
 
-use crate::db::{self, collection, condition};
+use crate::db::{self, gc, health};
 use crate::engine::care::census::Census;
 use crate::engine::care::live::Live;
 use crate::engine::format::manifest::Root;
@@ -84,7 +84,7 @@ pub(crate) struct Damaged {
 impl Damaged {
     /// Reads all packs that are marked damaged, which may be all of the vault. Can be stopped.
     pub(crate) fn look(vault: &Vault, progress: &Progress) -> Result<Self> {
-        let noted = vault.db.read(|c| condition::damaged(c, vault.number))?;
+        let noted = vault.db.read(|c| health::damaged(c, vault.number))?;
         let readable = Mutex::new(BTreeMap::new());
         let threads = vault.options.threads.max(vault.options.downloads);
         parallel::each(&noted, threads, |pack| {
@@ -176,7 +176,7 @@ pub fn incomplete(vault: &Vault) -> Result<Vec<BackupId>> {
     if is_sound && census.is_complete(vault)? {
         return Ok(Vec::new());
     }
-    let backups = vault.db.read(|c| collection::needed(c, &vault.id))?;
+    let backups = vault.db.read(|c| gc::needed(c, &vault.id))?;
     let mut found = Vec::new();
     for backup in backups {
         if backup.status != BackupStatus::Available {

@@ -1,7 +1,7 @@
 //! Finds vaults, packs and roots by listing a storage. From them a lost database is built again, and an old one is
 //! brought up to date.
 
-use crate::db::condition::IS_MISSING;
+use crate::db::health::IS_MISSING;
 use crate::db::{self, DbError};
 use crate::engine::care::census::Census;
 use crate::engine::care::frames;
@@ -131,7 +131,7 @@ pub fn packs(
     // From here on a collection that is under way removes no more unknown objects: they may be adopted here.
     vault
         .db
-        .write(|c| db::collection::next_generation(c, vault.number))?;
+        .write(|c| db::gc::next_generation(c, vault.number))?;
     let known: BTreeMap<PackNumber, Known> = known(vault)?;
     // A row is right if its object is there and is the only one.
     let wanted: Vec<&Vec<Pack>> = found
@@ -190,7 +190,7 @@ pub fn packs(
 type Known = (Rewrite, Rewrite, PackState);
 
 fn known(vault: &Vault) -> Result<BTreeMap<PackNumber, Known>> {
-    let places = vault.db.read(|c| db::collection::places(c, vault.number))?;
+    let places = vault.db.read(|c| db::gc::places(c, vault.number))?;
     Ok(places
         .into_iter()
         .map(|(number, rewrite, rewrites, state)| (number, (rewrite, rewrites, state)))
@@ -301,14 +301,14 @@ fn prefer(vault: &Vault, objects: &[Pack], census: &Census) -> Result<()> {
     if let Some(row) = row {
         vault
             .db
-            .write(|c| db::condition::set(c, &row, Some(db::condition::FRAMES_LOST), None))?;
+            .write(|c| db::health::mark_damaged(c, &row, db::health::FRAMES_LOST))?;
     }
     Ok(())
 }
 
 /// Marks packs that an old database lists and that were removed since, so that no backup relies on them.
 fn mark_missing(vault: &Vault, found: &Found) -> Result<()> {
-    let known = vault.db.read(|c| db::condition::packs(c, vault.number))?;
+    let known = vault.db.read(|c| db::health::packs(c, vault.number))?;
     for (pack, _) in known {
         let number = pack_name(vault, &pack).number;
         if !found.packs.contains_key(&number) {
@@ -325,7 +325,7 @@ pub(super) fn mark_if_missing(vault: &Vault, pack: &Pack) -> Result<()> {
         let damage = format!("{key}{IS_MISSING}");
         vault
             .db
-            .write(|c| db::condition::set(c, pack, Some(&damage), None))?;
+            .write(|c| db::health::mark_damaged(c, pack, &damage))?;
     }
     Ok(())
 }
@@ -364,19 +364,19 @@ fn adopt(vault: &Vault, taken: &Taken, before: Option<&Known>, objects: &[Pack])
     let row = &taken.row;
     let last = objects.last().map_or(row.rewrite, |last| last.rewrite);
     vault.db.write(|c| -> std::result::Result<_, DbError> {
-        db::collection::lock(c, vault.number)?;
+        db::gc::lock(c, vault.number)?;
         let now = db::packs::find(c, vault.number, row.number)?;
         let before = before.map(|(rewrite, _, state)| (*rewrite, *state));
         if now.map(|now| (now.rewrite, now.state)) != before {
             return Ok(());
         }
         db::packs::adopt(c, row, last)?;
-        db::condition::found(c, row)?;
-        db::collection::forget_chunks(c, vault.number, row.number)?;
+        db::health::forget_lost_chunks(c, row)?;
+        db::gc::forget_chunks(c, vault.number, row.number)?;
         db::chunks::insert(c, &taken.chunks)?;
         if !taken.damaged.is_empty() {
             let damage = format!("{} of its frames cannot be read", taken.damaged.len());
-            db::condition::set(c, row, Some(&damage), None)?;
+            db::health::mark_damaged(c, row, &damage)?;
         }
         Ok(())
     })?;
@@ -391,7 +391,7 @@ pub fn missing(vault: &Vault, root: &Root, found: &Found) -> Result<Vec<u32>> {
     let numbers: Vec<PackNumber> = needed.iter().map(PackNumber::from).collect();
     let places = vault
         .db
-        .read(|c| db::collection::places_of(c, vault.number, &numbers))?;
+        .read(|c| db::gc::places_of(c, vault.number, &numbers))?;
     for (number, _, _, state) in places {
         if matches!(state, PackState::Deleting | PackState::Gone) {
             stored.remove(&number.get());

@@ -7,7 +7,7 @@
 //!
 //! # What a crash leaves
 //!
-//! What `switch.rs` says of each of its steps, and besides:
+//! The table of `switch.rs` holds for each of its steps. Besides:
 //!
 //! | crash after | left behind | who clears it up |
 //! |---|---|---|
@@ -15,13 +15,13 @@
 //! | the new object was stored | collections keep it as long as the pack is marked damaged | the next repair takes frames from it; a collection removes it once the pack is sound |
 //! | the old object was deleted, or stays beside a new one that lacks frames | backups that are still called damaged | the next verification |
 
-use crate::db::collection::{self, Needed};
-use crate::db::{self, condition};
+use crate::db::gc::{self, Needed};
+use crate::db::{self, health};
 use crate::engine::care::census::Census;
 use crate::engine::care::frames::{self, read_twice};
 use crate::engine::care::switch::{Old, Switch};
 use crate::engine::format::ChunkKind;
-use crate::engine::format::codec::{Encoder, Pace};
+use crate::engine::format::codec::{CompressionPace, Encoder};
 use crate::engine::format::manifest::{
     ChunkId, Extent, FrameRef, SpanEntry, decode_leaf, decode_pack_set, frame_check,
 };
@@ -55,16 +55,14 @@ pub type OpenVolume<'o> = &'o dyn Fn(&VolumeId) -> Option<VolumeReader>;
 
 /// Repairs what it can of all packs that are known to be damaged.
 pub fn run(vault: &Vault, open_volume: OpenVolume<'_>) -> Result<Vec<Repaired>> {
-    let mut damaged = vault.db.read(|c| condition::damaged(c, vault.number))?;
+    let mut damaged = vault.db.read(|c| health::damaged(c, vault.number))?;
     // A condemned pack is about to be removed. A pack that a running session wrote waits until the session ends.
     damaged.retain(|pack| pack.state == PackState::Live && pack.session.is_none());
     if damaged.is_empty() {
         return Ok(Vec::new());
     }
     // A compaction that is under way may be writing the same packs; from here on it cannot switch.
-    let generation = vault
-        .db
-        .write(|c| collection::next_generation(c, vault.number))?;
+    let generation = vault.db.write(|c| gc::next_generation(c, vault.number))?;
     // Packs with manifests first: their content is needed to repair the others.
     let (meta, data): (Vec<_>, Vec<_>) =
         damaged.iter().partition(|pack| pack.kind == PackKind::Meta);
@@ -197,7 +195,7 @@ fn still_there(vault: &Vault, name: PackName) -> Result<(BTreeMap<u32, Wanted>, 
 /// The frames of which the index knew every chunk. It need not know all frames: chunks that came twice
 /// lead to one of their places only.
 fn as_indexed(vault: &Vault, pack: &Pack) -> Result<BTreeMap<u32, Wanted>> {
-    let rows = vault.db.read(|c| condition::lost(c, pack))?;
+    let rows = vault.db.read(|c| health::lost_chunks(c, pack))?;
     let kind = match pack.kind {
         PackKind::Data => ChunkKind::Data,
         // No reader looks at the kind of a meta chunk, so any will do.
@@ -319,7 +317,7 @@ fn from_volumes(
     open_volume: OpenVolume<'_>,
 ) -> Result<()> {
     let number = pack.number.get();
-    let backups = vault.db.read(|c| collection::needed(c, &vault.id))?;
+    let backups = vault.db.read(|c| gc::needed(c, &vault.id))?;
     for backup in backups {
         if !decode_pack_set(&backup.pack_set)?.contains(number) {
             continue;
@@ -400,7 +398,7 @@ fn store(
     let Some(switch) = Switch::begin(vault, pack, generation)? else {
         return Ok(false);
     };
-    let pace = Pace::new(1);
+    let pace = CompressionPace::new(1);
     let mut encoder = Encoder::new(vault.options.compression, &pace);
     let mut builder = switch.builder();
     let last = frames.keys().next_back().copied().unwrap_or(0);
@@ -427,18 +425,18 @@ fn store(
             Some(census) => census.is_needed_meanwhile(c, vault, pack)?,
             None => false,
         };
-        if !is_all && (is_needed || collection::is_referenced(c, pack)?) {
+        if !is_all && (is_needed || gc::is_referenced(c, pack)?) {
             return Err(Error::Fenced);
         }
         if is_whole {
-            condition::mended(c, pack)?;
+            health::mark_repaired(c, pack)?;
             if is_all {
                 db::packs::note_whole_rewrite(c, written)?;
             }
             db::chunks::insert(c, &chunks)?;
         } else {
             // New backups do not use it: they would be damaged too.
-            condition::set(c, written, Some(condition::FRAMES_LOST), None)?;
+            health::mark_damaged(c, written, health::FRAMES_LOST)?;
         }
         Ok(())
     })?;

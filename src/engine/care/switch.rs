@@ -26,7 +26,7 @@
 //!
 //! Step 4 looks at the row again, as a rebuild may have switched it back to the old object.
 
-use crate::db::{self, DbConnection, collection};
+use crate::db::{self, DbConnection, gc};
 use crate::engine::format::pack::{PackBuilder, SealedPack};
 use crate::engine::format::row::PackName;
 use crate::engine::vault::{Vault, pack_name};
@@ -35,12 +35,12 @@ use crate::model::number::{ByteCount, Count, ImpossibleNumber, Rewrite};
 use crate::model::pack::Pack;
 use crate::store::StoreErrorKind;
 
-/// What becomes of the old object after the switch.
+/// The fate of the old object after the switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Old {
-    /// The new object has all that anybody needs.
+    /// The new object has every frame that a backup needs, so the old one is deleted.
     Deleted,
-    /// It may hold frames that the new object lacks, even if they cannot be read now.
+    /// The old object stays: it may hold frames that the new one lacks, even if they cannot be read now.
     Kept,
 }
 
@@ -55,9 +55,7 @@ pub(super) struct Switch<'v> {
 impl<'v> Switch<'v> {
     /// Step 1. `None`: a later generation has begun, or the pack has no row any more.
     pub(super) fn begin(vault: &'v Vault, old: &'v Pack, generation: i64) -> Result<Option<Self>> {
-        let rewrite = vault
-            .db
-            .write(|c| collection::next_rewrite(c, old, generation))?;
+        let rewrite = vault.db.write(|c| gc::next_rewrite(c, old, generation))?;
         Ok(rewrite.map(|rewrite| Self {
             vault,
             old,
@@ -99,7 +97,7 @@ impl<'v> Switch<'v> {
         vault.expect(&key, length)?;
         let switched = vault.db.write(|c| {
             // First the row's lock: a session that wants to reference the pack waits until we are done.
-            if !collection::switch(c, old, &new, self.generation)? {
+            if !gc::switch(c, old, &new, self.generation)? {
                 return Err(Error::Fenced);
             }
             agree(c, &new)

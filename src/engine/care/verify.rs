@@ -10,8 +10,8 @@
 //!
 //! [`repair`]: crate::engine::care::repair
 
-use crate::db::collection::{self, Needed};
-use crate::db::condition;
+use crate::db::gc::{self, Needed};
+use crate::db::health;
 use crate::engine::budget::Budget;
 use crate::engine::care::census::Census;
 use crate::engine::care::frames::Damaged;
@@ -57,7 +57,7 @@ pub struct Report {
 
 /// Verifies a vault. May be stopped, and run again, at any time.
 pub fn run(vault: &Vault, depth: Depth, now: Timestamp, progress: &Progress) -> Result<Report> {
-    let packs = vault.db.read(|c| condition::packs(c, vault.number))?;
+    let packs = vault.db.read(|c| health::packs(c, vault.number))?;
     Progress::add(&progress.total, packs.len() as u64);
     let listed = listed(vault)?;
     let budget = Mutex::new(match depth {
@@ -94,9 +94,10 @@ pub fn run(vault: &Vault, depth: Depth, now: Timestamp, progress: &Progress) -> 
         }
         let damage = found.as_ref().map(Error::to_string);
         let read_at = is_read.then_some(now);
-        let is_noted = vault
-            .db
-            .write(|c| condition::set(c, pack, damage.as_deref(), read_at))?;
+        let is_noted = vault.db.write(|c| match &damage {
+            Some(damage) => health::mark_damaged(c, pack, damage),
+            None => health::mark_sound(c, pack, read_at),
+        })?;
         let mut report = report.lock().expect("nothing panics under it");
         if is_read {
             report.read_packs += 1;
@@ -158,11 +159,11 @@ fn note_left_out(vault: &Vault, suspects: Vec<Pack>, report: &mut Report) -> Res
         }
         let is_noted = vault
             .db
-            .write(|c| condition::set(c, &pack, Some(condition::FRAMES_LOST), None))?;
+            .write(|c| health::mark_damaged(c, &pack, health::FRAMES_LOST))?;
         if is_noted {
             report
                 .damaged
-                .push(reported(Error::corrupt(name.key(), condition::FRAMES_LOST)));
+                .push(reported(Error::corrupt(name.key(), health::FRAMES_LOST)));
         }
     }
     Ok(())
@@ -253,11 +254,11 @@ fn verify_backups(
     unread: &HashSet<BackupId>,
     report: &mut Report,
 ) -> Result<()> {
-    let backups = vault.db.read(|c| collection::needed(c, &vault.id))?;
+    let backups = vault.db.read(|c| gc::needed(c, &vault.id))?;
     // Read after the backups: a backup's packs have rows before the backup is available.
     let there: RoaringBitmap = vault
         .db
-        .read(|c| condition::packs(c, vault.number))?
+        .read(|c| health::packs(c, vault.number))?
         .iter()
         .map(|(pack, _)| pack.number.get())
         .collect();
@@ -304,7 +305,7 @@ fn verify_backups(
         };
         vault
             .db
-            .write(|c| condition::tell(c, &backup.id, DAMAGED, reason.as_deref()))?;
+            .write(|c| health::set_damage_reason(c, &backup.id, DAMAGED, reason.as_deref()))?;
         if reason.is_some() {
             report.backups.push(backup.id);
         }
@@ -314,9 +315,7 @@ fn verify_backups(
 }
 
 fn is_needed(vault: &Vault, backup: &Needed) -> Result<bool> {
-    let is_needed = vault
-        .db
-        .read(|c| collection::is_needed(c, &vault.id, &backup.root));
+    let is_needed = vault.db.read(|c| gc::is_needed(c, &vault.id, &backup.root));
     Ok(is_needed?)
 }
 

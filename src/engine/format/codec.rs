@@ -23,8 +23,8 @@ pub struct Encoded {
 const LEVELS: [i32; 7] = [1, 2, 3, 5, 7, 9, 12];
 /// Where `auto` begins: level 3.
 const FIRST_STEP: usize = 2;
-/// Above this share of its time at the store's door, a thread has time to compress harder; below
-/// the other one it has none to lose.
+/// If a thread waits for the store for more than the first share of its time, it compresses harder from then on; if it
+/// waits for less than the second, it compresses less.
 const IDLE_SHARE: f64 = 0.2;
 const BUSY_SHARE: f64 = 0.05;
 /// Bytes of each of the three samples by which `auto` sees that data does not compress.
@@ -32,14 +32,14 @@ const SAMPLE_BYTES: usize = 4096;
 
 /// How hard `auto` compresses: as hard as the store leaves the cores time for. Shared by the
 /// threads of a session.
-pub struct Pace {
+pub struct CompressionPace {
     threads: u32,
     step: AtomicUsize,
     waited_ns: AtomicU64,
     judged: Mutex<(Instant, u64)>,
 }
 
-impl Pace {
+impl CompressionPace {
     pub fn new(threads: usize) -> Self {
         Self {
             threads: u32::try_from(threads).unwrap_or(u32::MAX).max(1),
@@ -85,7 +85,7 @@ fn next_step(step: usize, waited_share: f64) -> usize {
 /// Compresses frames; one for each thread, as it keeps its tables.
 pub struct Encoder<'p> {
     compression: Compression,
-    pace: &'p Pace,
+    pace: &'p CompressionPace,
     compressor: zstd::bulk::Compressor<'static>,
     level: i32,
     /// Room for the longest result, used again and again.
@@ -93,7 +93,7 @@ pub struct Encoder<'p> {
 }
 
 impl<'p> Encoder<'p> {
-    pub fn new(compression: Compression, pace: &'p Pace) -> Self {
+    pub fn new(compression: Compression, pace: &'p CompressionPace) -> Self {
         let level = match compression {
             Compression::Zstd(level) => level,
             Compression::None | Compression::Auto => pace.level(),
@@ -199,7 +199,7 @@ mod tests {
     fn what_compresses_is_compressed_and_all_comes_back() {
         let text = b"embers under ash ".repeat(1000);
         let noise: Vec<u8> = blake3::Hasher::new().finalize_xof().take_bytes(20_000);
-        let pace = Pace::new(1);
+        let pace = CompressionPace::new(1);
         let mut encoder = Encoder::new(Compression::Zstd(3), &pace);
         let (small, raw) = (encoder.encode(&text), encoder.encode(&noise));
         assert_eq!((small.codec, raw.codec), (ZSTD, RAW));
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn auto_leaves_noise_alone_and_follows_the_store() {
-        let pace = Pace::new(2);
+        let pace = CompressionPace::new(2);
         let mut encoder = Encoder::new(Compression::Auto, &pace);
         let text: Vec<u8> = (0..40_000_u32)
             .flat_map(|n| format!("{} ", n.wrapping_mul(2_654_435_761) % 9973).into_bytes())

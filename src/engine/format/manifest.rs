@@ -1,5 +1,5 @@
 //! Root, nodes, leaves and extents: what a backup is made of. The stored forms are in
-//! [`crate::engine::format`]. Decoding believes nothing: any bytes give a value or `None`.
+//! [`crate::engine::format`]. Decoding trusts nothing: any bytes give a value or `None`.
 
 use crate::engine::format::NODE_CHILDREN;
 use crate::engine::{Error, Result};

@@ -10,12 +10,12 @@ use ring::aead::Aad;
 pub(crate) const KEY_CONTEXT: &str = "embervault 2026-11 one trailer";
 pub(crate) const ORDINAL: u32 = u32::MAX;
 
-/// Longest trailer that is believed: of the most chunks at which packs were ever closed and those of a last
+/// Longest trailer that is accepted: of the most chunks at which packs were ever closed and those of a last
 /// frame, each chunk in a frame of its own.
 pub(crate) const BYTES_MAX: u64 =
     ((CHUNK_ROW_BYTES + FRAME_ROW_BYTES) as u64) * ((1 << 17) + (1 << 12));
 
-/// Longest frame that is believed.
+/// Longest frame that is accepted.
 const FRAME_BYTES_MAX: u32 = 64 << 20;
 
 /// The stored form of a trailer, plain.

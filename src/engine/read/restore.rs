@@ -69,7 +69,7 @@ pub(crate) fn run_within(
         for _ in 0..threads.min(tree.len()) {
             scope.spawn(|| {
                 if let Err(error) = work() {
-                    restore.failure.set(error);
+                    restore.failure.record(error);
                 }
             });
         }

@@ -116,10 +116,10 @@ fn a_collection_that_was_overtaken_removes_nothing_that_was_put_back_since() {
     // Only what the first was just about to delete is gone, and the database knows.
     let marked = bed
         .db
-        .read(|c| db::condition::damaged(c, vault.number))
+        .read(|c| db::health::damaged(c, vault.number))
         .unwrap();
     assert_eq!((packs().len(), marked.len()), (saved.len() - 1, 1));
-    let live = bed.db.read(|c| db::condition::packs(c, vault.number));
+    let live = bed.db.read(|c| db::health::packs(c, vault.number));
     for (pack, _) in live.unwrap() {
         let chunks = bed
             .db
@@ -142,8 +142,7 @@ fn a_collection_that_was_overtaken_does_not_count() {
         // A repair begins while the collection lists what nothing leads to.
         if verb == Verb::List && path.ends_with("/p/") {
             once.call_once(|| {
-                db.write(|c| db::collection::next_generation(c, number))
-                    .unwrap();
+                db.write(|c| db::gc::next_generation(c, number)).unwrap();
             });
         }
         Ok(())
@@ -207,7 +206,7 @@ fn a_pack_of_which_much_is_dead_is_written_again_without_it() {
     assert!(bed.restore(&child.backup.id).unwrap() == bed.content());
     // Nothing is left to do, and what was dropped is stored again when it comes again.
     let again = care::collect::run(&bed.vault()).unwrap();
-    assert!(again.compacted.is_empty() && again.strays.is_empty() && again.unknown.is_empty());
+    assert!(again.compacted.is_empty() && again.leftovers.is_empty() && again.unknown.is_empty());
     bed.write(&noise(1, 400_000), 0);
     let (last, _) = bed.backup(Some(&child));
     assert!(bed.restore(&last.backup.id).unwrap() == bed.content());
@@ -230,7 +229,7 @@ fn a_compaction_cut_off_anywhere_harms_nothing_and_leaves_nothing() {
         care::collect::run(&bed.vault()).unwrap();
         let last = care::collect::run(&bed.vault()).unwrap();
         assert!(
-            last.strays.is_empty() && last.unknown.is_empty(),
+            last.leftovers.is_empty() && last.unknown.is_empty(),
             "crash {limit}: {last:?}"
         );
         assert!(last.compacted.is_empty(), "crash {limit}: {last:?}");
@@ -259,7 +258,7 @@ fn nothing_that_somebody_may_rely_upon_is_compacted_away() {
     assert!(care::collect::run(&vault).unwrap().compacted.is_empty());
     bed.end(&session);
     let overtaken = care::census::Census::take(&vault).unwrap();
-    let settled = bed.db.read(|c| db::collection::settled(c, vault.number));
+    let settled = bed.db.read(|c| db::gc::settled(c, vault.number));
     let sparse = overtaken.sparse(&vault, &settled.unwrap(), 0.25).unwrap();
     assert!(!sparse.is_empty());
     let before = stored(&bed);
@@ -277,19 +276,17 @@ fn a_pack_that_was_marked_since_is_left_to_a_repair() {
     let bed = Bed::new();
     half_dead(&bed);
     let vault = bed.vault();
-    let generation = bed
-        .db
-        .write(|c| db::collection::next_generation(c, vault.number));
+    let generation = bed.db.write(|c| db::gc::next_generation(c, vault.number));
     let census = care::census::Census::take(&vault).unwrap();
-    let settled = bed.db.read(|c| db::collection::settled(c, vault.number));
+    let settled = bed.db.read(|c| db::gc::settled(c, vault.number));
     let sparse = census.sparse(&vault, &settled.unwrap(), 0.25).unwrap();
     let (pack, generation) = (&sparse[0].pack, generation.unwrap());
     bed.db
-        .write(|c| db::condition::set(c, pack, Some("a fault"), None))
+        .write(|c| db::health::mark_damaged(c, pack, "a fault"))
         .unwrap();
     let none = std::collections::BTreeSet::new();
     let compacted = census.compact(&vault, pack, generation, &none).unwrap();
-    let is_marked = bed.db.read(|c| db::condition::is_damaged(c, pack)).unwrap();
+    let is_marked = bed.db.read(|c| db::health::is_damaged(c, pack)).unwrap();
     assert!(compacted.is_none() && is_marked);
 }
 
@@ -318,10 +315,7 @@ fn a_backup_reads_on_while_its_packs_are_compacted_under_it() {
 fn an_old_database_does_not_take_a_compacted_pack_for_a_leftover() {
     let bed = Bed::new();
     let child = half_dead(&bed);
-    let before: Vec<_> = bed
-        .db
-        .read(|c| db::collection::settled(c, bed.row.number))
-        .unwrap();
+    let before: Vec<_> = bed.db.read(|c| db::gc::settled(c, bed.row.number)).unwrap();
     assert!(
         !care::collect::run(&bed.vault())
             .unwrap()
@@ -337,7 +331,7 @@ fn an_old_database_does_not_take_a_compacted_pack_for_a_leftover() {
     for _ in 0..3 {
         let plan = care::collect::run(&bed.vault()).unwrap();
         assert!(
-            plan.strays.is_empty() && !plan.unknown.is_empty(),
+            plan.leftovers.is_empty() && !plan.unknown.is_empty(),
             "{plan:?}"
         );
     }
@@ -393,10 +387,10 @@ fn a_backup_that_fails_during_a_compaction_keeps_it_from_the_packs_of_its_root()
     let vault = bed.vault();
     let generation = bed
         .db
-        .write(|c| db::collection::next_generation(c, vault.number))
+        .write(|c| db::gc::next_generation(c, vault.number))
         .unwrap();
     let census = care::census::Census::take(&vault).unwrap();
-    let settled = bed.db.read(|c| db::collection::settled(c, vault.number));
+    let settled = bed.db.read(|c| db::gc::settled(c, vault.number));
     let sparse = census.sparse(&vault, &settled.unwrap(), 0.25).unwrap();
     // The first content again: it finds what the compaction is about to drop.
     bed.write(&noise(1, 400_000), 0);
@@ -467,7 +461,7 @@ fn a_chunk_that_went_between_look_up_and_hold_is_not_found() {
 }
 
 #[test]
-fn a_reference_on_a_pack_that_was_written_again_is_told() {
+fn a_reference_on_a_pack_that_was_written_again_is_reported() {
     let bed = Bed::new();
     let child = half_dead(&bed);
     let packs: Vec<PackNumber> = format::manifest::decode_pack_set(&child.pack_set)
@@ -528,7 +522,7 @@ fn a_parent_whose_deletion_failed_halfway_is_not_relied_upon() {
 fn a_root_that_was_removed_and_is_there_again_is_never_removed_at_first_sight() {
     let note = |bed: &Bed, root: &BackupId, was_available: bool| {
         bed.db
-            .write(|c| db::collection::note_removed_root(c, bed.row.number, root, was_available))
+            .write(|c| db::gc::note_removed_root(c, bed.row.number, root, was_available))
             .unwrap();
     };
     // A copy that was put back stays, with its packs.
@@ -541,7 +535,7 @@ fn a_root_that_was_removed_and_is_there_again_is_never_removed_at_first_sight() 
     for _ in 0..3 {
         let plan = care::collect::run(&bed.vault()).unwrap();
         assert!(
-            plan.deleted.is_empty() && plan.strays.is_empty(),
+            plan.deleted.is_empty() && plan.leftovers.is_empty(),
             "{plan:?}"
         );
         assert!(

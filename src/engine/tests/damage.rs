@@ -1,7 +1,7 @@
 //! Damage is reported, and repaired as far as possible.
 
 use super::*;
-use crate::db::condition;
+use crate::db::health;
 use crate::engine::care::census::Census;
 use crate::engine::care::verify::{Depth, Report};
 use crate::model::number::Ordinal;
@@ -14,7 +14,7 @@ fn verify_all(bed: &Bed) -> Report {
 }
 
 fn condition_packs(bed: &Bed) -> Vec<Pack> {
-    let packs = bed.db.read(|c| condition::packs(c, bed.row.number));
+    let packs = bed.db.read(|c| health::packs(c, bed.row.number));
     packs.unwrap().into_iter().map(|(pack, _)| pack).collect()
 }
 
@@ -47,7 +47,7 @@ fn a_frame_of_which_nobody_knows_what_it_held_is_lost_however_often_one_repairs(
     // The chunks of a frame lead to another pack, as if two backups had stored them at once.
     let row = data_pack(&bed);
     bed.db
-        .write(|c| db::collection::forget_frames(c, &row, &[Ordinal::default()]))
+        .write(|c| db::gc::forget_frames(c, &row, &[Ordinal::default()]))
         .unwrap();
     truncate(&pack);
     assert_eq!(
@@ -127,7 +127,7 @@ fn a_read_that_fails_once_costs_no_frame() {
     let pack = data_pack(&bed);
     // The pack is sound, but marked damaged; and now a read fails on its way.
     bed.db
-        .write(|c| condition::set(c, &pack, Some("a fault"), None))
+        .write(|c| health::mark_damaged(c, &pack, "a fault"))
         .unwrap();
     let reads = Arc::new(AtomicUsize::new(0));
     let seen = reads.clone();
@@ -168,9 +168,7 @@ fn look(vault: &Vault) -> Report {
 }
 
 fn damaged(bed: &Bed) -> Vec<Pack> {
-    bed.db
-        .read(|c| condition::damaged(c, bed.row.number))
-        .unwrap()
+    bed.db.read(|c| health::damaged(c, bed.row.number)).unwrap()
 }
 
 #[test]
@@ -196,7 +194,7 @@ fn a_verification_that_is_asked_to_stop_reads_no_further_damaged_pack() {
     let packs = condition_packs(&bed);
     for pack in &packs {
         bed.db
-            .write(|c| condition::set(c, pack, Some("a fault"), None))
+            .write(|c| health::mark_damaged(c, pack, "a fault"))
             .unwrap();
     }
     let progress = Arc::new(Progress::default());
@@ -249,7 +247,7 @@ fn what_only_reading_has_shown_takes_reading_to_go() {
 }
 
 #[test]
-fn a_root_that_is_not_the_committed_one_is_told_of() {
+fn a_root_that_is_not_the_committed_one_is_reported() {
     let bed = Bed::new();
     bed.write(&noise(3, 50_000), 0);
     let (root, _) = bed.backup(None);
@@ -365,7 +363,7 @@ fn every_verification_looks_from_the_manifests_to_the_frames() {
 }
 
 #[test]
-fn damage_of_a_leaf_is_told_of_every_backup_that_shares_it() {
+fn damage_of_a_leaf_is_reported_for_every_backup_that_shares_it() {
     let bed = Bed::new();
     bed.write(&noise(1, 400_000), 0);
     let (first, _) = bed.backup(None);
@@ -409,10 +407,10 @@ fn what_a_collection_removes_is_not_called_missing() {
     let (was_noted, is_damaged) = bed
         .db
         .write(|c| -> std::result::Result<_, DbError> {
-            db::collection::condemn(c, pack.vault, &numbers, 1)?;
-            db::collection::give_up(c, pack.vault, &numbers)?;
-            let was_noted = condition::set(c, &pack, Some("it is missing"), None)?;
-            Ok((was_noted, condition::is_damaged(c, &pack)?))
+            db::gc::condemn(c, pack.vault, &numbers, 1)?;
+            db::gc::give_up(c, pack.vault, &numbers)?;
+            let was_noted = health::mark_damaged(c, &pack, "it is missing")?;
+            Ok((was_noted, health::is_damaged(c, &pack)?))
         })
         .unwrap();
     assert!(!was_noted && !is_damaged);
@@ -474,7 +472,7 @@ fn a_repair_beside_a_verification_gives_no_false_alarm() {
         assert_eq!(report.backups, [] as [BackupId; 0], "{moment:?}");
         assert!(!path.exists(), "the repair has replaced it");
         let row = data_pack(&bed);
-        let is_marked = bed.db.read(|c| condition::is_damaged(c, &row)).unwrap();
+        let is_marked = bed.db.read(|c| health::is_damaged(c, &row)).unwrap();
         let backup = bed.db.read(|c| db::backups::find(c, &root.backup.id));
         assert!(!is_marked && backup.unwrap().unwrap().fail_reason.is_none());
         assert_eq!(bed.restore(&root.backup.id).unwrap(), bed.content());

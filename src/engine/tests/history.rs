@@ -141,12 +141,12 @@ proptest! {
                         Some((root, old)) => (Some(root), old),
                         None => (None, Vec::new()),
                     };
-                    let told = new.clone();
+                    let reported = new.clone();
                     let changed = move |range| match tracking {
-                        Tracking::None | Tracking::True => differences(&old, &told, range, 4096),
-                        Tracking::Coarse => differences(&old, &told, range, 65536),
+                        Tracking::None | Tracking::True => differences(&old, &reported, range, 4096),
+                        Tracking::Coarse => differences(&old, &reported, range, 65536),
                         Tracking::Lying => {
-                            differences(&old, &told, range, 4096).into_iter().step_by(2).collect()
+                            differences(&old, &reported, range, 4096).into_iter().step_by(2).collect()
                         }
                     };
                     let (root, _) = match tracking {

@@ -1,7 +1,7 @@
 //! Memory is bounded whatever the disk, the storage and the data.
 
 use super::*;
-use crate::db::condition;
+use crate::db::health;
 use crate::engine::budget::Budget;
 use crate::engine::care::live::Live;
 use crate::engine::care::verify::Depth;
@@ -24,10 +24,7 @@ fn make_volume(bed: &Bed, bytes: &[u8]) {
 }
 
 fn packs(bed: &Bed, kind: PackKind) -> Vec<Pack> {
-    let packs = bed
-        .db
-        .read(|c| condition::packs(c, bed.row.number))
-        .unwrap();
+    let packs = bed.db.read(|c| health::packs(c, bed.row.number)).unwrap();
     let packs = packs.into_iter().map(|(pack, _)| pack);
     packs.filter(|pack| pack.kind == kind).collect()
 }
@@ -165,7 +162,7 @@ fn a_verification_reads_packs_in_ranges_and_within_the_limit_of_the_storage() {
     assert!(report.damaged.is_empty(), "{report:?}");
     assert_eq!(report.read_bytes, stored);
     // Packs as short as these are read once for their trailers and once for their content; for what comes last
-    // nobody waits.
+    // no thread waits.
     let took = started.elapsed();
     assert!(took > Duration::from_millis(800), "{took:?}");
 }

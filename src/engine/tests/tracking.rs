@@ -52,9 +52,9 @@ fn what_the_source_tells_is_all_that_is_read() {
     let old = bed.content();
     bed.write(&noise(2, 8192), 200_000);
     let new = bed.content();
-    let told = new.clone();
+    let reported = new.clone();
     let (child, progress) = bed.backup_tracked(Some(&full), move |range| {
-        differences(&old, &told, range, 4096)
+        differences(&old, &reported, range, 4096)
     });
     assert!(bed.restore(&child.backup.id).unwrap() == new);
     // What changed, and eight sampled blocks in each of ten spans.

@@ -33,7 +33,7 @@ const ROOT_KEY_CONTEXT: &str = "embervault 2026-11 one root";
 
 /// Pause before an object is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
-/// Longest plain root that is believed.
+/// Longest plain root that is accepted.
 const ROOT_BYTES_MAX: usize = 64 << 20;
 
 /// An open vault. Immutable; shared by threads.

@@ -156,7 +156,7 @@ pub fn rewrap(
 
 /// Stores a record in the transaction that looks whether the vault is being shredded. The shredding waits for this
 /// transaction before it sets its mark, and deletes `vault.json` afterwards. So even a process that is killed right
-/// after it has stored the record leaves none behind. `put` is told until when it may try.
+/// after it has stored the record leaves none behind. `put` gets the moment until which it may try.
 pub(super) fn store_unless_shredded(
     db: &Db,
     store: &Store,
@@ -173,7 +173,7 @@ pub(super) fn store_unless_shredded(
         let end = Instant::now() + STORING_MAX;
         Ok(put(&|| Some(end))?)
     });
-    // What was given up may be stored all the same, and a connection that is lost takes the lock along.
+    // A call that failed may have stored the record all the same, and a lost connection ends the lock.
     if is_sent && stored.is_err() {
         take_back_if_shredded(db, store, row)?;
     }

@@ -49,7 +49,7 @@ pub fn remove_objects(store: &Store, row: &VaultRow) -> Result<usize> {
         for folder in folders {
             let listed = store.list(&folder)?;
             parallel::each(&listed, 8, |(object, _)| {
-                Ok(store.delete(&Key::Stray(object.clone()))?)
+                Ok(store.delete(&Key::Leftover(object.clone()))?)
             })?;
             removed += listed.len();
         }

@@ -17,13 +17,13 @@ use std::sync::{Mutex, MutexGuard};
 
 /// Where a chunk is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ChunkLocation {
     pub(crate) frame: FrameRef,
     /// Of the chunk in its frame, bytes.
     pub(crate) offset: u32,
 }
 
-impl Place {
+impl ChunkLocation {
     fn of(row: &IndexedChunk) -> Self {
         Self {
             frame: FrameRef::of(row),
@@ -32,11 +32,11 @@ impl Place {
     }
 }
 
-fn places(rows: &[IndexedChunk]) -> Vec<(ChunkId, Place)> {
+fn locations(rows: &[IndexedChunk]) -> Vec<(ChunkId, ChunkLocation)> {
     rows.iter()
         .filter_map(|row| {
             let id = ChunkId(row.id.as_slice().try_into().ok()?);
-            Some((id, Place::of(row)))
+            Some((id, ChunkLocation::of(row)))
         })
         .collect()
 }
@@ -47,7 +47,7 @@ pub(crate) struct Index<'a> {
     vault: i64,
     lease: &'a Lease,
     /// Chunks of packs that are not live yet: bounded by the packs in memory.
-    pending: Mutex<HashMap<ChunkId, Place>>,
+    pending: Mutex<HashMap<ChunkId, ChunkLocation>>,
     /// Packs on which the session has a committed reference, or that it made live.
     held: Mutex<RoaringBitmap>,
     /// Those of them that this run has stored.
@@ -109,7 +109,7 @@ impl<'a> Index<'a> {
     }
 
     /// Looks up which of these chunks are stored already, or will be by this session.
-    pub(crate) fn known(&self, ids: &[ChunkId]) -> Result<HashMap<ChunkId, Place>> {
+    pub(crate) fn known(&self, ids: &[ChunkId]) -> Result<HashMap<ChunkId, ChunkLocation>> {
         let (mut known, missing) = self.known_pending(ids);
         if missing.is_empty() {
             return Ok(known);
@@ -123,7 +123,7 @@ impl<'a> Index<'a> {
         if let Some(meanwhile) = self.meanwhile.get() {
             meanwhile(self);
         }
-        let mut hits = places(&rows);
+        let mut hits = locations(&rows);
         let unheld: RoaringBitmap = hits
             .iter()
             .map(|(_, place)| place.frame.pack)
@@ -134,7 +134,7 @@ impl<'a> Index<'a> {
             // reference, look up again in the same transaction, and use only what that shows.
             let (alive, rows) = self.hold_and_look(&unheld, missing)?;
             held |= alive;
-            hits = places(&rows);
+            hits = locations(&rows);
         }
         hits.retain(|(_, place)| held.contains(place.frame.pack));
         let mut found = self.found.lock().expect("nothing panics under it");
@@ -143,7 +143,7 @@ impl<'a> Index<'a> {
         Ok(known)
     }
 
-    fn known_pending(&self, ids: &[ChunkId]) -> (HashMap<ChunkId, Place>, Vec<Vec<u8>>) {
+    fn known_pending(&self, ids: &[ChunkId]) -> (HashMap<ChunkId, ChunkLocation>, Vec<Vec<u8>>) {
         let pending = self.pending();
         let mut known = HashMap::new();
         let mut missing = HashSet::new();
@@ -162,7 +162,7 @@ impl<'a> Index<'a> {
 
     /// The chunks of packs that are not live yet. A thread that appends chunks holds this lock, so that each new chunk is
     /// appended by one thread only.
-    pub(crate) fn pending(&self) -> MutexGuard<'_, HashMap<ChunkId, Place>> {
+    pub(crate) fn pending(&self) -> MutexGuard<'_, HashMap<ChunkId, ChunkLocation>> {
         self.pending
             .lock()
             .expect("no panic while the map is locked")

@@ -4,7 +4,7 @@ use crate::config;
 use crate::db;
 use crate::engine::format::pack::{NewFrame, PackBuilder};
 use crate::engine::vault::pack_name;
-use crate::engine::write::index::Place;
+use crate::engine::write::index::ChunkLocation;
 use crate::engine::write::session::Session;
 use crate::engine::{Error, Result};
 use crate::model::pack::PackKind;
@@ -18,7 +18,7 @@ use std::time::Instant;
 /// reader of the pack holds a row for each chunk.
 const PACK_CHUNKS_MAX: usize = 1 << 14;
 
-/// The packs on their way to the store: a few threads behind a queue that holds nothing.
+/// The threads that upload packs, behind a queue without a buffer.
 pub(crate) struct Uploads {
     receiver: Mutex<Receiver<PackBuilder>>,
 }
@@ -86,7 +86,7 @@ impl<'a, 's> Packer<'a, 's> {
 
     /// Appends frames one after the other, so that data that was read together lies together. A frame is not stored if
     /// other threads have appended all of its chunks meanwhile. Gives the places of all chunks in order.
-    pub(crate) fn append(&self, frames: Vec<NewFrame>) -> Result<Vec<Place>> {
+    pub(crate) fn append(&self, frames: Vec<NewFrame>) -> Result<Vec<ChunkLocation>> {
         let mut places = Vec::new();
         let waiting = Instant::now();
         let mut open = self.open.lock().expect("no panic while the pack is locked");
@@ -105,7 +105,7 @@ impl<'a, 's> Packer<'a, 's> {
             let mut offset = 0;
             let mut pending = self.session.index.pending();
             for (id, length) in ids {
-                let place = Place { frame: at, offset };
+                let place = ChunkLocation { frame: at, offset };
                 pending.entry(id).or_insert(place);
                 places.push(place);
                 offset += length;
@@ -125,7 +125,7 @@ impl<'a, 's> Packer<'a, 's> {
     }
 
     /// The places of a frame's chunks, if another thread has just appended all of them.
-    fn known(&self, frame: &NewFrame) -> Option<Vec<Place>> {
+    fn known(&self, frame: &NewFrame) -> Option<Vec<ChunkLocation>> {
         let pending = self.session.index.pending();
         let places = frame
             .chunks

@@ -65,13 +65,11 @@ pub(super) fn usable_parent<'r, 'a>(
     // frames that its leaves name. The row alone does not prove that it was not: a deletion that failed halfway has
     // removed the root but not the row.
     let id = &root.backup.id;
-    let is_needed = vault
-        .db
-        .read(|c| db::collection::is_needed(c, &vault.id, id))?;
+    let is_needed = vault.db.read(|c| db::gc::is_needed(c, &vault.id, id))?;
     if !is_needed || !vault.has_root(id)? {
         return Ok(None);
     }
-    let damaged = vault.db.read(|c| db::condition::damaged(c, vault.number))?;
+    let damaged = vault.db.read(|c| db::health::damaged(c, vault.number))?;
     Ok(Some(Parent {
         reader,
         packs,

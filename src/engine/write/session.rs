@@ -1,8 +1,8 @@
 //! The session of a writer: what its packers and its uploading threads share.
 
 use crate::db;
-use crate::db::condition::IS_MISSING;
-use crate::engine::format::codec::{Encoder, Pace};
+use crate::db::health::IS_MISSING;
+use crate::engine::format::codec::{CompressionPace, Encoder};
 use crate::engine::format::pack::{PackReader, SealedPack, indexed};
 use crate::engine::format::row::{FrameRow, PackName};
 use crate::engine::parallel::{self, Failure};
@@ -30,7 +30,7 @@ pub(crate) struct Session<'a> {
     /// index may lead to damaged ones.
     pub(crate) meta_damaged: AtomicBool,
     /// The level of compression, if it is chosen automatically.
-    pub(crate) pace: Pace,
+    pub(crate) pace: CompressionPace,
     spare: Mutex<Vec<Vec<u8>>>,
     /// The first failure of a thread; the others stop at it.
     failure: Failure,
@@ -59,7 +59,7 @@ impl<'a> Session<'a> {
             index: Index::new(&vault.db, vault.number, lease),
             progress,
             meta_damaged: AtomicBool::new(false),
-            pace: Pace::new(vault.options.threads),
+            pace: CompressionPace::new(vault.options.threads),
             spare: Mutex::default(),
             failure: Failure::default(),
         }
@@ -147,7 +147,7 @@ impl<'a> Session<'a> {
             let seen = self.vault.expect(&key, pack.stored_bytes.get());
             if let Err(Error::Lost { object }) = &seen {
                 let damage = format!("{object}{IS_MISSING}");
-                self.write(|c| db::condition::set(c, &pack, Some(&damage), None))?;
+                self.write(|c| db::health::mark_damaged(c, &pack, &damage))?;
             }
             seen
         })
@@ -236,7 +236,7 @@ impl<'a> Session<'a> {
 
     /// Records a failure; the other threads stop at their next check.
     pub(crate) fn fail(&self, error: Error) {
-        self.failure.set(error);
+        self.failure.record(error);
     }
 
     /// The first failure, if there was one.

@@ -7,7 +7,7 @@ use crate::engine::format::codec::{Encoded, Encoder};
 use crate::engine::format::manifest::{ChunkId, Extent};
 use crate::engine::format::pack::NewFrame;
 use crate::engine::format::row::ChunkRow;
-use crate::engine::write::index::Place;
+use crate::engine::write::index::ChunkLocation;
 use crate::engine::write::shared::Job;
 use crate::engine::write::splice::Change;
 use crate::model::progress::Progress;
@@ -261,8 +261,13 @@ impl<'j, 'a, 's> Stage<'j, 'a, 's> {
         Ok(())
     }
 
-    fn note(&mut self, places: &HashMap<ChunkId, Place>, id: &ChunkId, parts: Vec<(u32, u32)>) {
-        let Place { frame, mut offset } = places[id];
+    fn note(
+        &mut self,
+        places: &HashMap<ChunkId, ChunkLocation>,
+        id: &ChunkId,
+        parts: Vec<(u32, u32)>,
+    ) {
+        let ChunkLocation { frame, mut offset } = places[id];
         for (start, length) in parts {
             let extent = Extent::Slice {
                 length,

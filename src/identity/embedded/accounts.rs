@@ -14,7 +14,7 @@ use crate::model::standalone::identity::{Origin, Project, User};
 /// Those who share the time for making hashes of passwords of others.
 const ADMINISTRATORS: &str = "administrators";
 
-/// What a user is to be; `None` leaves it as it is, and an inner `None` takes it away.
+/// New values for a user's fields. `None` leaves a field as it is, and an inner `None` removes its value.
 #[derive(Default)]
 pub struct UserFields {
     pub name: Option<String>,
@@ -25,7 +25,7 @@ pub struct UserFields {
     pub default_project: Option<Option<ProjectId>>,
 }
 
-/// What a project is to be, likewise.
+/// New values for a project's fields, likewise.
 #[derive(Default)]
 pub struct ProjectFields {
     pub name: Option<String>,
@@ -135,7 +135,8 @@ impl Embedded {
         Ok(changed)
     }
 
-    /// What is left if the process ends meanwhile goes when the administrator asks again, or expires.
+    /// Removes all ended tokens, a batch at a time. If the process ends meanwhile, the rest is removed when the
+    /// administrator asks again, or expires.
     fn remove_ended_tokens(&self, id: &ProjectId) -> Result<(), Error> {
         while self.db.write(|c| identity::remove_ended_tokens(c, id))? {}
         Ok(())
@@ -218,7 +219,7 @@ fn check_configured(known: &User, changes: &UserChanges) -> Result<(), Error> {
     }
 }
 
-/// What came of writing a name that no two may have. The unique index decides, as others write beside.
+/// Turns the violation of a unique index into a conflict. The index decides, as other requests write at the same time.
 fn unless_taken<T>(result: DbResult<T>, what: impl FnOnce() -> String) -> Result<T, Error> {
     result.map_err(|error| {
         if db::is_duplicate(&error) {

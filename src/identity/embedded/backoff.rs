@@ -1,16 +1,16 @@
 //! After a failed log-in the next try has to wait, longer each time. Failures are counted for what the client calls the
 //! user or the application credential, from all addresses, and for each address, with all names.
 //!
-//! What counts is the form and the text that were given, whether or not there is such a user: otherwise tries under
-//! one form would count for another, and the answers would tell who exists. So a user has as many counts as names for
-//! it: two, its id and its name. An application credential has three.
+//! Counts are kept by the form and the text that were given, whether or not there is such a user. Otherwise tries under
+//! one form would count for another, and the answers would show which users exist. So a user has one count for its id
+//! and one for its name. An application credential has three.
 //!
 //! A try counts from its beginning. As many as could follow each other without a pause run at once; further ones wait
 //! until one of them has ended. A right password takes nothing away from the others.
 //!
 //! If a user has logged in from an address before, this pair is counted by itself, and the counts of name and address do
-//! not apply to it. Otherwise anybody could lock a user out by trying wrong passwords. All such pairs of an address have
-//! a count of their own, which no right password takes back: one person may have many application credentials.
+//! not apply to it. Otherwise any client could lock a user out by trying wrong passwords. All such pairs of an address
+//! have a count of their own, which no right password resets: one person may have many application credentials.
 
 use crate::model::error::Error;
 use crate::model::time::Timestamp;
@@ -32,7 +32,7 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 /// When a client may try again that finds too many waiting.
 const RETRY_AFTER_SECONDS: u64 = 2;
 
-/// What tries are counted for.
+/// The hash of a name or address for which tries are counted.
 type Key = [u8; 32];
 
 /// Log-ins of late.
@@ -201,7 +201,7 @@ impl Drop for Try<'_> {
     }
 }
 
-/// What one client holds: an IPv4 address, or a /64 of IPv6.
+/// The addresses of one client: an IPv4 address, or a /64 of IPv6.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

@@ -7,7 +7,8 @@ use crate::identity::embedded::Embedded;
 use crate::identity::embedded::accounts::configured;
 use crate::model::error::Error;
 use crate::model::id::{ProjectId, UserId};
-use crate::model::standalone::identity::{Assignment, Role};
+use crate::model::role::Role;
+use crate::model::standalone::identity::Assignment;
 
 impl Embedded {
     /// Gives a user a role in a project, unless it has a higher one there. `false` if either does

@@ -9,8 +9,9 @@ use crate::identity::embedded::{
 use crate::model::column::Json;
 use crate::model::error::Error;
 use crate::model::id::{ProjectId, UserId};
+use crate::model::role::Role;
 use crate::model::standalone::identity::{
-    ApplicationCredential, FoundToken, Project, Role, TokenRow, User,
+    ApplicationCredential, FoundToken, Project, TokenRow, User,
 };
 use crate::model::time::Timestamp;
 use std::collections::BTreeSet;
@@ -250,7 +251,7 @@ impl Embedded {
     }
 
     /// Whether this is the secret of an application credential. A wrong one takes as long as a wrong password, whether
-    /// or not there is such a credential and whoever has chosen its secret.
+    /// or not there is such a credential, and whether its user or this service has chosen the secret.
     fn is_secret(
         &self,
         row: Option<&ApplicationCredential>,

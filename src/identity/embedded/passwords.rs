@@ -1,6 +1,6 @@
 //! Passwords and their hashes. argon2 takes tens of milliseconds of a core and 19 MiB on purpose, and anybody can cause
 //! that without an account. So only a few run at once, a short queue waits, one after the other, and the rest is refused.
-//! Whoever asks for it has a share of the queue, so that others always find a place.
+//! Each client has a share of the queue, so that other clients always find a place.
 
 use crate::config::Secret;
 use crate::model::error::Error;
@@ -266,7 +266,7 @@ mod tests {
                 assert!(matches!(refused, Err(Error::TooMany { retry_after: 1.. })));
                 assert!(started.elapsed() < WAIT_MAX / 2);
             };
-            // Whoever has a share waiting leaves the rest to others.
+            // A client whose whole share is waiting gets no more places, so that the rest is free for others.
             for asker in ["a", "b"] {
                 for _ in 0..SHARE_MAX {
                     let (gate, order) = (&gate, &order);

@@ -1,33 +1,11 @@
-//! Who asks: roles, and the rows of the embedded identity.
+//! Rows of the embedded identity.
 
 use crate::model::column::{Json, text_enum};
 use crate::model::id::{ProjectId, UserId};
+use crate::model::role::Role;
 use crate::model::schema::{application_credentials, assignments, projects, tokens, users};
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
-use serde::{Deserialize, Serialize};
-
-text_enum! {
-    /// The roles the service knows; each implies those after it.
-    #[derive(Serialize, Deserialize, PartialOrd, Ord)]
-    #[serde(rename_all = "lowercase")]
-    Role {
-        Admin => "admin",
-        Member => "member",
-        Reader => "reader",
-    }
-}
-
-impl Role {
-    /// The role and all that it implies, as Keystone lists them in a token.
-    pub fn implied(self) -> &'static [Role] {
-        match self {
-            Role::Admin => &[Role::Admin, Role::Member, Role::Reader],
-            Role::Member => &[Role::Member, Role::Reader],
-            Role::Reader => &[Role::Reader],
-        }
-    }
-}
 
 text_enum! {
     /// Who has made a user.

@@ -1,4 +1,4 @@
-//! Transfers: a volume is offered, and anybody who has the key can accept it.
+//! Transfers: a volume is offered, and any user who has the key can accept it.
 
 use crate::model::error::Error;
 use crate::model::id::{RecordId, VolumeId};

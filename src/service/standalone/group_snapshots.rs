@@ -73,7 +73,7 @@ impl Services {
         let row = Stored::new(project, name, status, body, self.clock.now());
         self.write_with_jobs(ctx, |c| {
             db::lock_project(c, &ctx.project_id)?;
-            // Before the volumes, as whoever makes or retypes one takes both in this order.
+            // Before the volumes: requests that make or retype a volume take both locks in this order.
             db::lock_shared(c, types::CHANGED)?;
             let volumes = members(c, group_id)?;
             records::insert(c, &row)?;

@@ -188,7 +188,7 @@ impl Services {
         self.owned_record::<Group>(ctx, Rule::GroupShow, &group_id)?;
         self.write_with_jobs(ctx, |c| {
             db::lock_project(c, &ctx.project_id)?;
-            // Before the volumes, as whoever makes or retypes one takes both in this order.
+            // Before the volumes: requests that make or retype a volume take both locks in this order.
             db::lock_shared(c, types::CHANGED)?;
             let source = locked_record::<Group>(c, &group_id)?;
             let members = match &snapshot_id {

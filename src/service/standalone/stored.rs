@@ -105,7 +105,7 @@ impl Services {
             Ok((value, jobs))
         })?;
         for job in &jobs {
-            self.wake.wake(job.lane);
+            self.wake.wake(job.queue);
         }
         Ok(value)
     }

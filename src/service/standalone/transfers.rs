@@ -109,7 +109,7 @@ impl Services {
         ctx.authorize(Rule::TransferAccept, &ctx.project_id)?;
         self.db.write(|c| -> Result<_, Error> {
             db::lock_project(c, &ctx.project_id)?;
-            // Before the volumes, as whoever makes or retypes one takes both in this order.
+            // Before the volumes: requests that make or retype a volume take both locks in this order.
             db::lock_shared(c, types::CHANGED)?;
             let found = records::find::<VolumeTransfer>(c, id)?;
             let transfer = found.ok_or_else(|| VolumeTransfer::missing(id))?;

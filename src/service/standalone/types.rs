@@ -14,14 +14,14 @@ use crate::model::standalone::volume_type::{DEFAULT_TYPE_NAME, TypeEncryption, V
 use crate::service::programs::BACKEND;
 use crate::service::{Metadata, Services, check_marker};
 
-/// What the one backend of standalone volumes says of itself.
+/// The capabilities of the one backend of standalone volumes.
 const CAPABILITIES: [(&str, &str); 3] = [
     ("storage_protocol", "local"),
     ("vendor_name", "Embervault"),
     ("volume_backend_name", BACKEND),
 ];
 
-/// What an administrator wants a volume type to be.
+/// A request for a new volume type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateType {
     pub name: String,
@@ -30,7 +30,7 @@ pub struct CreateType {
     pub extra_specs: Metadata,
 }
 
-/// What an update changes; `None` leaves a field as it is.
+/// The fields that an update changes; `None` leaves a field as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TypeChanges {
     pub name: Option<String>,

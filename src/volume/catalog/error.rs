@@ -22,10 +22,10 @@ pub enum CatalogError {
     BeingCopied,
     #[error("the job no longer holds the volume")]
     HoldEnded,
-    /// Between two pieces of a copy.
+    /// The job was asked to stop, between two pieces of a copy.
     #[error("the copy was stopped")]
     Stopped,
-    /// The lease was not renewed in time: nothing may be made any more.
+    /// The lease was not renewed in time: this run may not make anything any more.
     #[error("the job's lease could not be renewed in time")]
     Overdue,
     /// The snapshot is in a state that does not allow it.

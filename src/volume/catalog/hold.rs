@@ -2,7 +2,7 @@
 
 use crate::volume::catalog::CatalogError;
 
-/// What a job has after it asked for a hold.
+/// The answer to a job that asks for a hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a job that holds nothing must not work"]
 pub enum Hold {
@@ -12,8 +12,8 @@ pub enum Hold {
         /// go on writing.
         could_change: bool,
     },
-    /// The job holds nothing any more: an earlier run has let go, or the hold was taken from it. Its owner may use the
-    /// volume by now, so the job must neither read nor write it.
+    /// The job holds nothing any more: an earlier run has released it, or the hold was taken from it. The volume's
+    /// owner may use it by now, so the job must neither read nor write it.
     Ended,
 }
 

@@ -6,12 +6,12 @@
 //!
 //! # Holds
 //!
-//! A backup holds its source and a restore its target, from the request to the end of the job. A hold names the
-//! job and its run: a later run takes it over, and an earlier one can no longer end it. A job that has let go, or that
-//! the hold was taken from, gets [`Hold::Ended`]: another run may still come, as the job ends in a transaction of its
-//! own after its hold. What is held for a job that
-//! is not there any more is found by `held` and ended by `give_back`; snapshots have `held_snapshots` and
-//! `give_snapshot_back`, and the files that jobs work in have `work_files` and `remove_work_file`.
+//! A backup holds its source and a restore its target, from the request to the end of the job. A hold names the job and
+//! its run: a later run takes it over, and an earlier one can no longer end it. A job that has released its hold, or
+//! from which it was taken, gets [`Hold::Ended`]: another run may still come, as the job ends in a transaction of its
+//! own after its hold. `held` finds what is held for a job that is not there any more, and `give_back` ends that hold.
+//! Snapshots have `held_snapshots` and `give_snapshot_back`, and the files that jobs work in have `work_files` and
+//! `remove_work_file`.
 //!
 //! # Which calls share a transaction, and which are repeated
 //!
@@ -136,7 +136,7 @@ impl Catalog {
         }
     }
 
-    /// What a project has of the cloud's resources; backups are counted elsewhere.
+    /// A project's usage of the cloud's resources, without backups.
     pub fn usage(
         &self,
         c: &mut DbConnection,
@@ -170,7 +170,7 @@ impl Catalog {
         }
     }
 
-    /// What a restored volume will take over from this one.
+    /// Name, description and metadata that a restored volume will take over from this one.
     pub fn saved(&self, volume: &VolumeId) -> Result<SavedVolume, CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.saved(volume),
@@ -332,11 +332,11 @@ impl Catalog {
         }
     }
 
-    /// Makes what this run has written the volume's content, unless another run was first.
+    /// Makes the data that this run has written the volume's content, unless another run was first.
     pub fn finish_target(&self, lease: &Lease, volume: &VolumeId) -> Result<(), CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.finish_target(lease, volume),
-            // It was written in its place.
+            // The target was written in place.
             Self::Cinder(_) => Ok(()),
             #[cfg(test)]
             Self::Memory(memory) => memory.finish_target(lease, volume),
@@ -392,7 +392,7 @@ impl Catalog {
     pub fn held_snapshots(&self) -> Result<Vec<HeldSnapshot>, CatalogError> {
         match self {
             Self::Standalone(standalone) => standalone.held_snapshots(),
-            // A backup of one changes nothing of it.
+            // A backup does not change the state of a snapshot at Cinder.
             Self::Cinder(_) => Ok(Vec::new()),
             #[cfg(test)]
             Self::Memory(_) => Ok(Vec::new()),
@@ -429,7 +429,7 @@ impl Catalog {
         }
     }
 
-    /// What a volume holds now, if it is there; held or not, so it may change under the reader.
+    /// The current content of a volume, if it is there. The volume need not be held, so it may change under the reader.
     pub fn open_volume(&self, volume: &VolumeId) -> Option<VolumeReader> {
         match self {
             Self::Standalone(standalone) => standalone.open_volume(volume),

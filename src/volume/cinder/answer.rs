@@ -1,4 +1,4 @@
-//! What Cinder says of volumes and snapshots, as far as backups and restores need it.
+//! Cinder's descriptions of volumes and snapshots, as far as backups and restores need them.
 
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Deserialize)]
 pub struct CinderVolume {
     pub id: String,
-    /// `None`: whoever asks is no administrator.
+    /// `None`: the asking user is no administrator.
     #[serde(rename = "os-vol-tenant-attr:tenant_id")]
     pub project_id: Option<String>,
     pub name: Option<String>,

@@ -1,4 +1,4 @@
-//! What goes wrong between this service and its Cinder.
+//! Errors of requests to a Cinder.
 
 use crate::keystone::{ClientError, TrustError};
 use std::sync::Arc;

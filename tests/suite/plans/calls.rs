@@ -13,8 +13,8 @@ use embervault::db::vaults::SHREDDED;
 use embervault::db::workers::WorkerRow;
 use embervault::db::{self, DbConnection, DbResult};
 use embervault::db::{
-    backups, chunks, collection, condition, jobs, messages, orphans, packs, quotas, services,
-    sessions, vaults, volume_holds, workers,
+    backups, chunks, gc, health, jobs, messages, orphans, packs, quotas, services, sessions,
+    vaults, volume_holds, workers,
 };
 use embervault::model::backup::{Backup, BackupEvent, COLUMNS};
 use embervault::model::column::Json;
@@ -22,15 +22,16 @@ use embervault::model::id::{
     AttachmentId, BackupId, JobId, MessageId, ProjectId, RecordId, SnapshotId, StorageId, UserId,
     VaultId, VolumeId, VolumeTypeId,
 };
-use embervault::model::job::{Checkpoint, Job, JobArgs, JobState, Lane, Lease, Upkeep};
+use embervault::model::job::{Checkpoint, Job, JobArgs, JobState, Lease, Queue, Upkeep};
 use embervault::model::message::Message;
 use embervault::model::number::{Ordinal, PackNumber, Rewrite};
 use embervault::model::pack::{IndexedChunk, Pack, PackKind};
 use embervault::model::page::{Condition, Filter, Order, Page, column};
+use embervault::model::role::Role;
 use embervault::model::snapshot::SnapshotStatus;
 use embervault::model::standalone::attachment::Attachment;
 use embervault::model::standalone::identity::{
-    ApplicationCredential, Assignment, Origin, Project, Role, TokenRow, User,
+    ApplicationCredential, Assignment, Origin, Project, TokenRow, User,
 };
 use embervault::model::standalone::qos::QosSpecs;
 use embervault::model::standalone::snapshot::Snapshot;
@@ -299,13 +300,14 @@ macro_rules! calls {
 }
 
 mod identities;
+mod standalone;
 
 pub(super) fn all() -> Vec<Call> {
     let mut calls = of_backups();
     calls.extend(of_vaults());
     calls.extend(of_jobs());
     calls.extend(identities::of_identity());
-    calls.extend(of_volumes());
+    calls.extend(standalone::of_volumes());
     calls
 }
 
@@ -334,8 +336,8 @@ fn of_backups() -> Vec<Call> {
         backups::set_imported(&w.backup);
         backups::of_vault(&vault(BIG));
         backups::count_children(&backup(OTHER));
-        backups::set_lost(&backup(OTHER), "lost");
-        backups::set_found(&backup(OTHER));
+        backups::mark_lost(&backup(OTHER), "lost");
+        backups::mark_found(&backup(OTHER));
         backups::set_fail_reason(&backup(OTHER), "failed");
         backups::set_started(&backup(OTHER), &vault(BIG), "nova", "local");
         backups::set_data_timestamp(&backup(OTHER), NOW);
@@ -373,50 +375,50 @@ fn of_vaults() -> Vec<Call> {
     calls! { w;
         chunks::lookup(BIG, &hashes());
         chunks::insert(&[with(&w.chunk, |row| row.id = b"new".to_vec()), w.chunk.clone()]);
-        collection::next_generation(BIG);
-        collection::coming_generation(BIG);
-        collection::held_by_sessions(BIG);
-        collection::pack_sets(&vault(BIG));
-        collection::needed(&vault(BIG));
-        collection::names_of_needed(&vault(BIG));
-        collection::pack_set(&backup(OTHER));
-        collection::is_needed(&vault(BIG), &backup(39));
-        collection::roots(&vault(BIG));
-        collection::available_roots(&vault(BIG));
-        collection::unreadable_roots(&vault(BIG));
-        collection::unfinished(&vault(BIG));
-        collection::note_removed_root(BIG, &backup(OTHER), true);
-        collection::removed_root(BIG, &backup(THEIRS));
-        collection::forget_removed_root(BIG, &backup(THEIRS));
-        collection::packs(BIG);
-        collection::pardon(BIG, &many());
-        collection::condemn(BIG, &many(), 1);
-        collection::give_up(BIG, &many());
-        collection::forget_given_up(BIG, PackNumber::from(101));
-        collection::forget_chunks(BIG, PACK.into());
-        collection::gone(BIG, PackNumber::from(101));
-        collection::settled(BIG);
-        collection::next_rewrite(&w.pack, 0);
-        collection::switch(&w.pack, &with(&w.pack, |row| row.rewrite = rewrite(1)), 0);
-        collection::lock(BIG);
-        collection::is_referenced(&w.pack);
-        collection::forget_frames(&w.pack, &ordinals());
-        collection::sizes(BIG);
-        collection::places_of(BIG, &many());
-        collection::places(BIG);
-        collection::note_unknown(BIG, 1, &objects());
-        condition::packs(BIG);
-        condition::set(&w.pack, Some("a fault"), None);
-        condition::set["sound"](&w.pack, None, Some(NOW));
-        condition::lost(&w.pack);
-        condition::found(&w.pack);
-        condition::mended(&w.pack);
-        condition::is_damaged(&w.pack);
-        condition::damaged(BIG);
-        condition::tell(&backup(OTHER), "damaged", Some("damaged"));
-        condition::tell["sound"](&backup(OTHER), "damaged", None);
-        condition::begin_full(BIG, NOW);
-        condition::end_full(BIG);
+        gc::next_generation(BIG);
+        gc::coming_generation(BIG);
+        gc::held_by_sessions(BIG);
+        gc::pack_sets(&vault(BIG));
+        gc::needed(&vault(BIG));
+        gc::names_of_needed(&vault(BIG));
+        gc::pack_set(&backup(OTHER));
+        gc::is_needed(&vault(BIG), &backup(39));
+        gc::roots(&vault(BIG));
+        gc::available_roots(&vault(BIG));
+        gc::unreadable_roots(&vault(BIG));
+        gc::unfinished(&vault(BIG));
+        gc::note_removed_root(BIG, &backup(OTHER), true);
+        gc::removed_root(BIG, &backup(THEIRS));
+        gc::forget_removed_root(BIG, &backup(THEIRS));
+        gc::packs(BIG);
+        gc::pardon(BIG, &many());
+        gc::condemn(BIG, &many(), 1);
+        gc::give_up(BIG, &many());
+        gc::forget_given_up(BIG, PackNumber::from(101));
+        gc::forget_chunks(BIG, PACK.into());
+        gc::mark_gone(BIG, PackNumber::from(101));
+        gc::settled(BIG);
+        gc::next_rewrite(&w.pack, 0);
+        gc::switch(&w.pack, &with(&w.pack, |row| row.rewrite = rewrite(1)), 0);
+        gc::lock(BIG);
+        gc::is_referenced(&w.pack);
+        gc::forget_frames(&w.pack, &ordinals());
+        gc::sizes(BIG);
+        gc::places_of(BIG, &many());
+        gc::places(BIG);
+        gc::note_unknown(BIG, 1, &objects());
+        health::packs(BIG);
+        health::mark_damaged(&w.pack, "a fault");
+        health::mark_sound(&w.pack, Some(NOW));
+        health::lost_chunks(&w.pack);
+        health::forget_lost_chunks(&w.pack);
+        health::mark_repaired(&w.pack);
+        health::is_damaged(&w.pack);
+        health::damaged(BIG);
+        health::set_damage_reason(&backup(OTHER), "damaged", Some("damaged"));
+        health::set_damage_reason["sound"](&backup(OTHER), "damaged", None);
+        health::begin_full(BIG, NOW);
+        health::end_full(BIG);
         packs::open(BIG, PackKind::Data, &lease().job_id);
         packs::adopt(&w.pack, rewrite(1));
         packs::adopt["a new one"](&with(&w.pack, |row| row.number = PackNumber::from(999_999)), rewrite(1));
@@ -469,9 +471,9 @@ fn of_jobs() -> Vec<Call> {
         jobs::insert(&Job::new(JobArgs::CreateVolume { volume_id: VolumeId::random(), is_copy: false }, NOW));
         jobs::find(&job(OTHER));
         jobs::live_for(&id(THEIRS));
-        jobs::running_elsewhere(Lane::Backup, vec![job(*RUNNING.start())]);
-        jobs::claim(Lane::Backup, &claimer(), NOW, NOW, &[]);
-        jobs::claim["an abandoned one"](Lane::Backup, &claimer(), NOW, NOW, &[(lease().job_id, 0)]);
+        jobs::running_elsewhere(Queue::Backup, vec![job(*RUNNING.start())]);
+        jobs::claim(Queue::Backup, &claimer(), NOW, NOW, &[]);
+        jobs::claim["an abandoned one"](Queue::Backup, &claimer(), NOW, NOW, &[(lease().job_id, 0)]);
         jobs::hold(&lease());
         jobs::renew(&lease(), NOW, (1, 2), NOW);
         jobs::is_cancel_requested(&job(OTHER));
@@ -513,101 +515,9 @@ fn of_jobs() -> Vec<Call> {
         services::is_disabled("cinder-backup");
         workers::put(&worker());
         workers::all();
-        workers::places(Lane::Backup, &["w"]);
+        workers::places(Queue::Backup, &["w"]);
         workers::is_resting("w", &["w2".to_owned()]);
         workers::are_disabled();
         workers::prune(NOW);
-    }
-}
-
-fn of_volumes() -> Vec<Call> {
-    calls! { w;
-        groups::volumes(&record(3));
-        groups::volume_ids(&record(3));
-        groups::snapshots(&record(3));
-        groups::set_group(&volume(OTHER), Some(&record(3)), NOW);
-        owners::give_volume(&volume(OTHER), (&project(BIG), &user(1)), NOW);
-        owners::give_snapshot(&snapshot(OTHER), (&project(BIG), &user(1)), NOW);
-        snapshots::list(&theirs(), &newest());
-        snapshots::list["of all"](&all_projects(), &next());
-        snapshots::count(&theirs());
-        snapshots::count["of all"](&all_projects());
-        snapshots::find(&snapshot(OTHER));
-        snapshots::insert(&with(&w.snapshot, |row| row.id = SnapshotId::random()));
-        snapshots::remove(&snapshot(OTHER));
-        snapshots::transition(
-            &snapshot(OTHER),
-            &[SnapshotStatus::Available],
-            SnapshotStatus::Deleting,
-            None,
-            NOW,
-        );
-        snapshots::busy();
-        snapshots::release(&snapshot(1003), &Lease { job_id: job(1003), attempt: 1 }, NOW);
-        snapshots::update(&snapshot(OTHER), renamed().as_ref(), None, None, NOW);
-        snapshots::any_of(&volume(OTHER));
-        snapshots::usage(&project(BIG));
-        snapshots::usage_by_project();
-        snapshots::set_progress(&snapshot(OTHER), "50%");
-        snapshots::set_taken_at(&snapshot(OTHER), NOW);
-        snapshots::of_volume(&volume(OTHER));
-        types::list(Shown::OpenTo(&project(BIG)), &[], &newest());
-        types::find(&w.kind.id);
-        types::of_qos(&id(1));
-        types::update(&w.kind);
-        types::remove(&VolumeTypeId::new(id(TYPES)));
-        types::is_used(&VolumeTypeId::new(id(TYPES)));
-        volumes::list(&theirs(), &newest());
-        volumes::list["of all"](&all_projects(), &next());
-        volumes::count(&theirs());
-        volumes::count["of all"](&all_projects());
-        volumes::find(&volume(OTHER));
-        volumes::insert(&with(&w.volume, |row| row.id = VolumeId::random()));
-        volumes::remove(&volume(OTHER));
-        volumes::transition(
-            &volume(OTHER),
-            &[VolumeStatus::Available],
-            VolumeStatus::Deleting,
-            None,
-            NOW,
-        );
-        volumes::hand_over(&volume(1003), "holder");
-        volumes::busy();
-        volumes::is_being_copied(&volume(OTHER));
-        volumes::is_being_made_from(&snapshot(OTHER));
-        volumes::release(
-            &volume(1003),
-            &Lease { job_id: job(1003), attempt: 1 },
-            VolumeStatus::Available,
-            VolumeStatus::BackingUp,
-            NOW,
-        );
-        volumes::update(
-            &volume(OTHER),
-            &db::standalone::volumes::Changes { name: renamed(), ..Default::default() },
-            NOW,
-        );
-        volumes::sizes(&theirs());
-        volumes::metadata_after(&theirs(), &volume(OTHER), 16);
-        volumes::set_type(&volume(OTHER), &w.kind.id, NOW);
-        volumes::set_image_metadata(&volume(OTHER), &Json::default());
-        volumes::remove_attachments(&volume(OTHER));
-        volumes::usage_by_project();
-        volumes::usage(&project(BIG));
-        volumes::usage_by_type(&project(BIG));
-        volumes::attachments_of(vec![volume(1), volume(OTHER)]);
-        volumes::list_attachments(Some(&project(BIG)), None);
-        volumes::list_attachments["of a volume"](Some(&project(BIG)), Some(&volume(THEIRS)));
-        volumes::list_attachments["of all"](None, None);
-        volumes::find_attachment(&attachment(OTHER));
-        volumes::insert_attachment(&with(&w.attachment, |row| row.id = AttachmentId::random()));
-        volumes::update_attachment(&attachment(OTHER), AttachStatus::Attached, None, Some(NOW));
-        volumes::remove_attachment(&attachment(OTHER));
-        volumes::type_names();
-        volumes::find_type("type 3");
-        volumes::insert_type(&with(&w.kind, |row| {
-            row.id = VolumeTypeId::random();
-            row.name = "new".to_owned();
-        }));
     }
 }

@@ -113,7 +113,7 @@ fn every_rule_of_the_protocol_is_needed() {
         (Flaw::SwitchDespiteReference, (1, 1, 1)),
         (Flaw::SwitchDespiteNewBackup, (1, 1, 1)),
         (Flaw::SwitchWhenOvertaken, (1, 1, 2)),
-        (Flaw::StraysWhenOvertaken, (1, 1, 2)),
+        (Flaw::LeftoversWhenOvertaken, (1, 1, 2)),
     ] {
         let found = explore(size, flaw);
         assert!(

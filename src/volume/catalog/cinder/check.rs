@@ -1,5 +1,6 @@
 //! Goes through all that a backup and a restore need of a cloud, and says for each what to do if it is not there.
 
+use crate::model::check::Verdict;
 use crate::model::error::chain;
 use crate::model::id::JobId;
 use crate::volume::catalog::cinder::Cinder;
@@ -7,22 +8,12 @@ use crate::volume::cinder::CinderError;
 use serde::Serialize;
 use std::error::Error;
 
-/// The result of one part of the check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    Passed,
-    /// It is not there, and what is set up works without it.
-    Absent,
-    Failed,
-}
-
 /// One part of the check.
 #[derive(Debug, Clone, Serialize)]
 pub struct Step {
     pub name: String,
     pub verdict: Verdict,
-    /// What was found, or what is wrong and what to do.
+    /// The finding, or the fault and how to mend it.
     pub detail: String,
 }
 

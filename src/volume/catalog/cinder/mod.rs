@@ -102,7 +102,7 @@ impl Cinder {
         Ok(found.map(|found| source_snapshot(&found)).transpose()?)
     }
 
-    /// What Cinder says of a volume that a job works on.
+    /// Cinder's current description of a volume that a job works on.
     fn existing(&self, id: &VolumeId) -> Result<CinderVolume, CatalogError> {
         let found = self.client.volume(id.as_str())?;
         found.ok_or(CatalogError::NoVolume)
@@ -196,7 +196,8 @@ impl Cinder {
         Ok(())
     }
 
-    /// Of the snapshots kept for change tracking, those of jobs that still run stay, and of the others the one just made.
+    /// Removes the snapshots that were kept for change tracking, except those of jobs that still run and the one just
+    /// made.
     fn sort_out_snapshots(
         &self,
         lease: &Lease,
@@ -232,8 +233,8 @@ impl Cinder {
         Ok(failed?)
     }
 
-    /// Makes a volume for a restore, as the tenant who asks: in its project, and in its quota. What is written down
-    /// before leads to a volume whose restore was never accepted.
+    /// Makes a volume for a restore, as the tenant who asks: in its project, and in its quota. A marker is stored
+    /// first. By it a volume is found whose restore was never accepted.
     pub(super) fn make_target(
         &self,
         token: Option<&Secret>,
@@ -254,7 +255,7 @@ impl Cinder {
         let made = match self.client.create_volume(token, &wanted) {
             Ok(id) => VolumeId::new(&id),
             Err(error) => {
-                // Where Cinder did not say no, it may have made the volume.
+                // Unless Cinder refused, it may have made the volume, so the marker stays.
                 if matches!(
                     error,
                     CinderError::Refused {
@@ -284,7 +285,7 @@ impl Cinder {
         }
     }
 
-    /// Puts a new volume into the state of a target, so that no user takes it for whole before it is filled.
+    /// Puts a new volume into the state of a target, so that no user uses it before it is filled.
     fn set_aside(&self, volume: &VolumeId) -> Result<(), CatalogError> {
         let status = self.when_made(volume)?.status;
         match VolumeStatus::parse(&status) {
@@ -462,7 +463,7 @@ impl Cinder {
                 self.take_over(found, restored)?;
                 VolumeStatus::Available
             }
-            // Its owner must not take a volume for whole that was to be filled.
+            // Its owner must not take a volume that is filled only in part for a whole one.
             Err(()) if is_changed || hold.is_new == Some(true) => VolumeStatus::ErrorRestoring,
             Err(()) => return Ok(()),
         };
@@ -589,7 +590,7 @@ fn source_snapshot(found: &CinderSnapshot) -> Result<SourceSnapshot, CinderError
         id: SnapshotId::new(&found.id),
         volume_id: VolumeId::new(&found.volume_id),
         project_id: ProjectId::new(found.project_id.as_deref().ok_or_else(unreadable)?),
-        // A state that backups do not know is none that they could be made in.
+        // No backup can be made in a state that this service does not know.
         status: SnapshotStatus::parse(&found.status).unwrap_or(SnapshotStatus::Error),
         data_timestamp: created_at.ok_or_else(unreadable)?,
     })

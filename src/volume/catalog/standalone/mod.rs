@@ -221,7 +221,7 @@ impl Standalone {
         }
         let row = self.volume(volume)?.ok_or(CatalogError::NoVolume)?;
         let temporary = self.temporary_path(job);
-        // What an earlier run has begun to read is read on, whatever became of the volume since.
+        // A copy that an earlier run has begun to read is read again, whatever state the volume is in by now.
         if !temporary.exists() {
             if snapshot.is_some() || row.previous_status != Some(VolumeStatus::InUse) {
                 return Ok(Source::untracked(open(&content)?));
@@ -259,7 +259,8 @@ impl Standalone {
         let sorted_out = self
             .remove_copy(lease)
             .and_then(|()| self.sort_out_clones(lease, volume, snapshot.is_some(), succeeded));
-        // Files that stay take room; a volume that stays held is lost to its owner.
+        // Go on if a file could not be removed: it only takes room, but a volume that stays held is useless to its
+        // owner.
         if let Err(CatalogError::Volume(error)) = &sorted_out {
             tracing::warn!(volume.id = %volume, error = %chain(error), "a copy that was made for a backup was not removed");
         } else {
@@ -299,9 +300,8 @@ impl Standalone {
         Ok(())
     }
 
-    /// Of the clones kept for change tracking, those of jobs that still run stay, and of the others
-    /// the one just made. After the backup of a snapshot, which may be older than the last backup,
-    /// the one before it stays too.
+    /// Removes the clones that were kept for change tracking, except those of jobs that still run and the one just
+    /// made. After the backup of a snapshot, which may be older than the last backup, the clone before it stays too.
     fn sort_out_clones(
         &self,
         lease: &Lease,
@@ -314,7 +314,7 @@ impl Standalone {
             .partition(|clone| clone.job() == lease.job_id);
         if !succeeded {
             let job = self.db.read(|c| db::jobs::find(c, &lease.job_id))?;
-            // A worker that was overtaken must not take the clone of its successor.
+            // A worker that was overtaken must not remove the clone of its successor.
             others = if job.is_some_and(|job| job.attempt == lease.attempt) {
                 ours
             } else {
@@ -409,9 +409,9 @@ fn default_type(c: &mut DbConnection) -> Result<VolumeType, CatalogError> {
     found.ok_or_else(|| CatalogError::Refused(Error::internal("the default volume type is gone")))
 }
 
-/// Moves a volume into a state that the lease holds: from states in which it is free, or from an
-/// earlier run of the same job. Where another transaction was faster, its result is looked at
-/// again, so that a refusal names the state that caused it. One that was free could change.
+/// Holds a volume for a lease: from a state in which it is free, or from an earlier run of the same job. If another
+/// transaction was faster, the row is read again, so that a refusal names the state that caused it. A volume that was
+/// free could change until now.
 fn hold_volume(
     connection: &mut db::DbConnection,
     volume: &VolumeId,

@@ -23,7 +23,8 @@ impl Standalone {
     ) -> Result<Hold, CatalogError> {
         let (id, to) = (&target.volume_id, VolumeStatus::RestoringBackup);
         let now = self.clock.now();
-        // Free or not: it is not the job's any more, and may hold what its owner wrote since.
+        // In whatever state the volume is, it does not belong to the job any more, and its owner may have written to
+        // it.
         match self.db.write(|c| hold_volume(c, id, &[], to, lease, now)) {
             Err(CatalogError::VolumeState(_)) => Ok(Hold::Ended),
             hold => hold,
@@ -143,7 +144,7 @@ impl Standalone {
         self.remove_targets(volume, Some(lease))
     }
 
-    /// Gives back what this run has taken of the disk for a volume that it was to make and could not.
+    /// Frees the disk space that this run has taken for a volume that it could not make.
     pub fn give_target_back(&self, lease: &Lease, volume: &VolumeId) -> Result<(), CatalogError> {
         Ok(file::remove(&self.target_path(lease, volume))?)
     }
@@ -203,7 +204,7 @@ impl Standalone {
     }
 }
 
-/// What a target becomes after its restore.
+/// The fields of a target after its restore.
 fn changes(target: &Volume, restored: &RestoredFrom) -> volumes::Changes {
     let taken = restored.taken_over(&target.id, target.name.as_deref(), target.bootable);
     let (name, description) = taken.naming.map_or((None, None), |(name, description)| {

@@ -33,8 +33,8 @@ impl Standalone {
     }
 }
 
-/// Whose the file with this name is, if a job works in it: the id of the job, or of what it makes. Whole volumes
-/// and snapshots, and the clones of change tracking, are nobody's to remove.
+/// The owner of the file with this name, if a job works in it: the id of the job, or of the volume that it makes.
+/// `None` for whole volumes and snapshots and for the clones of change tracking: these are not removed.
 fn owner(name: &str) -> Option<&str> {
     let (stem, end) = name.rsplit_once('.')?;
     let (kind, ids) = stem.split_once('-')?;

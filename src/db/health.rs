@@ -8,10 +8,10 @@ use crate::model::schema::{backups, chunks, lost_chunks, packs, vaults};
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
 
-/// How the damage of a pack ends whose object is not in the storage.
+/// The end of the damage text of a pack whose object is not in the storage.
 pub const IS_MISSING: &str = " is missing";
 
-/// The damage of a pack of which not all frames could be repaired.
+/// The damage text of a pack of which some frames could not be repaired.
 pub const FRAMES_LOST: &str = "some of its frames are lost";
 
 /// States of packs that a collection removes or has removed.
@@ -35,24 +35,13 @@ pub fn packs(
     Ok(found)
 }
 
-/// Notes what a verification found of a pack, unless the pack has another object by now, or is damaged because a
-/// collection is removing it (`false`). Chunks of a damaged pack leave the index, so that new backups store them again.
-/// They are kept in `lost_chunks`, for the repair, and until the pack is found sound. `read_at`: all of it was read.
-pub fn set(
-    connection: &mut DbConnection,
-    pack: &Pack,
-    damage: Option<&str>,
-    read_at: Option<Timestamp>,
-) -> DbResult<bool> {
-    match damage {
-        Some(damage) => mark(connection, pack, damage),
-        None => clear(connection, pack, read_at),
-    }
-}
-
-fn mark(connection: &mut DbConnection, pack: &Pack, damage: &str) -> DbResult<bool> {
+/// Marks a pack damaged. `false`: nothing was recorded, as the pack has another object by now, or a collection is
+/// removing it. Chunks of a damaged pack leave the index, so that new backups store them again. They are kept in
+/// `lost_chunks`, for the repair, and until the pack is found sound.
+pub fn mark_damaged(connection: &mut DbConnection, pack: &Pack, damage: &str) -> DbResult<bool> {
     let row = packs::table.find((pack.vault, pack.number));
-    // What was found by reading stays noted while the storage is away: a quick look would take it back afterwards.
+    // Damage that was found by reading stays recorded when the object is then missing. Otherwise the next check without
+    // reading would find the object there again and clear the mark.
     let replaced = if damage.ends_with(IS_MISSING) {
         format!("%{IS_MISSING}")
     } else {
@@ -81,9 +70,14 @@ fn mark(connection: &mut DbConnection, pack: &Pack, damage: &str) -> DbResult<bo
     Ok(is_same)
 }
 
-/// The object is there, and sound as far as it was looked at. A look at its trailer proves only that it is not missing
-/// any more. Frames that it lacks stay lost: a pack keeps the mark FRAMES_LOST.
-fn clear(connection: &mut DbConnection, pack: &Pack, read_at: Option<Timestamp>) -> DbResult<bool> {
+/// Marks a pack sound, as far as it was read; `read_at`: all of it was. Its trailer alone proves only that the object
+/// is not missing any more. Frames that it lacks stay lost: a pack keeps the mark FRAMES_LOST. `false`: the pack has
+/// another object by now.
+pub fn mark_sound(
+    connection: &mut DbConnection,
+    pack: &Pack,
+    read_at: Option<Timestamp>,
+) -> DbResult<bool> {
     let row = packs::table.find((pack.vault, pack.number));
     let disproved = match read_at {
         Some(_) => "%".to_owned(),
@@ -112,9 +106,9 @@ fn clear(connection: &mut DbConnection, pack: &Pack, read_at: Option<Timestamp>)
 /// Puts the chunks of a pack that is sound after all back into the index. Those that were stored again meanwhile stay
 /// where they are.
 fn put_back(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
-    let chunks = lost(connection, pack)?;
+    let chunks = lost_chunks(connection, pack)?;
     db::chunks::insert(connection, &chunks)?;
-    found(connection, pack)
+    forget_lost_chunks(connection, pack)
 }
 
 fn put_aside(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
@@ -124,27 +118,9 @@ fn put_aside(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
                 .eq(pack.vault)
                 .and(chunks::pack.eq(pack.number)),
         )
-        .select((
-            chunks::vault,
-            chunks::id,
-            chunks::pack,
-            chunks::ordinal,
-            chunks::length,
-            chunks::frame_offset,
-            chunks::frame_length,
-            chunks::frame_check,
-        ))
+        .select(chunks::all_columns)
         .insert_into(lost_chunks::table)
-        .into_columns((
-            lost_chunks::vault,
-            lost_chunks::id,
-            lost_chunks::pack,
-            lost_chunks::ordinal,
-            lost_chunks::length,
-            lost_chunks::frame_offset,
-            lost_chunks::frame_length,
-            lost_chunks::frame_check,
-        ))
+        .into_columns(lost_chunks::all_columns)
         .execute(connection)?;
     diesel::delete(chunks::table)
         .filter(
@@ -157,7 +133,7 @@ fn put_aside(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
 }
 
 /// The chunks of a damaged pack, as the index knew them.
-pub fn lost(connection: &mut DbConnection, pack: &Pack) -> DbResult<Vec<IndexedChunk>> {
+pub fn lost_chunks(connection: &mut DbConnection, pack: &Pack) -> DbResult<Vec<IndexedChunk>> {
     Ok(lost_chunks::table
         .filter(
             lost_chunks::vault
@@ -165,21 +141,12 @@ pub fn lost(connection: &mut DbConnection, pack: &Pack) -> DbResult<Vec<IndexedC
                 .and(lost_chunks::pack.eq(pack.number)),
         )
         .order((lost_chunks::ordinal, lost_chunks::frame_offset))
-        .select((
-            lost_chunks::vault,
-            lost_chunks::id,
-            lost_chunks::pack,
-            lost_chunks::ordinal,
-            lost_chunks::length,
-            lost_chunks::frame_offset,
-            lost_chunks::frame_length,
-            lost_chunks::frame_check,
-        ))
+        .select(lost_chunks::all_columns)
         .load(connection)?)
 }
 
-/// Forgets what was kept aside of a pack that is sound again.
-pub fn found(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
+/// Removes the chunks of a pack from `lost_chunks`, as it is sound again.
+pub fn forget_lost_chunks(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
     diesel::delete(lost_chunks::table)
         .filter(
             lost_chunks::vault
@@ -190,15 +157,15 @@ pub fn found(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
     Ok(())
 }
 
-/// Notes that a pack was written again with all that backups need. The row must lead to the new object already.
-pub fn mended(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
+/// Records that a pack was written again with all that backups need. The row must lead to the new object already.
+pub fn mark_repaired(connection: &mut DbConnection, pack: &Pack) -> DbResult<()> {
     diesel::update(packs::table.find((pack.vault, pack.number)))
         .set(packs::damage.eq(None::<String>))
         .execute(connection)?;
-    found(connection, pack)
+    forget_lost_chunks(connection, pack)
 }
 
-/// Whether something wrong with a pack is known.
+/// Whether a pack is marked damaged.
 pub fn is_damaged(connection: &mut DbConnection, pack: &Pack) -> DbResult<bool> {
     let damaged = packs::table
         .find((pack.vault, pack.number))
@@ -206,7 +173,7 @@ pub fn is_damaged(connection: &mut DbConnection, pack: &Pack) -> DbResult<bool> 
     Ok(diesel::select(diesel::dsl::exists(damaged)).get_result(connection)?)
 }
 
-/// Packs that are known to be damaged.
+/// Packs that are marked damaged.
 pub fn damaged(connection: &mut DbConnection, vault: i64) -> DbResult<Vec<Pack>> {
     Ok(packs::table
         .filter(packs::vault.eq(vault).and(packs::damage.is_not_null()))
@@ -217,7 +184,7 @@ pub fn damaged(connection: &mut DbConnection, vault: i64) -> DbResult<Vec<Pack>>
 }
 
 /// Sets the reason why a backup is damaged, or removes such a reason.
-pub fn tell(
+pub fn set_damage_reason(
     connection: &mut DbConnection,
     id: &BackupId,
     damaged: &str,

@@ -17,7 +17,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 /// Packs in one statement, below both databases' limits.
 pub const BATCH: usize = 1000;
 
-/// Begins the next generation of a vault; gives its number. Waits for those who change packs in an earlier one.
+/// Begins the next generation of a vault and returns its number. Waits for transactions that change packs in an earlier
+/// one.
 pub fn next_generation(connection: &mut DbConnection, vault: i64) -> DbResult<i64> {
     lock(connection, vault)?;
     // Last, as this locks the row of the vault, and backups that begin a pack wait for it.
@@ -49,8 +50,8 @@ pub fn held_by_sessions(connection: &mut DbConnection, vault: i64) -> DbResult<V
     Ok(held)
 }
 
-/// The pack sets of all backups of a vault. Read them after what sessions hold: references move
-/// from a session to its backup, never back, so what has left the one is found in the other.
+/// The pack sets of all backups of a vault. Read them after the packs that sessions hold. References move from a
+/// session to its backup and never back, so a pack that has left a session by then is found in a set.
 pub fn pack_sets(connection: &mut DbConnection, vault: &VaultId) -> DbResult<Vec<Vec<u8>>> {
     let sets: Vec<Option<Vec<u8>>> = backups::table
         .filter(backups::vault_id.eq(vault))
@@ -156,7 +157,7 @@ pub fn available_roots(connection: &mut DbConnection, vault: &VaultId) -> DbResu
     Ok(root_names(rows))
 }
 
-/// Of backups and the roots that they have of others.
+/// The root of each backup: its own, or the one of another backup that it was imported from.
 fn root_names(rows: Vec<(BackupId, Option<BackupId>)>) -> Vec<BackupId> {
     rows.into_iter()
         .map(|(id, root)| root.unwrap_or(id))
@@ -184,7 +185,7 @@ pub fn unfinished(connection: &mut DbConnection, vault: &VaultId) -> DbResult<BT
         .filter(backups::pack_set.is_null())
         .filter(backups::root_id.is_null())
         .filter(backups::status.ne(BackupStatus::Creating))
-        // Of one that a rebuild could not read nobody knows what it needs.
+        // A rebuild could not read the roots of these backups. We cannot tell which packs they need, so they stay.
         .filter(backups::volume_id.ne(VolumeId::unknown()))
         .select(backups::id)
         .load(connection)?;
@@ -228,7 +229,7 @@ pub fn removed_root(
         .optional()?)
 }
 
-/// A root that was removed belongs to a backup again.
+/// Forgets that a root was removed, as it belongs to a backup again.
 pub fn forget_removed_root(
     connection: &mut DbConnection,
     vault: i64,
@@ -317,8 +318,8 @@ pub fn give_up(
     Ok(given_up)
 }
 
-/// Takes the chunks of a pack that was given up out of the index, and what was kept aside of it. Until then they lead
-/// to a pack on which no session gets a reference. `false`: it was removed already, and a rebuild may have added it
+/// Removes the chunks of a pack that was given up from the index, and from `lost_chunks`. Until then they lead to a
+/// pack on which no session gets a reference. `false`: the pack was removed already, and a rebuild may have added it
 /// again.
 pub fn forget_given_up(
     connection: &mut DbConnection,
@@ -343,7 +344,7 @@ pub fn forget_given_up(
     Ok(true)
 }
 
-/// Takes the chunks of a pack out of the index.
+/// Removes the chunks of a pack from the index.
 pub fn forget_chunks(
     connection: &mut DbConnection,
     vault: i64,
@@ -355,9 +356,9 @@ pub fn forget_chunks(
     Ok(())
 }
 
-/// Notes that the object of a pack is no longer there. `false`: another collection has noted it, and the pack may have
-/// been put back since.
-pub fn gone(connection: &mut DbConnection, vault: i64, number: PackNumber) -> DbResult<bool> {
+/// Marks a pack as gone once its object is deleted. `false`: another collection has marked it already, and the pack may
+/// have been put back since.
+pub fn mark_gone(connection: &mut DbConnection, vault: i64, number: PackNumber) -> DbResult<bool> {
     let count = diesel::update(packs::table)
         .filter(in_state(vault, &[number], PackState::Deleting))
         .set(packs::state.eq(PackState::Gone))
@@ -409,7 +410,8 @@ pub fn next_rewrite(
 }
 
 /// Makes a new object the current one of its pack, if the row has not changed and the generation is still the latest.
-/// The row stays locked until the transaction ends. A mark of damage stays; the caller knows what the new object lacks.
+/// The row stays locked until the transaction ends. A mark of damage stays: only the caller knows what the new object
+/// lacks.
 pub fn switch(
     connection: &mut DbConnection,
     old: &Pack,
@@ -440,7 +442,7 @@ pub fn lock(connection: &mut DbConnection, vault: i64) -> DbResult<()> {
     db::lock(connection, &format!("collection of {vault}"))
 }
 
-/// Whether a generation is the latest of its vault. Of a vault that is being shredded none is.
+/// Whether a generation is the latest of its vault. In a vault that is being shredded no generation is.
 fn is_latest(connection: &mut DbConnection, vault: i64, generation: i64) -> DbResult<bool> {
     let latest: Option<i64> = vaults::table
         .find(vault)
@@ -461,7 +463,7 @@ pub fn is_referenced(connection: &mut DbConnection, pack: &Pack) -> DbResult<boo
     Ok(diesel::select(exists(references)).get_result(connection)?)
 }
 
-/// Takes the chunks of some frames of a pack out of the index.
+/// Removes the chunks of some frames of a pack from the index.
 pub fn forget_frames(
     connection: &mut DbConnection,
     pack: &Pack,
@@ -489,8 +491,8 @@ pub fn sizes(connection: &mut DbConnection, vault: i64) -> DbResult<Vec<(PackNum
         .load(connection)?)
 }
 
-/// Where the object of a pack is, or was: the pack's number, the object's rewrite, the last rewrite that
-/// was given out, and the pack's state.
+/// The pack's number, the rewrite of its current or last object, the last rewrite that was given out, and the pack's
+/// state.
 pub type Place = (PackNumber, Rewrite, Rewrite, PackState);
 
 /// The places of some packs of a vault.
