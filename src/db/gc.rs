@@ -177,6 +177,17 @@ pub fn unreadable_roots(connection: &mut DbConnection, vault: &VaultId) -> DbRes
         .map(root_names)?)
 }
 
+/// Backups of a vault that have no pack set yet, or never got one. They may have stored a root.
+pub fn incomplete(connection: &mut DbConnection, vault: &VaultId) -> DbResult<BTreeSet<BackupId>> {
+    let ids: Vec<BackupId> = backups::table
+        .filter(backups::vault_id.eq(vault))
+        .filter(backups::pack_set.is_null())
+        .filter(backups::root_id.is_null())
+        .select(backups::id)
+        .load(connection)?;
+    Ok(ids.into_iter().collect())
+}
+
 /// Backups of a vault that failed while they were being made, or whose deletion failed after that. They need no packs,
 /// and their root, if they stored one, has to go.
 pub fn unfinished(connection: &mut DbConnection, vault: &VaultId) -> DbResult<BTreeSet<BackupId>> {

@@ -27,6 +27,8 @@ impl Tasks {
         let root = match vault.find_root(id)? {
             Some(root) => {
                 vault.make_root_durable(id)?;
+                // An old copy of the database does not know the packs that the run stored later.
+                self.know_packs(&vault, &root)?;
                 root
             }
             None => {
@@ -217,7 +219,8 @@ impl Tasks {
         })
     }
 
-    /// Removes the root that a backup may have stored although it never became available.
+    /// Removes the root that a backup may have stored although it never became available. A root that is newer than the
+    /// database stays: its backup became available after the database was copied.
     pub(super) fn remove_unfinished(
         &self,
         claimed: &Claimed,
@@ -226,6 +229,7 @@ impl Tasks {
         if backup.is_unfinished()
             && let Some(vault) = self.vault_of(backup)?
             && self.is_last(backup)?
+            && !engine::care::collect::is_newer(&vault, &backup.id)?
         {
             vault.remove_root(&backup.id, &claimed.progress)?;
         }

@@ -142,7 +142,7 @@ impl Tasks {
 
     /// Makes sure that the database knows the packs of a root. An import that took the vault over may have been
     /// interrupted before it added them.
-    fn know_packs(
+    pub(super) fn know_packs(
         &self,
         vault: &Vault,
         root: &engine::format::manifest::Root,

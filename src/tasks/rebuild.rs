@@ -3,6 +3,7 @@
 use crate::db::backups::Finished;
 use crate::db::{self, DbConnection, DbError};
 use crate::engine;
+use crate::engine::care::collect::is_newer;
 use crate::engine::care::frames;
 use crate::engine::care::rebuild::{self, Found};
 use crate::engine::format::manifest::{Root, decode_pack_sets};
@@ -74,6 +75,7 @@ impl Tasks {
                 None => return Ok(Rebuilt::default()),
             },
         };
+        self.add_newer(storage, &vault, found)?;
         let (packs, refused) = rebuild::packs(&vault, found, None)?;
         let mut rebuilt = Rebuilt {
             packs,
@@ -95,6 +97,36 @@ impl Tasks {
                 .write(|c| db::backups::mark_lost(c, &id, INCOMPLETE))?;
         }
         Ok(rebuilt)
+    }
+
+    /// Gives backups that failed the pack set of their root, if the root is newer than the database: they became available
+    /// after the database was copied. This comes before their packs become known. Until then the roots tell that the
+    /// database is out of date; afterwards the pack sets keep the packs.
+    fn add_newer(
+        &self,
+        storage: &StorageId,
+        vault: &Vault,
+        found: &Found,
+    ) -> Result<(), TaskError> {
+        let unfinished = self.db.read(|c| db::gc::unfinished(c, &vault.id))?;
+        for id in found.roots.iter().filter(|id| unfinished.contains(*id)) {
+            let known = self.db.read(|c| db::backups::with_root(c, &vault.id, id))?;
+            let failed = known.filter(|known| known.status == BackupStatus::Error);
+            let (Some(failed), true) = (failed, is_newer(vault, id)?) else {
+                continue;
+            };
+            let mut backup = of_root(storage, vault, &vault.root_at_last(id)?)?;
+            backup.status = BackupStatus::Error;
+            backup.fail_reason = Some(INCOMPLETE.to_owned());
+            self.db.write(|c| -> Result<(), DbError> {
+                if is_settled_meanwhile(c, vault, id, Some(&failed))? {
+                    return Ok(());
+                }
+                db::backups::remove(c, &failed.id)?;
+                insert_found(c, vault, backup.clone())
+            })?;
+        }
+        Ok(())
     }
 
     /// Takes a vault over with the first of its roots that can be read.

@@ -135,6 +135,7 @@ const WHOLE_OWNER: &[(&str, &str)] = &[
         "the collector looks at all of a vault",
     ),
     ("gc::unfinished", "the same"),
+    ("gc::incomplete", "the same"),
     ("health::packs", "verification looks at all of a vault"),
     ("sessions::end_all", "`vault shred`"),
     ("vaults::remove", "`vault shred`"),

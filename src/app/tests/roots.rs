@@ -1,6 +1,7 @@
 //! Backups whose root was stored, and whose job fails or is lost afterwards.
 
 use super::*;
+use crate::engine::{self, care::collect, care::frames};
 use crate::model::backup::BackupStatus;
 use crate::model::volume::VolumeStatus;
 use crate::store::{Hook, StoreErrorKind, Verb};
@@ -85,4 +86,73 @@ fn a_lost_job_lets_go_of_its_packs_after_its_backup_is_known_as_failed() {
     }
     assert_eq!(bed.backup_row(&backup).status, BackupStatus::Error);
     assert!(bed.orphans().iter().any(is_session));
+}
+
+impl Bed {
+    /// A backup of a volume that holds some data.
+    fn make_backup(&self) -> BackupId {
+        let volume = self.make_volume();
+        let path = self
+            .dir
+            .path()
+            .join("volumes")
+            .join(format!("volume-{volume}.raw"));
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, b"some data", 0).unwrap();
+        let backup = self.accept_backup(&volume, false);
+        assert_eq!(self.run(Queue::Backup), Outcome::Settled);
+        backup
+    }
+}
+
+/// Makes the database what a copy of it was that was taken while the backup was being made.
+fn put_back_a_copy(bed: &Bed) {
+    bed.tasks.db.batch_execute(
+        "UPDATE backups SET status = 'creating', pack_set = NULL;
+         DELETE FROM chunks; DELETE FROM session_packs; DELETE FROM packs;
+         UPDATE jobs SET state = 'available', run_at = 0 WHERE lane = 'backup';",
+    );
+}
+
+#[test]
+fn a_backup_that_became_available_after_the_database_was_copied_is_finished_again() {
+    let bed = Bed::standalone();
+    let backup = bed.make_backup();
+    let before = bed.backup_row(&backup).pack_set;
+    assert!(before.is_some());
+    put_back_a_copy(&bed);
+    assert_eq!(bed.run(Queue::Backup), Outcome::Settled);
+    let row = bed.backup_row(&backup);
+    assert_eq!(row.status, BackupStatus::Available, "{:?}", row.fail_reason);
+    assert_eq!(row.pack_set, before);
+    let (_, vault) = bed.tasks.vaults().unwrap().remove(0);
+    assert!(frames::incomplete(&vault.unwrap()).unwrap().is_empty());
+}
+
+#[test]
+fn a_root_that_is_newer_than_the_database_stays_until_a_rebuild_adds_its_backup() {
+    let bed = Bed::standalone();
+    let backup = bed.make_backup();
+    put_back_a_copy(&bed);
+    // For the copy, its worker had died too often.
+    bed.tasks
+        .db
+        .batch_execute("UPDATE jobs SET orphaned = 1000");
+    assert!(matches!(bed.run(Queue::Backup), Outcome::Failed { .. }));
+    assert_eq!(bed.backup_row(&backup).status, BackupStatus::Error);
+    assert_eq!(bed.roots(&backup).len(), 1);
+    let vault = || bed.tasks.vaults().unwrap().remove(0).1.unwrap();
+    let refused = collect::run(&vault()).unwrap_err();
+    assert!(
+        matches!(refused, engine::Error::UnknownRoots { .. }),
+        "{refused}"
+    );
+    assert_eq!(bed.roots(&backup).len(), 1);
+
+    let storage = bed.backup_row(&backup).storage_id;
+    bed.tasks.rebuild(&storage).unwrap();
+    let row = bed.backup_row(&backup);
+    assert_eq!(row.status, BackupStatus::Available, "{:?}", row.fail_reason);
+    collect::run(&vault()).unwrap();
+    assert!(frames::incomplete(&vault()).unwrap().is_empty());
 }

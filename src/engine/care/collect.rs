@@ -171,7 +171,7 @@ fn remove_unfinished(vault: &Vault, before: &BTreeSet<BackupId>) -> Result<BTree
             continue;
         };
         let is_needed = || vault.db.read(|c| gc::is_needed(c, &vault.id, &root));
-        if unfinished.contains(&root) && !is_needed()? {
+        if unfinished.contains(&root) && !is_needed()? && !is_newer(vault, &root)? {
             tracing::info!(object, "the root of a backup that failed is removed");
             vault.store.delete(&vault.root_key(&root))?;
         }
@@ -436,16 +436,20 @@ pub fn roots(vault: &Vault) -> Result<Roots> {
         .into_iter()
         .map(|id| id.to_string())
         .collect();
+    let incomplete = vault.db.read(|c| gc::incomplete(c, &vault.id))?;
     let mut roots = Roots::default();
     for (object, _) in listed {
         let Some(name) = root_name(&vault.id, &object) else {
             continue;
         };
         roots.listed.insert(name.to_owned());
+        let root = BackupId::new(name);
         if known.contains(name) {
+            if incomplete.contains(&root) && is_newer(vault, &root)? {
+                roots.unknown.push(root);
+            }
             continue;
         }
-        let root = BackupId::new(name);
         let removed = vault
             .db
             .read(|c| gc::removed_root(c, vault.number, &root))?;
@@ -455,6 +459,23 @@ pub fn roots(vault: &Vault) -> Result<Roots> {
         }
     }
     Ok(roots)
+}
+
+/// Whether a root needs packs of which the database knows nothing. The database is then a copy that was made before the
+/// root was stored, and what it says of the root's backup is out of date.
+pub fn is_newer(vault: &Vault, root: &BackupId) -> Result<bool> {
+    let root = match vault.find_root(root) {
+        Ok(Some(root)) => root,
+        // What it needs is not known either.
+        Ok(None) | Err(Error::Corrupt { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let needed = decode_pack_set(&root.pack_set)?;
+    let numbers: Vec<PackNumber> = needed.iter().map(PackNumber::from).collect();
+    let known = vault
+        .db
+        .read(|c| gc::places_of(c, vault.number, &numbers))?;
+    Ok(known.len() < numbers.len())
 }
 
 /// The roots of the vault; an error if nothing may be reclaimed in it. That is so if there are roots that the database
