@@ -91,6 +91,10 @@ fn a_lost_job_lets_go_of_its_packs_after_its_backup_is_known_as_failed() {
 impl Bed {
     /// A backup of a volume that holds some data.
     fn make_backup(&self) -> BackupId {
+        self.make_backup_of(b"some data", 0)
+    }
+
+    fn make_backup_of(&self, data: &[u8], offset: u64) -> BackupId {
         let volume = self.make_volume();
         let path = self
             .dir
@@ -98,7 +102,7 @@ impl Bed {
             .join("volumes")
             .join(format!("volume-{volume}.raw"));
         let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&file, b"some data", 0).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, data, offset).unwrap();
         let backup = self.accept_backup(&volume, false);
         assert_eq!(self.run(Queue::Backup), Outcome::Settled);
         backup
@@ -154,5 +158,37 @@ fn a_root_that_is_newer_than_the_database_stays_until_a_rebuild_adds_its_backup(
     let row = bed.backup_row(&backup);
     assert_eq!(row.status, BackupStatus::Available, "{:?}", row.fail_reason);
     collect::run(&vault()).unwrap();
+    assert!(frames::incomplete(&vault()).unwrap().is_empty());
+}
+
+#[test]
+fn a_number_that_an_old_database_gave_to_a_pack_of_another_kind_does_not_hide_the_needed_one() {
+    let bed = Bed::standalone();
+    let first = bed.make_backup();
+    let vault = || bed.tasks.vaults().unwrap().remove(0).1.unwrap();
+    let second = bed.make_backup_of(b"other data", 0);
+    vault().remove_root(&second, &crate::model::progress::Progress::default()).unwrap();
+    // A copy of the database from before the second backup is put back. That one was deleted, and its packs not yet.
+    bed.tasks.db.batch_execute(&format!(
+        "DELETE FROM backups WHERE id = '{second}';
+         DELETE FROM chunks WHERE pack > 2; DELETE FROM packs WHERE number > 2; UPDATE vaults SET next_pack = 3;"
+    ));
+    // All of its data is known, so it stores a pack of manifests alone, with the number of a pack of data.
+    let third = bed.make_backup_of(b"some data", 1 << 20);
+    let stored = vault().store().list("v/").unwrap();
+    let of_three = stored
+        .iter()
+        .filter(|(name, _)| name.contains("/00000003."));
+    assert_eq!(of_three.count(), 2, "{stored:?}");
+
+    bed.tasks.db.batch_execute(
+        "DELETE FROM backups; DELETE FROM chunks; DELETE FROM session_packs; DELETE FROM packs; DELETE FROM vaults;",
+    );
+    let storage = bed.tasks.storages.keys().next().unwrap().clone();
+    bed.tasks.rebuild(&storage).unwrap();
+    for backup in [&first, &third] {
+        let row = bed.backup_row(backup);
+        assert_eq!(row.status, BackupStatus::Available, "{:?}", row.fail_reason);
+    }
     assert!(frames::incomplete(&vault()).unwrap().is_empty());
 }

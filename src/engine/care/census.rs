@@ -12,7 +12,7 @@ use crate::engine::{Error, Result, parallel};
 use crate::model::backup::BackupStatus;
 use crate::model::error::chain;
 use crate::model::id::BackupId;
-use crate::model::pack::Pack;
+use crate::model::pack::{Pack, PackKind};
 use roaring::RoaringBitmap;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,6 +76,16 @@ impl Census {
     /// The frames of a pack that some backup needs.
     pub(crate) fn used(&self, pack: u32) -> RoaringBitmap {
         self.live.of(pack).cloned().unwrap_or_default()
+    }
+
+    /// As packs of which kind the backups need a pack. `None`: they do not need it.
+    pub(crate) fn kind(&self, pack: u32) -> Option<PackKind> {
+        self.live.of(pack)?;
+        if self.live.is_data(pack) {
+            Some(PackKind::Data)
+        } else {
+            Some(PackKind::Meta)
+        }
     }
 
     /// Whether a pack's trailer does not name a frame that some backup needs.

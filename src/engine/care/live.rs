@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 pub(crate) struct Live {
     /// Ordinals by pack.
     frames: BTreeMap<u32, RoaringBitmap>,
+    /// Packs of volumes' data; all others are packs of manifests.
+    data: RoaringBitmap,
     /// Nodes and leaves that were read.
     followed: RoaringTreemap,
     /// Those that were read first for the backup that is being added.
@@ -78,7 +80,10 @@ impl Live {
                 );
                 Some(())
             })?;
-            slices.drain(..).for_each(|frame| self.mark(&frame));
+            for frame in slices.drain(..) {
+                self.data.insert(frame.pack);
+                self.mark(&frame);
+            }
         }
         Ok(())
     }
@@ -114,6 +119,11 @@ impl Live {
             .entry(frame.pack)
             .or_default()
             .insert(frame.ordinal);
+    }
+
+    /// Whether it is a pack of volumes' data of which frames are in use.
+    pub(crate) fn is_data(&self, pack: u32) -> bool {
+        self.data.contains(pack)
     }
 
     /// The packs of which frames are in use, with the frames.

@@ -148,7 +148,8 @@ pub fn packs(
     raise_rewrites(vault, found, &known)?;
     let unreadable = Mutex::new(Vec::new());
     let threads = vault.options.threads.max(vault.options.downloads);
-    parallel::each(&wanted, threads, |objects| {
+    parallel::each(&wanted, threads, |all| {
+        let objects = &of_first_kind(vault, all)?;
         let taken = match objects.as_slice() {
             [one] => read(vault, one),
             several => {
@@ -158,7 +159,7 @@ pub fn packs(
         };
         // If the current object can be read, it stays current: the others may be about to be deleted.
         if let Ok(taken) = &taken
-            && objects.len() > 1
+            && all.len() > 1
             && taken.damaged.is_empty()
             && known
                 .get(&taken.row.number)
@@ -169,7 +170,7 @@ pub fn packs(
             return Ok(());
         }
         match taken {
-            Ok(taken) => adopt(vault, &taken, known.get(&taken.row.number), objects),
+            Ok(taken) => adopt(vault, &taken, known.get(&taken.row.number), all),
             Err(error @ (Error::Corrupt { .. } | Error::Missing { .. })) => {
                 let mut unreadable = unreadable.lock().expect("nothing panics under it");
                 unreadable.push(error.to_string());
@@ -184,6 +185,22 @@ pub fn packs(
         .write(|c| db::vaults::raise_next_pack(c, vault.number, found.next_pack()))?;
     let unreadable = unreadable.into_inner().expect("nothing panics under it");
     Ok((wanted.len() - unreadable.len(), unreadable))
+}
+
+/// Of the objects with one number, those of one kind. There are both kinds if an old copy of the database gave the number
+/// out again. Without a row that names one of them, meta packs come first: without them no manifest can be read.
+/// [`prefer_needed`] then sees which kind the backups need.
+fn of_first_kind(vault: &Vault, objects: &[Pack]) -> Result<Vec<Pack>> {
+    let of = |kind: PackKind| objects.iter().filter(move |object| object.kind == kind);
+    if of(PackKind::Meta).next().is_none() || of(PackKind::Data).next().is_none() {
+        return Ok(objects.to_vec());
+    }
+    let row = vault
+        .db
+        .read(|c| db::packs::find(c, vault.number, objects[0].number))?;
+    let current = row.filter(|row| row.state != PackState::Gone);
+    let kind = current.map_or(PackKind::Meta, |row| row.kind);
+    Ok(of(kind).cloned().collect())
 }
 
 /// Rewrite, last rewrite that was given out, and state of a pack's row.
@@ -273,17 +290,27 @@ pub fn prefer_needed(vault: &Vault, found: &Found) -> Result<()> {
 }
 
 fn prefer(vault: &Vault, objects: &[Pack], census: &Census) -> Result<()> {
-    let needed = census.used(pack_name(vault, &objects[0]).number);
+    let number = objects[0].number;
+    let needed = census.used(number.get());
     let known = known(vault)?;
-    let before = known.get(&objects[0].number);
+    let before = known.get(&number);
+    let row = vault
+        .db
+        .read(|c| db::packs::find(c, vault.number, number))?;
+    let kind = row.as_ref().map(|row| row.kind);
+    let needed_kind = census.kind(number.get()).or(kind);
     let mut others = Vec::new();
     for object in objects {
+        if needed_kind.is_some_and(|needed| object.kind != needed) {
+            continue;
+        }
         let (readable, taken) = match read_whole(vault, object) {
             Ok(read) => read,
             Err(Error::Corrupt { .. } | Error::Missing { .. }) => continue,
             Err(error) => return Err(error),
         };
-        let is_current = before.is_some_and(|(rewrite, ..)| *rewrite == object.rewrite);
+        let is_current = kind == Some(object.kind)
+            && before.is_some_and(|(rewrite, ..)| *rewrite == object.rewrite);
         if needed.is_subset(&readable) {
             if is_current {
                 return Ok(());
@@ -295,9 +322,6 @@ fn prefer(vault: &Vault, objects: &[Pack], census: &Census) -> Result<()> {
         return adopt(vault, taken, before, objects);
     }
     // No object is complete: keep all of them, so that a repair can take frames from each.
-    let row = vault
-        .db
-        .read(|c| db::packs::find(c, vault.number, objects[0].number))?;
     if let Some(row) = row {
         vault
             .db
