@@ -1,5 +1,28 @@
 //! The commands.
 
+use std::sync::Mutex;
+
+/// Why something that was printed did not reach standard output.
+static UNPRINTED: Mutex<Option<std::io::Error>> = Mutex::new(None);
+
+/// Prints a line. Unlike the standard macro it does not panic where that fails: the work goes on, and [`run`] says so.
+macro_rules! println {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        if let Err(error) = writeln!(std::io::stdout(), $($text)*) {
+            crate::cli::note_unprinted(error);
+        }
+    }};
+}
+
+/// Prints a line for people. It may be lost.
+macro_rules! eprintln {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        writeln!(std::io::stderr(), $($text)*).ok();
+    }};
+}
+
 mod bench;
 mod client;
 mod cloud;
@@ -16,10 +39,10 @@ use crate::app::{Role, logging, memory};
 use crate::config::{Config, DataDir};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::PoisonError;
 use tracing_appender::non_blocking::WorkerGuard;
 
 /// Volume backups for OpenStack clouds: Cinder's backup API over a deduplicating, encrypting engine.
@@ -297,13 +320,30 @@ pub fn run() -> ExitCode {
     memory::settle();
     // Only our own user may read keys, database, volumes and objects.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    match dispatch(Arguments::parse().command) {
+    match dispatch(Arguments::parse().command).and_then(|()| printed()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Also where standard error is closed.
-            writeln!(std::io::stderr(), "embervault: {error:#}").ok();
+            eprintln!("embervault: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn note_unprinted(error: std::io::Error) {
+    *UNPRINTED.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+}
+
+/// An error if something that was printed is lost. A reader that has seen enough is none.
+fn printed() -> anyhow::Result<()> {
+    let unprinted = UNPRINTED
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    match unprinted {
+        Some(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("the command has done its work, but its output could not be written")
+        }
+        _ => Ok(()),
     }
 }
 
@@ -380,7 +420,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             json,
         ),
         Command::Config(ConfigCommand::Print { settings }) => {
-            print!("{}", toml::to_string_pretty(&settings.load()?)?);
+            println!("{}", toml::to_string_pretty(&settings.load()?)?.trim_end());
             Ok(())
         }
     }

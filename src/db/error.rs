@@ -116,7 +116,12 @@ pub(super) fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
 
 /// Whether SQLite could not write to its disk.
 pub(super) fn is_unwritable(error: &(dyn std::error::Error + 'static)) -> bool {
-    let signs = ["disk is full", "readonly database", "disk I/O error"];
+    let signs = [
+        "disk is full",
+        "readonly database",
+        "disk I/O error",
+        "read-only transaction",
+    ];
     says(error, &signs)
 }
 

@@ -41,6 +41,7 @@ pub use error::{DbError, DbResult, is_duplicate};
 use crate::db::connection::{Manager, create_private, migrate, pool, warn_of_language};
 use crate::db::error::{is_full, is_thrown_out, is_unwritable};
 use crate::db::reserve::Reserve;
+use crate::model::schema::storages;
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::prelude::*;
 use diesel::r2d2::Pool;
@@ -146,16 +147,25 @@ impl Db {
         self.reserve.as_ref().is_none_or(|reserve| reserve.fill())
     }
 
-    /// Whether the last transaction did not fail because the database could not be written.
+    /// Whether the database can be written. Once a transaction has failed because it could not, a row is written to see
+    /// whether it can be again: many transactions succeed without a write.
     pub fn is_writable(&self) -> bool {
-        !self.is_unwritable.load(Ordering::Relaxed)
+        if !self.is_unwritable.load(Ordering::Relaxed) {
+            return true;
+        }
+        let mut write = |c: &mut DbConnection| -> DbResult<()> {
+            let same = storages::created_at.eq(storages::created_at);
+            diesel::update(storages::table).set(same).execute(c)?;
+            Ok(())
+        };
+        let is_writable = transact(&self.writer, &mut write).is_ok();
+        self.is_unwritable.store(!is_writable, Ordering::Relaxed);
+        is_writable
     }
 
     fn note_writability<T, E: std::error::Error + 'static>(&self, result: &Result<T, E>) {
-        match result {
-            Ok(_) => self.is_unwritable.store(false, Ordering::Relaxed),
-            Err(error) if is_unwritable(error) => self.is_unwritable.store(true, Ordering::Relaxed),
-            Err(_) => {}
+        if result.as_ref().is_err_and(|error| is_unwritable(error)) {
+            self.is_unwritable.store(true, Ordering::Relaxed);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::support::{Bed, Client, Database};
 use serde_json::json;
+use std::process::Stdio;
 
 #[test]
 fn every_bad_request_is_answered_in_the_right_shape() {
@@ -284,4 +285,34 @@ fn logins_are_checked_and_application_credentials_work() {
     assert_eq!(demo.send("DELETE", &one, None).status, 204);
     assert_eq!(limited.get("/backups").status, 401);
     assert_eq!(log_in(body).status, 401);
+}
+
+#[test]
+fn output_that_cannot_be_written_stops_no_command() {
+    let bed = Bed::new(Database::Sqlite);
+    let full = || {
+        std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+    };
+    let done = bed
+        .command(&["config", "print"])
+        .stdout(full())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("the command has done its work, but its output could not be written"),
+        "{said}"
+    );
+    assert!(!said.contains("panicked"), "{said}");
+    // What is said to people may be lost.
+    let status = bed
+        .command(&["vault", "gc"])
+        .stderr(full())
+        .stdout(Stdio::null())
+        .status();
+    assert!(status.unwrap().success());
 }

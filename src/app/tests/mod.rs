@@ -11,14 +11,15 @@ mod unsettled;
 use super::*;
 use crate::admission::create::CreateBackup;
 use crate::config::DataDir;
-use crate::db;
 use crate::db::jobs::Claimer;
+use crate::db::{self, DbConnection, DbError};
 use crate::identity::RequestContext;
 use crate::jobs::Claimed;
 use crate::model::backup::Backup;
 use crate::model::id::{BackupId, ProjectId, SnapshotId, UserId, VolumeId};
 use crate::model::job::{Lease, Outcome};
 use crate::model::snapshot::SnapshotStatus;
+use crate::model::time::Timestamp;
 use crate::service::backups::{RestoreBackup, Restoring};
 use crate::service::standalone::snapshots::CreateSnapshot;
 use crate::service::standalone::volumes::CreateVolume;
@@ -229,4 +230,22 @@ async fn a_vital_task_that_ends_by_itself_ends_the_service() {
     tracker.close();
     tracker.wait().await;
     assert!(!stop.broken.is_cancelled());
+}
+
+#[test]
+fn a_database_that_cannot_be_written_is_reported_until_it_can() {
+    let bed = Bed::standalone();
+    let db = &bed.tasks.db;
+    bed.services.check_database().unwrap();
+    db.batch_execute(
+        "CREATE TRIGGER a BEFORE UPDATE ON storages BEGIN SELECT RAISE(ABORT, 'disk I/O error'); END;
+         CREATE TRIGGER b BEFORE INSERT ON volumes_in_making BEGIN SELECT RAISE(ABORT, 'disk I/O error'); END;",
+    );
+    let write = |c: &mut DbConnection| db::volume_holds::begin_making(c, "m", Timestamp(0));
+    assert!(db.write(write).is_err());
+    // Many transactions find nothing to write.
+    db.write(|_| Ok::<_, DbError>(())).unwrap();
+    assert!(bed.services.check_database().is_err());
+    db.batch_execute("DROP TRIGGER a; DROP TRIGGER b;");
+    bed.services.check_database().unwrap();
 }

@@ -167,7 +167,9 @@ fn a_number_that_an_old_database_gave_to_a_pack_of_another_kind_does_not_hide_th
     let first = bed.make_backup();
     let vault = || bed.tasks.vaults().unwrap().remove(0).1.unwrap();
     let second = bed.make_backup_of(b"other data", 0);
-    vault().remove_root(&second, &crate::model::progress::Progress::default()).unwrap();
+    vault()
+        .remove_root(&second, &crate::model::progress::Progress::default())
+        .unwrap();
     // A copy of the database from before the second backup is put back. That one was deleted, and its packs not yet.
     bed.tasks.db.batch_execute(&format!(
         "DELETE FROM backups WHERE id = '{second}';
