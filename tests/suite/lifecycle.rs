@@ -1,6 +1,8 @@
 //! First start, second start, wrong starts; the other commands.
 
-use crate::support::{Bed, Database, GIBIBYTE, MEBIBYTE, digest_file, noise};
+use crate::support::{
+    Answer, Bed, Database, GIBIBYTE, MEBIBYTE, digest_file, noise, without_settings,
+};
 use serde_json::json;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -122,6 +124,7 @@ fn the_readme_shows_the_default_settings() {
     std::fs::write(&file, settings).unwrap();
     let print = |arguments: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_embervault"));
+        without_settings(&mut command);
         let output = command
             .args(["config", "print"])
             .args(arguments)
