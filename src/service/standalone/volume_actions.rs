@@ -54,7 +54,7 @@ impl Services {
         let volume = self.volume_for(ctx, id, rule)?;
         let now = self.clock.now();
         self.db.write(|c| {
-            refuse_copied(c, id)?;
+            let row = uncopied(c, &volume)?;
             let is_attached = !volumes::attachments_of(c, vec![id.clone()])?.is_empty();
             if to == VolumeStatus::Available && is_attached {
                 let message = format!("Volume {id} is attached.");
@@ -63,7 +63,7 @@ impl Services {
             if volumes::transition(c, id, from, to, None, now)? {
                 Ok(())
             } else {
-                Err(wrong_state(&volume, from))
+                Err(wrong_state(&row, from))
             }
         })
     }
@@ -76,10 +76,10 @@ impl Services {
         id: &VolumeId,
         wanted: ResetVolume,
     ) -> Result<(), Error> {
-        self.volume_for(ctx, id, Rule::VolumeResetStatus)?;
+        let volume = self.volume_for(ctx, id, Rule::VolumeResetStatus)?;
         let now = self.clock.now();
         self.db.write(|c| {
-            db::lock(c, id.as_str())?;
+            locked_volume(c, &volume)?;
             let attachments = volumes::attachments_of(c, vec![id.clone()])?;
             if wanted.status == Some(VolumeStatus::InUse) && attachments.is_empty() {
                 let message =
@@ -124,13 +124,13 @@ impl Services {
             VolumeStatus::Reserved,
         ];
         self.db.write(|c| {
-            refuse_copied(c, id)?;
+            let locked = uncopied(c, &volume)?;
             if volumes::attachments_of(c, vec![id.clone()])?.len() >= ATTACHMENTS_MAX {
                 let message = format!("Volume {id} has {ATTACHMENTS_MAX} attachments already.");
                 return Err(Error::invalid("volume", message));
             }
             if !volumes::transition(c, id, &from, VolumeStatus::InUse, None, now)? {
-                return Err(wrong_state(&volume, &from));
+                return Err(wrong_state(&locked, &from));
             }
             Ok(volumes::insert_attachment(c, &row)?)
         })
@@ -144,10 +144,10 @@ impl Services {
         rule: Rule,
         attachment: Option<&str>,
     ) -> Result<(), Error> {
-        self.volume_for(ctx, id, rule)?;
+        let volume = self.volume_for(ctx, id, rule)?;
         let now = self.clock.now();
         self.db.write(|c| {
-            refuse_backed_up(&locked_volume(c, id)?)?;
+            refuse_backed_up(&locked_volume(c, &volume)?)?;
             for row in volumes::attachments_of(c, vec![id.clone()])? {
                 if attachment.is_none_or(|wanted| wanted == row.id.as_str()) {
                     volumes::remove_attachment(c, &row.id)?;
@@ -205,7 +205,7 @@ impl Services {
                 let message = "The volume type has just been deleted.";
                 return Err(Error::Conflict(message.to_owned()));
             }
-            refuse_grouped(&locked_volume(c, id)?)?;
+            refuse_grouped(&locked_volume(c, &volume)?)?;
             Ok(volumes::set_type(c, id, &row.id, now)?)
         })
     }
@@ -217,9 +217,9 @@ impl Services {
         id: &VolumeId,
         mut change: impl FnMut(&mut Metadata) -> Result<(), Error>,
     ) -> Result<Metadata, Error> {
-        self.volume_for(ctx, id, Rule::VolumeImageMetadata)?;
+        let volume = self.volume_for(ctx, id, Rule::VolumeImageMetadata)?;
         self.db.write(|c| {
-            let row = locked_volume(c, id)?;
+            let row = locked_volume(c, &volume)?;
             let mut metadata = (*row.image_metadata).clone();
             change(&mut metadata)?;
             self.metadata_limits.check(&row.image_metadata, &metadata)?;
@@ -235,13 +235,13 @@ impl Services {
         id: &VolumeId,
         rule: Rule,
     ) -> Result<(), Error> {
-        self.volume_for(ctx, id, rule)?;
+        let volume = self.volume_for(ctx, id, rule)?;
         let now = self.clock.now();
         let args = JobArgs::DeleteVolume {
             volume_id: id.clone(),
         };
         self.delete_by_force(ctx, args, |c| {
-            db::lock(c, id.as_str())?;
+            locked_volume(c, &volume)?;
             if snapshots::any_of(c, id)? {
                 let message = format!("Volume {id} still has snapshots.");
                 return Err(Error::invalid("volume", message));
@@ -253,17 +253,15 @@ impl Services {
     }
 }
 
-/// Refuses to change a volume that is being copied. A new copy waits until the transaction ends.
-fn refuse_copied(c: &mut db::DbConnection, id: &VolumeId) -> Result<(), Error> {
-    db::lock(c, id.as_str())?;
+/// The volume as it is now, unless it is being copied. A new copy waits until the transaction ends.
+fn uncopied(c: &mut db::DbConnection, seen: &Volume) -> Result<Volume, Error> {
+    let row = locked_volume(c, seen)?;
+    let id = &row.id;
     if volumes::is_being_copied(c, id)? {
-        Err(Error::invalid(
-            "volume",
-            format!("A snapshot or copy of volume {id} is being taken."),
-        ))
-    } else {
-        Ok(())
+        let message = format!("A snapshot or copy of volume {id} is being taken.");
+        return Err(Error::invalid("volume", message));
     }
+    Ok(row)
 }
 
 /// Refuses a volume in a group, which is made for some types.
