@@ -405,3 +405,16 @@ fn a_volume_type_is_not_deleted_under_a_new_volume_or_group() {
         assert_eq!(answer.status, refused, "{how}: {}", answer.body);
     }
 }
+
+#[test]
+fn a_volume_that_a_backup_takes_is_not_retyped() {
+    let scene = Scene::new();
+    let demo = &scene.demo;
+    let volume = demo.create_volume(1);
+    let body = json!({ "volume_type": { "name": "other" } });
+    let other_type = id_in(&scene.admin.post("/types", body), "volume_type");
+    let done = format!("UPDATE volumes SET status = 'backing-up' WHERE id = '{volume}'");
+    let body = json!({ "os-retype": { "new_type": other_type, "migration_policy": "never" } });
+    let answer = scene.beside(&volume, &done, || scene.act(demo, &volume, body));
+    assert!(answer.fault(400).contains("backing-up"));
+}

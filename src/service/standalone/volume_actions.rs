@@ -6,7 +6,7 @@ use crate::identity::RequestContext;
 use crate::identity::policy::Rule;
 use crate::model::column::Json;
 use crate::model::error::Error;
-use crate::model::id::{AttachmentId, VolumeId};
+use crate::model::id::{AttachmentId, VolumeId, VolumeTypeId};
 use crate::model::job::JobArgs;
 use crate::model::standalone::attachment::Attachment;
 use crate::model::standalone::volume::Volume;
@@ -14,6 +14,7 @@ use crate::model::volume::{AttachMode, AttachStatus, VolumeStatus};
 use crate::service::standalone::types::is_served;
 use crate::service::standalone::volumes::{locked_volume, refuse_backed_up};
 use crate::service::{Metadata, Services};
+use crate::volume::catalog::standalone::demand::Demand;
 
 /// Most attachments of a volume. One is the rule; one that is made by hand may come beside it.
 const ATTACHMENTS_MAX: usize = 16;
@@ -184,30 +185,51 @@ impl Services {
         new_type: &str,
     ) -> Result<(), Error> {
         let volume = self.volume_for(ctx, id, Rule::VolumeRetype)?;
-        refuse_grouped(&volume)?;
-        let row = self.type_for(ctx, Some(new_type))?;
-        if row.id == volume.volume_type_id {
-            let message = "New volume_type same as original: retyping it changes nothing.";
-            return Err(Error::invalid("input received", message));
-        }
-        if !is_served(&row) {
-            let message = "No backend serves volumes of the new type.";
-            return Err(Error::invalid("input received", message));
-        }
-        let allowed = [VolumeStatus::Available, VolumeStatus::InUse];
-        if !allowed.contains(&volume.status) {
-            return Err(wrong_state(&volume, &allowed));
-        }
+        let wanted = self.type_for(ctx, Some(new_type))?;
         let now = self.clock.now();
         self.db.write(|c| {
+            db::lock_project(c, &volume.project_id)?;
             db::lock_shared(c, types::CHANGED)?;
-            if types::find(c, &row.id)?.is_none() {
+            let Some(row) = types::find(c, &wanted.id)? else {
                 let message = "The volume type has just been deleted.";
                 return Err(Error::Conflict(message.to_owned()));
+            };
+            let volume = locked_volume(c, &volume)?;
+            refuse_grouped(&volume)?;
+            if row.id == volume.volume_type_id {
+                let message = "New volume_type same as original: retyping it changes nothing.";
+                return Err(Error::invalid("input received", message));
             }
-            refuse_grouped(&locked_volume(c, &volume)?)?;
+            if !is_served(&row) {
+                let message = "No backend serves volumes of the new type.";
+                return Err(Error::invalid("input received", message));
+            }
+            let allowed = [VolumeStatus::Available, VolumeStatus::InUse];
+            if !allowed.contains(&volume.status) {
+                return Err(wrong_state(&volume, &allowed));
+            }
+            self.check_retype(c, &volume, &row.id)?;
             Ok(volumes::set_type(c, id, &row.id, now)?)
         })
+    }
+
+    /// Refuses a type of which the volume's project may not have so much. The project's lock is held. Its snapshots
+    /// are counted by the type of their volume, so that they go over with it.
+    fn check_retype(
+        &self,
+        c: &mut db::DbConnection,
+        volume: &Volume,
+        new_type: &VolumeTypeId,
+    ) -> Result<(), Error> {
+        let project = &volume.project_id;
+        let snapshots = snapshots::of_volume(c, &volume.id)?.into_iter();
+        let sizes: Vec<i64> = snapshots
+            .filter(|row| row.project_id == *project)
+            .map(|row| row.size_gib)
+            .collect();
+        let demand = Demand::retyped(volume.size_gib, &sizes, new_type);
+        let catalog = self.catalog.standalone()?;
+        catalog.check_quota(c, project, &demand, true)
     }
 
     /// Changes what is known of a volume's image, and gives the result.
