@@ -418,3 +418,33 @@ fn a_volume_that_a_backup_takes_is_not_retyped() {
     let answer = scene.beside(&volume, &done, || scene.act(demo, &volume, body));
     assert!(answer.fault(400).contains("backing-up"));
 }
+
+#[test]
+fn no_volume_type_has_qos_specs_that_are_gone() {
+    let scene = Scene::new();
+    let admin = &scene.admin;
+    let made = |name: &str| {
+        let body = json!({ "volume_type": { "name": name } });
+        let volume_type = id_in(&admin.post("/types", body), "volume_type");
+        let body = json!({ "qos_specs": { "name": name } });
+        (
+            volume_type,
+            id_in(&admin.post("/qos-specs", body), "qos_specs"),
+        )
+    };
+    let (volume_type, specs) = made("deleted meanwhile");
+    let done = format!("DELETE FROM records WHERE id = '{specs}'");
+    let place = format!("/qos-specs/{specs}/associate?vol_type_id={volume_type}");
+    let answer = scene.beside("volume types", &done, || admin.get(&place));
+    assert_eq!(answer.status, 404, "{}", answer.body);
+
+    let (volume_type, specs) = made("given meanwhile");
+    let done =
+        format!("UPDATE volume_types SET qos_specs_id = '{specs}' WHERE id = '{volume_type}'");
+    let place = format!("/qos-specs/{specs}");
+    let answer = scene.beside("volume types", &done, || admin.delete(&place));
+    assert_eq!(answer.status, 400, "{}", answer.body);
+    assert_eq!(admin.delete(&format!("{place}?force=true")).status, 202);
+    let left = "SELECT COUNT(*) AS count FROM volume_types WHERE qos_specs_id IS NOT NULL";
+    assert_eq!(scene.count(left), 0);
+}
