@@ -448,3 +448,24 @@ fn no_volume_type_has_qos_specs_that_are_gone() {
     let left = "SELECT COUNT(*) AS count FROM volume_types WHERE qos_specs_id IS NOT NULL";
     assert_eq!(scene.count(left), 0);
 }
+
+#[test]
+fn a_user_who_has_just_been_deleted_gets_no_credential() {
+    let scene = Scene::new();
+    let users = scene
+        .admin
+        .send("GET", "/identity/v3/users?name=demo", None);
+    let user = users.body["users"][0]["id"].as_str().unwrap();
+    let done = ["tokens", "assignments", "users"].map(|table| {
+        let column = if table == "users" { "id" } else { "user_id" };
+        format!("DELETE FROM {table} WHERE {column} = '{user}'; ")
+    });
+    let place = format!("/identity/v3/users/{user}/application_credentials");
+    let body = json!({ "application_credential": { "name": "left" } }).to_string();
+    let answer = scene.beside(user, &done.concat(), || {
+        scene.demo.send("POST", &place, Some(body))
+    });
+    assert_eq!(answer.status, 404, "{}", answer.body);
+    let left = "SELECT COUNT(*) AS count FROM application_credentials";
+    assert_eq!(scene.count(left), 0);
+}
