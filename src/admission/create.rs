@@ -88,6 +88,10 @@ impl Admission {
             self.catalog
                 .hold_source(c, lease, &volume_id, snapshot_id.as_ref(), force)
                 .and_then(Hold::could_change)
+                .and_then(|could_change| {
+                    self.catalog.check_owner(c, volume, snapshot)?;
+                    Ok(could_change)
+                })
                 .map_err(|error| refused_source(error, &volume_id))?;
             // The volume could change until it was held, and the hold may have waited for others.
             let held_at = self.clock.now();

@@ -6,15 +6,17 @@ use crate::model::backup::BackupEvent;
 use crate::model::error::Error;
 use crate::model::id::{BackupId, VolumeId};
 use crate::model::job::{JobArgs, RestoreTarget};
+use crate::model::volume::SourceVolume;
 use crate::volume::catalog::{CatalogError, Hold};
 
 impl Admission {
-    /// Accepts a restore of a backup: to an existing volume, or to one that is made for it.
+    /// Accepts a restore of a backup: to an existing volume as it was looked at, or to one that is made for it.
     pub fn restore_backup(
         &self,
         asker: &Asker<'_>,
         id: &BackupId,
         target: &RestoreTarget,
+        existing: Option<&SourceVolume>,
     ) -> Result<(), Error> {
         let args = JobArgs::RestoreBackup {
             backup_id: id.clone(),
@@ -28,6 +30,10 @@ impl Admission {
             self.catalog
                 .hold_target(c, lease, target)
                 .and_then(Hold::could_change)
+                .and_then(|_| match existing {
+                    Some(volume) => self.catalog.check_owner(c, volume, None),
+                    None => Ok(()),
+                })
                 .map_err(|error| refused_target(error, &target.volume_id))?;
             Ok(db::backups::set_restore_volume(c, id, &target.volume_id)?)
         })

@@ -106,4 +106,10 @@ pub enum StartError {
     Policy(#[from] PolicyError),
     #[error("{}: {message}", path.display())]
     Users { path: PathBuf, message: String },
+    #[error(
+        "{}: it is missing, but the database has users of another host or of an earlier configuration, and new passwords \
+         would lock them out. Copy the file from the other host, or name the users in identity.users, the same on all hosts",
+        .0.display()
+    )]
+    OtherUsers(PathBuf),
 }

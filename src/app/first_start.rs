@@ -5,6 +5,7 @@
 
 use crate::app::{StartError, locks};
 use crate::config::{ConfiguredUser, Secret, without_content};
+use crate::db::DbError;
 use crate::identity::embedded::random_text;
 use crate::model::role::Role;
 use serde::Deserialize;
@@ -23,19 +24,55 @@ struct UsersFile {
     users: Vec<ConfiguredUser>,
 }
 
-/// The default users, with the passwords the first start gave them.
-pub(super) fn default_users(data_dir: &Path) -> Result<Vec<ConfiguredUser>, StartError> {
-    let path = data_dir.join("keys").join("users.toml");
+/// The default users.
+pub(super) struct DefaultUsers {
+    pub(super) users: Vec<ConfiguredUser>,
+    /// Whether this start has made them.
+    pub(super) are_new: bool,
+}
+
+fn users_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("keys").join("users.toml")
+}
+
+/// The default users, with the passwords the first start gave them. None are made if the database has users of a
+/// configuration already: those of another host, whose passwords new ones would replace.
+pub(super) fn default_users(
+    data_dir: &Path,
+    has_users: impl FnOnce() -> Result<bool, DbError>,
+) -> Result<DefaultUsers, StartError> {
+    let path = users_file(data_dir);
     match std::fs::read_to_string(&path) {
         Ok(text) => match toml::from_str::<UsersFile>(&text) {
-            Ok(file) => Ok(file.users),
+            Ok(file) => Ok(DefaultUsers {
+                users: file.users,
+                are_new: false,
+            }),
             Err(error) => Err(StartError::Users {
                 path,
                 message: without_content(&text, &error),
             }),
         },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => make_users(&path),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if has_users()? {
+                return Err(StartError::OtherUsers(path));
+            }
+            let users = make_users(&path)?;
+            Ok(DefaultUsers {
+                users,
+                are_new: true,
+            })
+        }
         Err(source) => Err(StartError::File { path, source }),
+    }
+}
+
+/// Removes the users that this start has made: another host that started at the same time was first.
+pub(super) fn take_back(data_dir: &Path) -> StartError {
+    let path = users_file(data_dir);
+    match std::fs::remove_file(&path) {
+        Ok(()) => StartError::OtherUsers(path),
+        Err(source) => StartError::File { path, source },
     }
 }
 
@@ -124,9 +161,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_passwords_are_made_where_another_host_has_made_some() {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = default_users(dir.path(), || Ok(true)).err().unwrap();
+        assert!(refused.to_string().contains("identity.users"), "{refused}");
+        assert!(!users_file(dir.path()).exists());
+        let made = default_users(dir.path(), || Ok(false)).unwrap();
+        assert!(made.are_new);
+        // What was made here, or copied to here, is good whatever the database has.
+        let read = default_users(dir.path(), || Ok(true)).unwrap();
+        assert!(!read.are_new);
+        let passwords = |users: &DefaultUsers| -> Vec<String> {
+            let each = users.users.iter();
+            each.map(|user| user.password.expose().to_owned()).collect()
+        };
+        assert_eq!(passwords(&read), passwords(&made));
+        take_back(dir.path());
+        assert!(!users_file(dir.path()).exists());
+    }
+
+    #[test]
     fn processes_that_start_together_all_write_the_file_for_clients() {
         let dir = tempfile::tempdir().unwrap();
-        let users = default_users(dir.path()).unwrap();
+        let users = default_users(dir.path(), || Ok(false)).unwrap().users;
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {

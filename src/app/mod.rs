@@ -383,7 +383,14 @@ fn open_identity(
     let users = match role {
         Role::Worker => return Ok((Identity::Embedded(embedded), Vec::new())),
         Role::Serve | Role::Api if config.identity.users.is_empty() => {
-            first_start::default_users(data_dir)?
+            let found = first_start::default_users(data_dir, || embedded.has_configured())?;
+            if found.are_new {
+                if !embedded.bring_in_first(&found.users)? {
+                    return Err(first_start::take_back(data_dir));
+                }
+                return Ok((Identity::Embedded(embedded), found.users));
+            }
+            found.users
         }
         Role::Serve | Role::Api => config.identity.users.clone(),
     };

@@ -4,7 +4,7 @@ use crate::app::{self, Running, logging};
 use crate::cli::client::Client;
 use crate::cli::table::{self, mebibytes};
 use crate::cli::{compare, image, serve};
-use crate::config::{Config, ConfiguredUser, DataDir, Log};
+use crate::config::{Api, Config, ConfiguredUser, DataDir, Log};
 use crate::db::{self, Db};
 use crate::model::backup::Backup;
 use crate::model::id::BackupId;
@@ -57,9 +57,7 @@ pub(super) fn run(size_gib: u32, input: Option<&Path>) -> anyhow::Result<()> {
     let dir = tempfile::Builder::new()
         .prefix("embervault-demo-")
         .tempdir()?;
-    let mut config = Config::load(None, std::env::vars())?;
-    config.data_dir = DataDir(dir.path().to_owned());
-    config.api.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let config = own_config(Config::load(None, std::env::vars())?, dir.path());
     let runtime = serve::runtime()?;
     let running = runtime.block_on(app::start(config, app::Role::Serve))?;
     let address = running.address.context("the API does not listen")?;
@@ -73,6 +71,21 @@ pub(super) fn run(size_gib: u32, input: Option<&Path>) -> anyhow::Result<()> {
     // An interrupted demonstration is not waited for; its directory goes all the same.
     runtime.shutdown_background();
     result
+}
+
+/// The demonstration works in its own directory, whatever the settings say of databases, users, storages and volumes:
+/// of them it takes only how the engine and the jobs work.
+fn own_config(loaded: Config, dir: &Path) -> Config {
+    Config {
+        data_dir: DataDir(dir.to_owned()),
+        api: Api {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            ..Api::default()
+        },
+        engine: loaded.engine,
+        jobs: loaded.jobs,
+        ..Config::default()
+    }
 }
 
 /// Runs beside the service, which shares this runtime, until it is done or the user stops it.
@@ -282,4 +295,42 @@ pub(super) fn bar(what: &'static str, length: u64) -> ProgressBar {
     ProgressBar::new(length)
         .with_style(style)
         .with_message(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demonstration_touches_nothing_that_the_variables_name() {
+        let variables = [
+            (
+                "DATABASE__URL",
+                "postgresql://embervault@db.example.com/embervault",
+            ),
+            ("STORAGE__OFFSITE__URL", "s3://bucket/folder"),
+            ("VOLUMES__DIR", "/srv/volumes"),
+            ("METRICS__LISTEN", "127.0.0.1:9477"),
+            ("QUOTA__VOLUMES", "0"),
+            ("ENGINE__MEMORY", "512 MiB"),
+            ("JOBS__BACKUPS", "3"),
+        ];
+        let variables = variables
+            .iter()
+            .map(|(name, value)| (format!("EMBERVAULT_{name}"), (*value).to_owned()));
+        let loaded = Config::load(None, variables).unwrap();
+        let (dir, defaults) = (Path::new("/tmp/demo"), Config::default());
+        let config = own_config(loaded, dir);
+        let within = Config {
+            data_dir: DataDir(dir.to_owned()),
+            ..Config::default()
+        };
+        assert_eq!(config.database_url(), within.database_url());
+        assert!(config.storage.is_empty() && config.identity.users.is_empty());
+        assert_eq!((config.volumes.dir, config.metrics.listen), (None, None));
+        assert_eq!(config.quota.volumes, defaults.quota.volumes);
+        assert_eq!(config.api.listen.port(), 0);
+        assert_eq!(config.engine.memory, bytesize::ByteSize::mib(512));
+        assert_eq!(config.jobs.backups, 3);
+    }
 }

@@ -221,6 +221,11 @@ impl Embedded {
         };
         self.db.write(|c| -> Result<(), Error> {
             db::lock(c, row.user_id.as_str())?;
+            // The hash took its time.
+            if identity::user(c, &row.user_id)?.is_none() {
+                let message = format!("Could not find user: {}.", row.user_id);
+                return Err(Error::NotFound(message));
+            }
             check_credential(c, &row.user_id, &row.name)?;
             Ok(identity::insert_credential(c, &row)?)
         })?;

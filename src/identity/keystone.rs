@@ -283,7 +283,7 @@ fn skip(pieces: &[Piece], at: &mut [bool]) {
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     fn rule(path: &str) -> AccessRule {
         AccessRule {
@@ -327,7 +327,8 @@ mod tests {
         rules.push(rule("/v3/**"));
         let started = Instant::now();
         assert!(!allow(&rules, "block-storage", &presented(&path)));
-        assert!(started.elapsed().as_millis() < 50);
+        // Without the limit on paths it takes many times as long.
+        assert!(started.elapsed() < Duration::from_secs(1));
         assert!(allow(
             &rules[1000..],
             "block-storage",

@@ -93,10 +93,13 @@ impl Session {
             .project_id
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = described.project_id().map(str::to_owned);
-        let good_for = good_for(described.expires_at()?, self.clock.now())?;
+        let (expires_at, now) = (described.expires_at()?, self.clock.now());
+        let good_for = good_for(expires_at, now)?;
+        let left = Duration::from_secs(expires_at.seconds_since(now));
         Ok(KeptToken {
             token,
             renew_at: Some(Instant::now() + good_for),
+            expires_at: Some(Instant::now() + left),
         })
     }
 }

@@ -214,10 +214,11 @@ impl Services {
         if backup.status != BackupStatus::Available {
             return Err(Error::invalid("backup", "Backup status must be available"));
         }
-        let (target, restoring) = self.restore_target(ctx, &backup, wanted)?;
-        let admitted = self
-            .check_backup_service()
-            .and_then(|()| self.admission.restore_backup(&asker(ctx), id, &target));
+        let (target, existing, restoring) = self.restore_target(ctx, &backup, wanted)?;
+        let admitted = self.check_backup_service().and_then(|()| {
+            self.admission
+                .restore_backup(&asker(ctx), id, &target, existing.as_ref())
+        });
         if admitted.is_err() && target.create.is_some() {
             self.unmake_target(&target.volume_id);
         }
@@ -237,7 +238,7 @@ impl Services {
         ctx: &RequestContext,
         backup: &Backup,
         wanted: RestoreBackup,
-    ) -> Result<(RestoreTarget, Restoring), Error> {
+    ) -> Result<(RestoreTarget, Option<SourceVolume>, Restoring), Error> {
         let Some(id) = wanted.volume_id else {
             let volume = RestoreVolume {
                 project_id: ctx.project_id.clone(),
@@ -253,7 +254,7 @@ impl Services {
                 volume_name: volume.name.clone(),
             };
             let create = Some(volume);
-            return Ok((RestoreTarget { volume_id, create }, restoring));
+            return Ok((RestoreTarget { volume_id, create }, None, restoring));
         };
         let volume = self.visible_source(ctx, &id)?;
         if volume.status != VolumeStatus::Available {
@@ -271,12 +272,12 @@ impl Services {
         }
         let restoring = Restoring {
             volume_id: id.clone(),
-            volume_name: volume.name.unwrap_or_default(),
+            volume_name: volume.name.clone().unwrap_or_default(),
         };
         let target = RestoreTarget {
             volume_id: id,
             create: None,
         };
-        Ok((target, restoring))
+        Ok((target, Some(volume), restoring))
     }
 }

@@ -102,6 +102,7 @@ fn until_refused(token: HeaderValue) -> KeptToken {
     KeptToken {
         token,
         renew_at: None,
+        expires_at: None,
     }
 }
 

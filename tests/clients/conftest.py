@@ -26,7 +26,8 @@ class Service:
         self.data = data
         self.options = ["--config", config] if config else []
         self.environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("OS_")},
+            # What a developer or `tests/run` has set is not this service's.
+            **{k: v for k, v in os.environ.items() if not k.startswith(("OS_", "EMBERVAULT_"))},
             "OS_CLIENT_CONFIG_FILE": str(data / "clouds.yaml"),
             "OS_CLOUD": "embervault",
             "EMBERVAULT_QUOTA__VOLUMES": "100",

@@ -7,7 +7,7 @@ import sqlite3
 import time
 
 import pytest
-from conftest import TARGET, TOOLS
+from conftest import TARGET, TOOLS, Service
 
 FLOW = pathlib.Path(__file__).with_name("scs_flow.py")
 
@@ -35,6 +35,13 @@ def digest(path):
         while piece := file.read(1 << 20):
             hasher.update(piece)
     return hasher.hexdigest()
+
+
+def test_no_setting_of_a_developer_reaches_the_service(tmp_path, monkeypatch):
+    # `tests/run --soak` sets the first, which the program would refuse.
+    monkeypatch.setenv("EMBERVAULT_SOAK", "1")
+    monkeypatch.setenv("EMBERVAULT_DATABASE__URL", "postgresql://nobody@127.0.0.1:1/none")
+    Service(tmp_path / "data").stop()
 
 
 def test_the_openstack_client_backs_up_and_restores_bit_for_bit(service, tmp_path):

@@ -4,13 +4,16 @@ import json
 import os
 import re
 import subprocess
+import tomllib
 import urllib.parse
+import urllib.request
 
 import pytest
 from bed import MIB, ROOT, noise, until
 from servers import Server, ports
 from tenant import CloudBed
 
+README = (ROOT / "README.md").read_text()
 CONFIGURATION = """\
 daemon off;
 pid {data}/nginx.pid;
@@ -50,12 +53,14 @@ class Nginx(Server):
     programs = {"nginx": "nginx-light"}
     port_names = ("http",)
 
-    def __init__(self, dir, cinder, backups):
+    def __init__(self, dir):
         super().__init__(dir)
-        readme = (ROOT / "README.md").read_text()
-        (sample,) = re.findall(r"```nginx\n(.*?)```", readme, re.DOTALL)
-        self.locations = sample.replace("http://controller:8776", cinder).replace("http://embervault:8776", backups)
         self.base = f"http://127.0.0.1:{self.ports['http']}"
+
+    def forward(self, cinder, backups):
+        (sample,) = re.findall(r"```nginx\n(.*?)```", README, re.DOTALL)
+        self.locations = sample.replace("http://controller:8776", cinder).replace("http://embervault:8776", backups)
+        return self
 
     def run(self):
         conf = self.data / "nginx.conf"
@@ -64,11 +69,23 @@ class Nginx(Server):
         self.until(lambda: ports.open_at(self.ports["http"]), "it answers")
 
 
+def settings_of_readme():
+    """Of the sample for a cloud; all of them must be those that the test replaces."""
+    samples = [tomllib.loads(text) for text in re.findall(r"```toml\n(.*?)```", README, re.DOTALL)]
+    (sample,) = [sample for sample in samples if sample.get("volumes", {}).get("mode") == "cinder"]
+    assert list(sample["api"]) == ["public_endpoint"]
+    return sample
+
+
 @pytest.fixture
 def openstack(cinder, tmp_path):
     with CloudBed(tmp_path / "bed", cinder) as bed:
         place = urllib.parse.urlsplit(cinder.url)
-        with Nginx(tmp_path / "nginx", f"http://{place.netloc}", bed.start().base) as nginx:
+        nginx = Nginx(tmp_path / "nginx")
+        # As the README has it, but for the name of the proxy.
+        bed.settings["api"] = {**settings_of_readme()["api"], "public_endpoint": nginx.base}
+        bed.write_config()
+        with nginx.forward(f"http://{place.netloc}", bed.start().base):
             clouds = tmp_path / "clouds.yaml"
             project = cinder.cloud.projects["demo"]
             clouds.write_text(CLOUDS.format(keystone=cinder.keystone.url, proxy=nginx.base, project=project))
@@ -80,7 +97,7 @@ def openstack(cinder, tmp_path):
                 assert done.returncode == 0, f"{words}: {done.stderr}"
                 return json.loads(done.stdout) if done.stdout.strip() else None
 
-            run.bed = bed
+            run.bed, run.proxy, run.project = bed, nginx.base, project
             yield run
 
 
@@ -98,6 +115,19 @@ def test_the_client_backs_up_and_restores_through_one_address(openstack):
     wait(openstack, "volume", volume_id)
     assert bed.digest(volume_id) == expected
     assert any(row["Name"] == "full" for row in openstack("volume", "backup", "list"))
+    # The links of a list lead back through the proxy.
+    another = openstack("volume", "backup", "create", "--name", "another", volume)["id"]
+    wait(openstack, "volume backup", another)
+    token = openstack("token", "issue")["id"]
+    place, found = f"{openstack.proxy}/v3/{openstack.project}/backups?limit=1", []
+    while place:
+        assert place.startswith(f"{openstack.proxy}/v3/"), place
+        asked = urllib.request.Request(place, headers={"X-Auth-Token": token})
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            page = json.load(answer)
+        found += [row["name"] for row in page["backups"]]
+        place = next((link["href"] for link in page.get("backups_links", []) if link["rel"] == "next"), None)
+    assert sorted(found) == ["another", "full"]
 
 
 def test_what_a_cloud_needs_is_gone_through(openstack):

@@ -797,6 +797,7 @@ def test_a_request_may_do_what_its_caller_may_when_it_is_done(park, tmp_path, ki
             assert finished(path, body, meanwhile) == status, (role, path, status)
 
 
+@pytest.mark.calm
 def test_one_member_does_not_take_the_time_of_all_who_log_in(tmp_path):
     with Bed(tmp_path) as bed:
         them = Somebody(bed.start())
@@ -813,8 +814,10 @@ def test_one_member_does_not_take_the_time_of_all_who_log_in(tmp_path):
                 statuses.add(them.ask("POST", path, token, body).status)
             return statuses
 
-        with concurrent.futures.ThreadPoolExecutor(40) as pool:
-            storm = [pool.submit(ask, number) for number in range(40)]
+        # As many as hash at once, and more than may wait.
+        askers = 40 + CORES
+        with concurrent.futures.ThreadPoolExecutor(askers) as pool:
+            storm = [pool.submit(ask, number) for number in range(askers)]
             try:
                 time.sleep(1)
                 # She has not been here before, so her password is looked at.
@@ -825,8 +828,11 @@ def test_one_member_does_not_take_the_time_of_all_who_log_in(tmp_path):
                 refused = [them.ask("POST", path, token, {"application_credential": taken}).status for _ in range(5)]
             finally:
                 over.set()
-            assert set().union(*(one.result() for one in storm)) == {201, 429}
-        assert took < 5 and refused == [409] * 5, (took, refused)
+            statuses = set().union(*(one.result() for one in storm))
+            # A fast machine makes as many as one user may have; then that is the refusal.
+            assert {201, 429} <= statuses <= {201, 429, 403}, statuses
+        full = {403} & statuses
+        assert took < 5 and set(refused) <= {409} | full, (took, refused)
 
 
 def test_behind_a_proxy_each_client_is_counted_for_itself(tmp_path):
@@ -835,12 +841,15 @@ def test_behind_a_proxy_each_client_is_counted_for_itself(tmp_path):
         process = bed.start()
         them = Somebody(process)
 
-        def status(address, text="secret"):
+        def log_in(address, text="secret"):
             auth = {"identity": {"methods": ["password"], **password("member", text)}}
-            return them.ask("POST", "/identity/v3/auth/tokens", None, {"auth": auth}, X_Forwarded_For=address).status
+            return them.ask("POST", "/identity/v3/auth/tokens", None, {"auth": auth}, X_Forwarded_For=address)
+
+        def status(address):
+            return log_in(address).status
 
         assert status("192.0.2.2") == 201
-        assert [status("192.0.2.1", "wrong") for _ in range(7)] == [401] * 6 + [429]
+        wrong_until_refused(lambda: log_in("192.0.2.1", "wrong"), seconds=4)
         assert (status("192.0.2.1"), status("192.0.2.2")) == (429, 201)
         assert "api.proxy_headers" not in process.log.read_text()
     with Bed(tmp_path / "none", api={"public_endpoint": endpoint}) as bed:

@@ -278,6 +278,7 @@ def test_answers_that_nobody_takes_are_bounded(tmp_path):
             stranger.close()
 
 
+@pytest.mark.calm
 def test_one_user_with_many_projects_does_not_hold_the_memory_of_all(tmp_path):
     projects = ["p1", "p2", "p3", "p4"]
     users = [*(("bob", "secret", project, "member") for project in projects), ("alice", "secret", "modest", "member")]

@@ -1,5 +1,6 @@
 //! The benchmark that comes with the program measures what it says.
 
+use crate::support::without_settings;
 use serde_json::Value;
 use std::process::Command;
 
@@ -9,6 +10,7 @@ const STORED_PERCENT_MAX: u64 = 4;
 #[test]
 fn incrementals_of_the_benchmark_are_made_against_their_parent() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_embervault"));
+    without_settings(&mut command);
     command.args(["bench", "--size", "96 MiB", "--json"]);
     for case in ["full", "unchanged", "unchanged-tracked", "scattered"] {
         command.args(["--only", case]);

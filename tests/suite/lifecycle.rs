@@ -1,6 +1,8 @@
 //! First start, second start, wrong starts; the other commands.
 
-use crate::support::{Bed, Database, GIBIBYTE, MEBIBYTE, digest_file, noise};
+use crate::support::{
+    Answer, Bed, Database, GIBIBYTE, MEBIBYTE, digest_file, noise, without_settings,
+};
 use serde_json::json;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -122,6 +124,7 @@ fn the_readme_shows_the_default_settings() {
     std::fs::write(&file, settings).unwrap();
     let print = |arguments: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_embervault"));
+        without_settings(&mut command);
         let output = command
             .args(["config", "print"])
             .args(arguments)
@@ -333,4 +336,53 @@ fn volumes_are_extended_reset_and_described() {
         admin.get("/os-services?binary=cinder-backup").body["services"][0]["state"],
         "up"
     );
+}
+
+#[test]
+fn a_refused_deletion_takes_no_snapshot_and_another_takes_all() {
+    let bed = Bed::new(Database::Sqlite);
+    let service = bed.start();
+    let (demo, admin) = (bed.client(&service, "demo"), bed.client(&service, "admin"));
+    let id = |answer: Answer, key: &str| answer.body[key]["id"].as_str().unwrap().to_owned();
+    let volume = demo.create_volume(1);
+    let body = json!({ "snapshot": { "volume_id": volume } });
+    let snapshot = id(demo.post("/snapshots", body), "snapshot");
+    demo.wait("snapshots", &snapshot, "available");
+    let place = format!("/volumes/{volume}?cascade=true");
+    let refused = |why: &str| {
+        let said = demo.delete(&place).fault(400);
+        assert!(said.contains("must not be migrating"), "{why}: {said}");
+        let shown = demo.get(&format!("/snapshots/{snapshot}")).body;
+        assert_eq!(shown["snapshot"]["status"], "available", "{why}");
+    };
+
+    let (attachment, _) = demo.attach(&volume);
+    refused("it is in use");
+    demo.detach(&attachment, &volume);
+
+    let body = json!({ "transfer": { "volume_id": volume } });
+    let offered = id(demo.post("/volume-transfers", body), "transfer");
+    refused("it is offered");
+    assert_eq!(
+        demo.delete(&format!("/volume-transfers/{offered}")).status,
+        202
+    );
+
+    let body = json!({ "group_type": { "name": "g" } });
+    let group_type = id(admin.post("/group_types", body), "group_type");
+    let types = demo.get("/types").body;
+    let body = json!({ "group": { "group_type": group_type, "volume_types": [types["volume_types"][0]["id"]] } });
+    let group = id(demo.post("/groups", body), "group");
+    let change = |what: &str| {
+        let body = json!({ "group": { what: volume } });
+        let changed = demo.put(&format!("/groups/{group}"), body);
+        assert_eq!(changed.status, 202, "{}", changed.body);
+    };
+    change("add_volumes");
+    refused("it is in a group");
+    change("remove_volumes");
+
+    assert_eq!(demo.delete(&place).status, 202);
+    demo.wait_gone(&format!("/volumes/{volume}"));
+    demo.wait_gone(&format!("/snapshots/{snapshot}"));
 }

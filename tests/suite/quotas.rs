@@ -98,6 +98,34 @@ fn limits_of_a_project_and_of_the_default_class_are_set_and_forgotten() {
     assert_eq!(backups(), 7);
 }
 
+#[test]
+fn a_volume_gets_no_type_of_which_its_project_may_not_have_so_much() {
+    let mut bed = Bed::new(Database::Sqlite);
+    bed.set("QUOTA__VOLUMES", "1");
+    let service = bed.start();
+    let (demo, admin) = (bed.client(&service, "demo"), bed.client(&service, "admin"));
+    let body = json!({ "volume_type": { "name": "fast" } });
+    assert_eq!(admin.post("/types", body).status, 200);
+    let volume = demo.create_volume(2);
+    let made = demo.post("/snapshots", json!({ "snapshot": { "volume_id": volume } }));
+    let snapshot = made.body["snapshot"]["id"].as_str().unwrap();
+    demo.wait("snapshots", snapshot, "available");
+    let retyped = |limits: Value| {
+        let path = format!("/os-quota-sets/{}", demo.project);
+        let set = admin.put(&path, json!({ "quota_set": limits }));
+        assert_eq!(set.status, 200, "{}", set.body);
+        let body = json!({ "os-retype": { "new_type": "fast", "migration_policy": "never" } });
+        demo.post(&format!("/volumes/{volume}/action"), body).status
+    };
+    assert_eq!(retyped(json!({ "volumes_fast": 0 })), 413);
+    // The snapshot goes over with its volume.
+    let most = json!({ "volumes_fast": 1, "gigabytes_fast": 3 });
+    assert_eq!(retyped(most), 413);
+    assert_eq!(retyped(json!({ "gigabytes_fast": 4 })), 202);
+    let shown = demo.get(&format!("/volumes/{volume}")).body;
+    assert_eq!(shown["volume"]["volume_type"], "fast");
+}
+
 pub(crate) fn export(admin: &Client, backup: &str) -> Value {
     let answer = admin.get(&format!("/backups/{backup}/export_record"));
     assert_eq!(answer.status, 200, "{}", answer.body);

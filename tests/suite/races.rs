@@ -1,7 +1,9 @@
 //! Requests that come while another transaction, which the test holds open, is changing what they depend on. On
 //! PostgreSQL: SQLite has one writer.
 
-use crate::support::{Answer, Bed, Client, Database, Service};
+mod given_away;
+
+use crate::support::{Answer, Bed, Client, Database, Service, until};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::BigInt;
@@ -79,6 +81,15 @@ impl Scene {
     fn execute(&self, text: &str) {
         let mut connection = PgConnection::establish(&self.url()).unwrap();
         connection.batch_execute(text).unwrap();
+    }
+
+    /// The number that a query with one `count` gives.
+    fn count(&self, query: &str) -> i64 {
+        let mut connection = PgConnection::establish(&self.url()).unwrap();
+        let found: Waiting = diesel::sql_query(query)
+            .get_result(&mut connection)
+            .unwrap();
+        found.count
     }
 
     fn beside<T: Send>(&self, lock: &str, done: &str, ask: impl FnOnce() -> T + Send) -> T {
@@ -169,6 +180,16 @@ fn no_volume_is_deleted_whose_snapshot_has_just_been_made() {
             _ => scene.act(admin, &volume, json!({ "os-force_delete": {} })),
         };
         let answer = scene.beside(&volume, &snapshotted(&volume, "available"), ask);
+        if how == "with its snapshots" {
+            // It is one of them.
+            assert_eq!(answer.status, 202, "{}", answer.body);
+            demo.wait_gone(&format!("/volumes/{volume}"));
+            until("its snapshots are gone", || {
+                let left = demo.get(&format!("/snapshots?volume_id={volume}")).body;
+                (left["snapshots"] == json!([])).then_some(())
+            });
+            continue;
+        }
         assert_eq!(answer.status, 400, "{how}: {}", answer.body);
         assert_eq!(scene.status_of(&volume), "available", "{how}");
     }
@@ -383,4 +404,68 @@ fn a_volume_type_is_not_deleted_under_a_new_volume_or_group() {
         let refused = if how == "group" { 404 } else { 409 };
         assert_eq!(answer.status, refused, "{how}: {}", answer.body);
     }
+}
+
+#[test]
+fn a_volume_that_a_backup_takes_is_not_retyped() {
+    let scene = Scene::new();
+    let demo = &scene.demo;
+    let volume = demo.create_volume(1);
+    let body = json!({ "volume_type": { "name": "other" } });
+    let other_type = id_in(&scene.admin.post("/types", body), "volume_type");
+    let done = format!("UPDATE volumes SET status = 'backing-up' WHERE id = '{volume}'");
+    let body = json!({ "os-retype": { "new_type": other_type, "migration_policy": "never" } });
+    let answer = scene.beside(&volume, &done, || scene.act(demo, &volume, body));
+    assert!(answer.fault(400).contains("backing-up"));
+}
+
+#[test]
+fn no_volume_type_has_qos_specs_that_are_gone() {
+    let scene = Scene::new();
+    let admin = &scene.admin;
+    let made = |name: &str| {
+        let body = json!({ "volume_type": { "name": name } });
+        let volume_type = id_in(&admin.post("/types", body), "volume_type");
+        let body = json!({ "qos_specs": { "name": name } });
+        (
+            volume_type,
+            id_in(&admin.post("/qos-specs", body), "qos_specs"),
+        )
+    };
+    let (volume_type, specs) = made("deleted meanwhile");
+    let done = format!("DELETE FROM records WHERE id = '{specs}'");
+    let place = format!("/qos-specs/{specs}/associate?vol_type_id={volume_type}");
+    let answer = scene.beside("volume types", &done, || admin.get(&place));
+    assert_eq!(answer.status, 404, "{}", answer.body);
+
+    let (volume_type, specs) = made("given meanwhile");
+    let done =
+        format!("UPDATE volume_types SET qos_specs_id = '{specs}' WHERE id = '{volume_type}'");
+    let place = format!("/qos-specs/{specs}");
+    let answer = scene.beside("volume types", &done, || admin.delete(&place));
+    assert_eq!(answer.status, 400, "{}", answer.body);
+    assert_eq!(admin.delete(&format!("{place}?force=true")).status, 202);
+    let left = "SELECT COUNT(*) AS count FROM volume_types WHERE qos_specs_id IS NOT NULL";
+    assert_eq!(scene.count(left), 0);
+}
+
+#[test]
+fn a_user_who_has_just_been_deleted_gets_no_credential() {
+    let scene = Scene::new();
+    let users = scene
+        .admin
+        .send("GET", "/identity/v3/users?name=demo", None);
+    let user = users.body["users"][0]["id"].as_str().unwrap();
+    let done = ["tokens", "assignments", "users"].map(|table| {
+        let column = if table == "users" { "id" } else { "user_id" };
+        format!("DELETE FROM {table} WHERE {column} = '{user}'; ")
+    });
+    let place = format!("/identity/v3/users/{user}/application_credentials");
+    let body = json!({ "application_credential": { "name": "left" } }).to_string();
+    let answer = scene.beside(user, &done.concat(), || {
+        scene.demo.send("POST", &place, Some(body))
+    });
+    assert_eq!(answer.status, 404, "{}", answer.body);
+    let left = "SELECT COUNT(*) AS count FROM application_credentials";
+    assert_eq!(scene.count(left), 0);
 }

@@ -1,6 +1,7 @@
 //! Starts the program and databases, and speaks HTTP as a client does.
 
 use serde_json::{Value, json};
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
@@ -23,6 +24,32 @@ pub(crate) enum Database {
 }
 
 pub(crate) const BOTH: [Database; 2] = [Database::Sqlite, Database::Postgres];
+
+/// The variables of whoever runs the tests that the program would take for settings: a database of a developer's own, or
+/// a word for the tests alone, which it would refuse.
+fn foreign_settings(names: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let is_setting = |name: &OsString| name.as_encoded_bytes().starts_with(b"EMBERVAULT_");
+    names.filter(is_setting).collect()
+}
+
+/// Takes them from a command.
+pub(crate) fn without_settings(command: &mut Command) {
+    for name in foreign_settings(std::env::vars_os().map(|(name, _)| name)) {
+        command.env_remove(name);
+    }
+}
+
+#[test]
+fn no_setting_of_a_developer_reaches_the_program_under_test() {
+    let names = [
+        "EMBERVAULT_SOAK",
+        "EMBERVAULT_DATABASE__URL",
+        "PATH",
+        "HOME",
+    ];
+    let found = foreign_settings(names.into_iter().map(OsString::from));
+    assert_eq!(found, ["EMBERVAULT_SOAK", "EMBERVAULT_DATABASE__URL"]);
+}
 
 /// A PostgreSQL server in a directory of its own, reached through a socket there.
 pub(crate) struct Postgres {
@@ -182,6 +209,7 @@ impl Bed {
 
     fn command_in(&self, program: &[&str], arguments: &[&str]) -> Command {
         let mut command = Command::new(program[0]);
+        without_settings(&mut command);
         command
             .args(&program[1..])
             .args(arguments)

@@ -76,9 +76,13 @@ where
 {
     let patience = limits.patience;
     bound_unread(&listener, patience)?;
+    let connections = limits.connections.div_ceil(limits.workers);
     let builder = Server::build()
         .workers(limits.workers)
-        .max_concurrent_connections(limits.connections.div_ceil(limits.workers))
+        .max_concurrent_connections(connections)
+        // A request may wait in its thread. actix would share 512 among all cores, so that on a machine with many a few
+        // that wait would hold up all others.
+        .worker_max_blocking_threads(connections.max(1))
         .shutdown_timeout(limits.grace_seconds)
         .disable_signals();
     let stopping = builder.graceful_shutdown_signal();
@@ -497,6 +501,9 @@ impl Drop for Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod threads;
 
 #[cfg(test)]
 mod tests {

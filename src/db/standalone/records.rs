@@ -85,6 +85,20 @@ pub fn all<T: Resource>(connection: &mut DbConnection) -> DbResult<Vec<Stored<T>
     rows.into_iter().map(typed).collect()
 }
 
+/// The records of a kind that a project has, oldest first.
+pub fn of_project<T: Resource>(
+    connection: &mut DbConnection,
+    project: &ProjectId,
+) -> DbResult<Vec<Stored<T>>> {
+    let rows: Vec<Record> = records::table
+        .filter(records::kind.eq(T::KIND))
+        .filter(records::project_id.eq(project))
+        .order((records::created_at, records::id))
+        .select(Record::as_select())
+        .load(connection)?;
+    rows.into_iter().map(typed).collect()
+}
+
 /// The records of a kind that are in a state, oldest first.
 pub fn in_status<T: Resource>(
     connection: &mut DbConnection,

@@ -12,25 +12,53 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) const CONFIGURED: &str = "configured users";
 
 /// Hashes of passwords, by the users' names.
-type Hashes<'a> = BTreeMap<&'a str, String>;
+type Hashes<'a> = BTreeMap<&'a str, Hash>;
+
+struct Hash {
+    /// The hash that the user had when it was looked at.
+    seen: Option<String>,
+    hash: String,
+}
 
 impl Embedded {
     /// Brings these users and their roles in. Roles that the configuration gave before and does not give now are
     /// gone, and users that it does not name any more cannot log in.
     pub fn bring_in(&self, users: &[ConfiguredUser]) -> Result<(), DbError> {
+        self.bring_in_if(users, |_| true).map(|_| ())
+    }
+
+    /// The same, unless a configuration has named users already; then `false`.
+    pub fn bring_in_first(&self, users: &[ConfiguredUser]) -> Result<bool, DbError> {
+        self.bring_in_if(users, |is_first| is_first)
+    }
+
+    /// Whether a configuration has named users.
+    pub fn has_configured(&self) -> Result<bool, DbError> {
+        Ok(!self.db.read(identity::configured_users)?.is_empty())
+    }
+
+    fn bring_in_if(
+        &self,
+        users: &[ConfiguredUser],
+        may: impl Fn(bool) -> bool,
+    ) -> Result<bool, DbError> {
         let mut hashes = Hashes::new();
         for user in users {
             if !hashes.contains_key(user.name.as_str()) {
                 hashes.insert(&user.name, self.hash_of(user)?);
             }
         }
-        let (dropped, unnamed) = self.db.write(|c| -> Result<_, DbError> {
+        let changed = self.db.write(|c| -> Result<_, DbError> {
             // Several processes may start at once.
             db::lock(c, CONFIGURED)?;
             let is_first = identity::configured_users(c)?.is_empty();
+            if !may(is_first) {
+                return Ok(None);
+            }
             let mut given = BTreeSet::new();
             for user in users {
-                given.insert(put(c, user, &hashes[user.name.as_str()])?);
+                let hash = hash_now(c, user, &hashes[user.name.as_str()])?;
+                given.insert(put(c, user, &hash)?);
             }
             for old in identity::configured_assignments(c)? {
                 let place = (old.user_id, old.project_id);
@@ -44,8 +72,11 @@ impl Embedded {
             } else {
                 Vec::new()
             };
-            Ok((dropped, unnamed))
+            Ok(Some((dropped, unnamed)))
         })?;
+        let Some((dropped, unnamed)) = changed else {
+            return Ok(false);
+        };
         for user in dropped {
             tracing::warn!(
                 user,
@@ -61,16 +92,27 @@ impl Embedded {
                  you do not know"
             );
         }
-        Ok(())
+        Ok(true)
     }
 
     /// An unchanged password keeps its hash, and with it the user's tokens.
-    fn hash_of(&self, user: &ConfiguredUser) -> Result<String, DbError> {
+    fn hash_of(&self, user: &ConfiguredUser) -> Result<Hash, DbError> {
         let known = self.db.read(|c| identity::user_by_name(c, &user.name))?;
-        let known = known.map(|known| known.password_hash);
-        let kept = known.filter(|hash| passwords::matches(hash, &user.password));
-        Ok(kept.unwrap_or_else(|| passwords::hash(&user.password)))
+        let seen = known.map(|known| known.password_hash);
+        let kept = seen.clone();
+        let kept = kept.filter(|hash| passwords::matches(hash, &user.password));
+        let hash = kept.unwrap_or_else(|| passwords::hash(&user.password));
+        Ok(Hash { seen, hash })
     }
+}
+
+/// The user's hash, under the lock. Another host may have brought the same new password in meanwhile: its hash stays, and
+/// so do the tokens that it has given.
+fn hash_now(c: &mut DbConnection, user: &ConfiguredUser, made: &Hash) -> Result<String, DbError> {
+    let known = identity::user_by_name(c, &user.name)?.map(|known| known.password_hash);
+    let new = known.filter(|hash| *hash != made.hash && made.seen.as_ref() != Some(hash));
+    let same = new.filter(|hash| passwords::matches(hash, &user.password));
+    Ok(same.unwrap_or_else(|| made.hash.clone()))
 }
 
 fn put(
@@ -119,4 +161,46 @@ fn drop_others(connection: &mut DbConnection, named: &Hashes<'_>) -> Result<Vec<
         }
     }
     Ok(dropped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+    use crate::db::Db;
+    use crate::model::standalone::identity::Role;
+
+    #[test]
+    fn of_two_starts_with_the_same_new_password_the_second_keeps_the_hash_of_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", dir.path().join("db").display());
+        let db = Db::open(&url).unwrap();
+        let user = |password: &str| ConfiguredUser {
+            name: "alice".to_owned(),
+            password: Secret::from(password),
+            project: "alpha".to_owned(),
+            role: Role::Member,
+        };
+        let new = user("new");
+        let first = passwords::hash(&new.password);
+        let row = User::new(
+            UserId::new(keystone_id()),
+            "alice",
+            first.clone(),
+            Origin::Configured,
+        );
+        let now = |user: &ConfiguredUser| {
+            let made = Hash {
+                seen: Some("what she had before".to_owned()),
+                hash: passwords::hash(&user.password),
+            };
+            let hash = db.write(|c| hash_now(c, user, &made)).unwrap();
+            (hash, made.hash)
+        };
+        db.write(|c| -> Result<(), DbError> { Ok(identity::insert_user(c, &row)?) })
+            .unwrap();
+        assert_eq!(now(&new).0, first);
+        let (hash, made) = now(&user("another"));
+        assert_eq!(hash, made);
+    }
 }

@@ -10,7 +10,7 @@ use crate::model::id::{AttachmentId, VolumeId};
 use crate::model::standalone::attachment::Attachment;
 use crate::model::volume::{AttachMode, AttachStatus, VolumeStatus};
 use crate::service::Services;
-use crate::service::standalone::volumes::refuse_backed_up;
+use crate::service::standalone::volumes::{locked_volume, refuse_backed_up};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -122,7 +122,7 @@ impl Services {
         };
         self.db.write(|c| {
             let from = [VolumeStatus::Available];
-            db::lock(c, volume.id.as_str())?;
+            let locked = locked_volume(c, &volume)?;
             if volumes::is_being_copied(c, &volume.id)? {
                 let message = format!("A snapshot or copy of volume {} is being taken.", volume.id);
                 return Err(Error::invalid("volume", message));
@@ -130,7 +130,7 @@ impl Services {
             if !volumes::transition(c, &volume.id, &from, to, None, now)? {
                 let message = format!(
                     "Volume {} status must be available or downloading to reserve, but the current status is {}.",
-                    volume.id, volume.status
+                    volume.id, locked.status
                 );
                 return Err(Error::invalid("volume", message));
             }

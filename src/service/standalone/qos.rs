@@ -101,15 +101,22 @@ impl Services {
         force: bool,
     ) -> Result<(), Error> {
         ctx.authorize(Rule::QosDelete, &ctx.project_id)?;
-        let is_free = self.qos_types(id)?.is_empty();
-        if !is_free && !force {
-            return Err(Error::Invalid(format!(
-                "QoS Specs {id} is still associated with entities."
-            )));
-        }
-        self.take_from_types(id, None)?;
+        let now = self.clock.now();
         self.db.write(|c| -> Result<(), Error> {
+            // Whoever gives them to a type takes both in this order.
+            db::lock(c, types::CHANGED)?;
             locked_record::<QosSpecs>(c, id)?;
+            let types = types::of_qos(c, id.as_str())?;
+            if !types.is_empty() && !force {
+                return Err(Error::Invalid(format!(
+                    "QoS Specs {id} is still associated with entities."
+                )));
+            }
+            for mut row in types {
+                row.qos_specs_id = None;
+                row.updated_at = Some(now);
+                types::update(c, &row)?;
+            }
             Ok(records::remove(c, id)?)
         })
     }
@@ -132,15 +139,20 @@ impl Services {
         type_id: &VolumeTypeId,
     ) -> Result<(), Error> {
         self.shared_record::<QosSpecs>(ctx, Rule::QosUpdate, id)?;
-        self.change_type(type_id, |_, row| match &row.qos_specs_id {
-            Some(other) if other != id.as_str() => {
-                let message =
-                    format!("Type {type_id} is already associated with another qos specs: {other}");
-                Err(Error::invalid("volume type", message))
-            }
-            _ => {
-                row.qos_specs_id = Some(id.to_string());
-                Ok(())
+        self.change_type(type_id, |c, row| {
+            // They may have been deleted meanwhile.
+            locked_record::<QosSpecs>(c, id)?;
+            match &row.qos_specs_id {
+                Some(other) if other != id.as_str() => {
+                    let message = format!(
+                        "Type {type_id} is already associated with another qos specs: {other}"
+                    );
+                    Err(Error::invalid("volume type", message))
+                }
+                _ => {
+                    row.qos_specs_id = Some(id.to_string());
+                    Ok(())
+                }
             }
         })?;
         Ok(())

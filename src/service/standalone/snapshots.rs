@@ -11,6 +11,7 @@ use crate::model::job::JobArgs;
 use crate::model::page::{Filter, Listed, Page};
 use crate::model::snapshot::SnapshotStatus;
 use crate::model::standalone::snapshot::Snapshot;
+use crate::model::time::Timestamp;
 use crate::model::volume::VolumeStatus;
 use crate::service::{Metadata, Services, check_marker};
 use crate::volume::catalog::standalone::demand::Demand;
@@ -33,10 +34,45 @@ pub struct SnapshotChanges {
     pub description: Option<Option<String>>,
 }
 
-/// Refuses to make a volume from a snapshot that is not available. Its deletion waits until the transaction ends.
-pub(super) fn refuse_unavailable(c: &mut DbConnection, id: &SnapshotId) -> Result<(), Error> {
+/// The snapshot as it is now, which others that ask so wait for until the transaction ends. If it has gone over to
+/// another project since it was looked at, it is not found.
+fn locked_snapshot(c: &mut DbConnection, seen: &Snapshot) -> Result<Snapshot, Error> {
+    db::lock(c, seen.id.as_str())?;
+    snapshots::find(c, &seen.id)?
+        .filter(|row| row.project_id == seen.project_id)
+        .ok_or_else(|| Error::not_found("Snapshot", &seen.id))
+}
+
+/// Moves a snapshot to `deleting`, or refuses. What is asked of it waits until the transaction ends.
+pub(super) fn give_up(c: &mut DbConnection, seen: &Snapshot, now: Timestamp) -> Result<(), Error> {
+    let row = locked_snapshot(c, seen)?;
+    refuse_used(c, &row.id)?;
+    let from = [
+        SnapshotStatus::Available,
+        SnapshotStatus::Error,
+        SnapshotStatus::ErrorDeleting,
+    ];
+    let (is_alone, to) = (row.group_snapshot_id.is_none(), SnapshotStatus::Deleting);
+    if is_alone && snapshots::transition(c, &row.id, &from, to, None, now)? {
+        Ok(())
+    } else {
+        Err(Error::invalid(
+            "snapshot",
+            "Snapshot status must be available or error and must not be part of a group.",
+        ))
+    }
+}
+
+/// Refuses to make a volume from a snapshot that is not available, or not the caller's any more. Its deletion waits
+/// until the transaction ends.
+pub(super) fn refuse_unavailable(
+    c: &mut DbConnection,
+    ctx: &RequestContext,
+    id: &SnapshotId,
+) -> Result<(), Error> {
     db::lock(c, id.as_str())?;
-    match snapshots::find(c, id)? {
+    let row = snapshots::find(c, id)?.filter(|row| ctx.sees(&row.project_id));
+    match row {
         Some(row) if row.status == SnapshotStatus::Available => Ok(()),
         _ => Err(Error::Conflict(
             "The snapshot has just changed its state.".to_owned(),
@@ -69,10 +105,6 @@ impl Services {
             .ok_or_else(|| Error::not_found("Snapshot", id))?;
         ctx.authorize(Rule::SnapshotShow, &snapshot.project_id)?;
         Ok(snapshot)
-    }
-
-    pub(crate) fn snapshots_of(&self, volume: &VolumeId) -> Result<Vec<Snapshot>, Error> {
-        Ok(self.db.read(|c| snapshots::of_volume(c, volume))?)
     }
 
     /// Accepts a snapshot.
@@ -169,8 +201,11 @@ impl Services {
         ctx.authorize(Rule::SnapshotUpdate, &snapshot.project_id)?;
         let now = self.clock.now();
         let SnapshotChanges { name, description } = changes;
-        self.db
-            .write(|c| snapshots::update(c, id, name.as_ref(), description.as_ref(), None, now))?;
+        self.db.write(|c| -> Result<(), Error> {
+            locked_snapshot(c, &snapshot)?;
+            let (name, description) = (name.as_ref(), description.as_ref());
+            Ok(snapshots::update(c, id, name, description, None, now)?)
+        })?;
         self.visible_snapshot(ctx, id)
     }
 
@@ -182,25 +217,7 @@ impl Services {
         let args = JobArgs::DeleteSnapshot {
             snapshot_id: id.clone(),
         };
-        let from = [
-            SnapshotStatus::Available,
-            SnapshotStatus::Error,
-            SnapshotStatus::ErrorDeleting,
-        ];
-        self.write_with_job(ctx, args, |c| {
-            refuse_used(c, id)?;
-            let row = snapshots::find(c, id)?;
-            let is_alone = row.is_some_and(|row| row.group_snapshot_id.is_none());
-            let to = SnapshotStatus::Deleting;
-            if is_alone && snapshots::transition(c, id, &from, to, None, now)? {
-                Ok(())
-            } else {
-                Err(Error::invalid(
-                    "snapshot",
-                    "Snapshot status must be available or error and must not be part of a group.",
-                ))
-            }
-        })
+        self.write_with_job(ctx, args, |c| give_up(c, &snapshot, now))
     }
 
     /// Changes metadata by a function of what is there, in one step.
@@ -214,8 +231,7 @@ impl Services {
         ctx.authorize(Rule::SnapshotMetadataUpdate, &snapshot.project_id)?;
         let now = self.clock.now();
         self.db.write(|c| {
-            db::lock(c, id.as_str())?;
-            let row = snapshots::find(c, id)?.ok_or_else(|| Error::not_found("Snapshot", id))?;
+            let row = locked_snapshot(c, &snapshot)?;
             let mut metadata = (*row.metadata).clone();
             change(&mut metadata)?;
             self.metadata_limits.check(&row.metadata, &metadata)?;
@@ -235,6 +251,7 @@ impl Services {
         ctx.authorize(Rule::SnapshotResetStatus, &snapshot.project_id)?;
         let now = self.clock.now();
         self.db.write(|c| {
+            locked_snapshot(c, &snapshot)?;
             snapshots::transition(c, id, SnapshotStatus::ALL, status, None, now)?;
             Ok(())
         })
@@ -276,6 +293,7 @@ impl Services {
         }
         let now = self.clock.now();
         self.db.write(|c| {
+            locked_snapshot(c, &snapshot)?;
             snapshots::transition(c, id, &[from], status, None, now)?;
             if let Some(progress) = progress {
                 snapshots::set_progress(c, id, progress)?;
@@ -297,7 +315,7 @@ impl Services {
             snapshot_id: id.clone(),
         };
         self.delete_by_force(ctx, args, |c| {
-            db::lock(c, id.as_str())?;
+            locked_snapshot(c, &snapshot)?;
             let to = SnapshotStatus::Deleting;
             snapshots::transition(c, id, SnapshotStatus::ALL, to, None, now)?;
             Ok(())

@@ -5,7 +5,7 @@ use crate::db::{self, DbConnection};
 use crate::identity::RequestContext;
 use crate::identity::policy::Rule;
 use crate::model::error::Error;
-use crate::model::id::{RecordId, VolumeId};
+use crate::model::id::{RecordId, SnapshotId, VolumeId};
 use crate::model::page::{Filter, Listed, Page};
 use crate::model::snapshot::SnapshotStatus;
 use crate::model::standalone::stored::{Resource, Stored};
@@ -13,6 +13,7 @@ use crate::model::standalone::transfer::VolumeTransfer;
 use crate::model::standalone::volume::Volume;
 use crate::model::volume::VolumeStatus;
 use crate::service::Services;
+use crate::service::standalone::volumes::locked_volume;
 use crate::volume::catalog::standalone::demand::Demand;
 
 /// Random bytes of a key, as clients of Cinder know its length: 16 digits.
@@ -40,24 +41,24 @@ impl Services {
         let key = random_hex::<KEY_BYTES>();
         let salt = random_hex::<SALT_BYTES>();
         let body = VolumeTransfer {
-            volume_id: volume.id,
+            volume_id: volume.id.clone(),
             no_snapshots: wanted.no_snapshots,
             key_hash: hash(&salt, &key).to_hex().to_string(),
             salt,
         };
         let now = self.clock.now();
-        let row = Stored::new(volume.project_id, wanted.name, "", body, now);
+        let row = Stored::new(volume.project_id.clone(), wanted.name, "", body, now);
         self.db.write(|c| -> Result<(), Error> {
-            let id = &row.body.volume_id;
+            let id = &volume.id;
             // A snapshot that is asked for waits from now on, or is found.
-            db::lock(c, id.as_str())?;
+            locked_volume(c, &volume)?;
             check_offerable(c, &row.body)?;
             let (from, to) = ([VolumeStatus::Available], VolumeStatus::AwaitingTransfer);
             if !volumes::transition(c, id, &from, to, None, now)? {
                 return Err(Error::invalid("volume", "status must be available"));
             }
             // Removes old offers that were left when the status of the volume was reset by hand.
-            for old in records::all::<VolumeTransfer>(c)? {
+            for old in records::of_project::<VolumeTransfer>(c, &volume.project_id)? {
                 if old.body.volume_id == *id {
                     records::remove(c, &old.id)?;
                 }
@@ -92,7 +93,7 @@ impl Services {
         let now = self.clock.now();
         self.db.write(|c| -> Result<(), Error> {
             let (from, to) = ([VolumeStatus::AwaitingTransfer], VolumeStatus::Available);
-            db::lock(c, transfer.body.volume_id.as_str())?;
+            locked_transfer(c, &transfer)?;
             // An administrator may have given it another state, and then it stays in that.
             volumes::transition(c, &transfer.body.volume_id, &from, to, None, now)?;
             Ok(records::remove(c, id)?)
@@ -117,7 +118,10 @@ impl Services {
                 let message = format!("Attempt to transfer {id} with invalid auth key.");
                 return Err(Error::invalid("auth key", message));
             }
-            db::lock(c, transfer.body.volume_id.as_str())?;
+            locked_transfer(c, &transfer)?;
+            if !transfer.body.no_snapshots {
+                lock_snapshots(c, &transfer.body.volume_id)?;
+            }
             check_offerable(c, &transfer.body)?;
             let volume = self.take_volume(c, ctx, &transfer)?;
             if !transfer.body.no_snapshots {
@@ -174,6 +178,27 @@ impl Services {
         }
         Ok(())
     }
+}
+
+/// Refuses a transfer that has ended since it was looked at. None of its volume ends or begins before the transaction
+/// does.
+fn locked_transfer(c: &mut DbConnection, seen: &Stored<VolumeTransfer>) -> Result<(), Error> {
+    db::lock(c, seen.body.volume_id.as_str())?;
+    match records::find::<VolumeTransfer>(c, &seen.id)? {
+        Some(_) => Ok(()),
+        None => Err(VolumeTransfer::missing(&seen.id)),
+    }
+}
+
+/// What is asked of the snapshots of a volume waits until the transaction ends.
+fn lock_snapshots(c: &mut DbConnection, volume: &VolumeId) -> Result<(), Error> {
+    let snapshots = snapshots::of_volume(c, volume)?;
+    let mut ids: Vec<SnapshotId> = snapshots.into_iter().map(|row| row.id).collect();
+    ids.sort();
+    for id in &ids {
+        db::lock(c, id.as_str())?;
+    }
+    Ok(())
 }
 
 /// Refuses a transfer that would split a group, or take a snapshot along that is being created or deleted.

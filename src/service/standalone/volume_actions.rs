@@ -6,7 +6,7 @@ use crate::identity::RequestContext;
 use crate::identity::policy::Rule;
 use crate::model::column::Json;
 use crate::model::error::Error;
-use crate::model::id::{AttachmentId, VolumeId};
+use crate::model::id::{AttachmentId, VolumeId, VolumeTypeId};
 use crate::model::job::JobArgs;
 use crate::model::standalone::attachment::Attachment;
 use crate::model::standalone::volume::Volume;
@@ -14,6 +14,7 @@ use crate::model::volume::{AttachMode, AttachStatus, VolumeStatus};
 use crate::service::standalone::types::is_served;
 use crate::service::standalone::volumes::{locked_volume, refuse_backed_up};
 use crate::service::{Metadata, Services};
+use crate::volume::catalog::standalone::demand::Demand;
 
 /// Most attachments of a volume. One is the rule; one that is made by hand may come beside it.
 const ATTACHMENTS_MAX: usize = 16;
@@ -54,7 +55,7 @@ impl Services {
         let volume = self.volume_for(ctx, id, rule)?;
         let now = self.clock.now();
         self.db.write(|c| {
-            refuse_copied(c, id)?;
+            let row = uncopied(c, &volume)?;
             let is_attached = !volumes::attachments_of(c, vec![id.clone()])?.is_empty();
             if to == VolumeStatus::Available && is_attached {
                 let message = format!("Volume {id} is attached.");
@@ -63,7 +64,7 @@ impl Services {
             if volumes::transition(c, id, from, to, None, now)? {
                 Ok(())
             } else {
-                Err(wrong_state(&volume, from))
+                Err(wrong_state(&row, from))
             }
         })
     }
@@ -76,10 +77,10 @@ impl Services {
         id: &VolumeId,
         wanted: ResetVolume,
     ) -> Result<(), Error> {
-        self.volume_for(ctx, id, Rule::VolumeResetStatus)?;
+        let volume = self.volume_for(ctx, id, Rule::VolumeResetStatus)?;
         let now = self.clock.now();
         self.db.write(|c| {
-            db::lock(c, id.as_str())?;
+            locked_volume(c, &volume)?;
             let attachments = volumes::attachments_of(c, vec![id.clone()])?;
             if wanted.status == Some(VolumeStatus::InUse) && attachments.is_empty() {
                 let message =
@@ -124,13 +125,13 @@ impl Services {
             VolumeStatus::Reserved,
         ];
         self.db.write(|c| {
-            refuse_copied(c, id)?;
+            let locked = uncopied(c, &volume)?;
             if volumes::attachments_of(c, vec![id.clone()])?.len() >= ATTACHMENTS_MAX {
                 let message = format!("Volume {id} has {ATTACHMENTS_MAX} attachments already.");
                 return Err(Error::invalid("volume", message));
             }
             if !volumes::transition(c, id, &from, VolumeStatus::InUse, None, now)? {
-                return Err(wrong_state(&volume, &from));
+                return Err(wrong_state(&locked, &from));
             }
             Ok(volumes::insert_attachment(c, &row)?)
         })
@@ -144,10 +145,10 @@ impl Services {
         rule: Rule,
         attachment: Option<&str>,
     ) -> Result<(), Error> {
-        self.volume_for(ctx, id, rule)?;
+        let volume = self.volume_for(ctx, id, rule)?;
         let now = self.clock.now();
         self.db.write(|c| {
-            refuse_backed_up(&locked_volume(c, id)?)?;
+            refuse_backed_up(&locked_volume(c, &volume)?)?;
             for row in volumes::attachments_of(c, vec![id.clone()])? {
                 if attachment.is_none_or(|wanted| wanted == row.id.as_str()) {
                     volumes::remove_attachment(c, &row.id)?;
@@ -184,30 +185,51 @@ impl Services {
         new_type: &str,
     ) -> Result<(), Error> {
         let volume = self.volume_for(ctx, id, Rule::VolumeRetype)?;
-        refuse_grouped(&volume)?;
-        let row = self.type_for(ctx, Some(new_type))?;
-        if row.id == volume.volume_type_id {
-            let message = "New volume_type same as original: retyping it changes nothing.";
-            return Err(Error::invalid("input received", message));
-        }
-        if !is_served(&row) {
-            let message = "No backend serves volumes of the new type.";
-            return Err(Error::invalid("input received", message));
-        }
-        let allowed = [VolumeStatus::Available, VolumeStatus::InUse];
-        if !allowed.contains(&volume.status) {
-            return Err(wrong_state(&volume, &allowed));
-        }
+        let wanted = self.type_for(ctx, Some(new_type))?;
         let now = self.clock.now();
         self.db.write(|c| {
+            db::lock_project(c, &volume.project_id)?;
             db::lock_shared(c, types::CHANGED)?;
-            if types::find(c, &row.id)?.is_none() {
+            let Some(row) = types::find(c, &wanted.id)? else {
                 let message = "The volume type has just been deleted.";
                 return Err(Error::Conflict(message.to_owned()));
+            };
+            let volume = locked_volume(c, &volume)?;
+            refuse_grouped(&volume)?;
+            if row.id == volume.volume_type_id {
+                let message = "New volume_type same as original: retyping it changes nothing.";
+                return Err(Error::invalid("input received", message));
             }
-            refuse_grouped(&locked_volume(c, id)?)?;
+            if !is_served(&row) {
+                let message = "No backend serves volumes of the new type.";
+                return Err(Error::invalid("input received", message));
+            }
+            let allowed = [VolumeStatus::Available, VolumeStatus::InUse];
+            if !allowed.contains(&volume.status) {
+                return Err(wrong_state(&volume, &allowed));
+            }
+            self.check_retype(c, &volume, &row.id)?;
             Ok(volumes::set_type(c, id, &row.id, now)?)
         })
+    }
+
+    /// Refuses a type of which the volume's project may not have so much. The project's lock is held. Its snapshots
+    /// are counted by the type of their volume, so that they go over with it.
+    fn check_retype(
+        &self,
+        c: &mut db::DbConnection,
+        volume: &Volume,
+        new_type: &VolumeTypeId,
+    ) -> Result<(), Error> {
+        let project = &volume.project_id;
+        let snapshots = snapshots::of_volume(c, &volume.id)?.into_iter();
+        let sizes: Vec<i64> = snapshots
+            .filter(|row| row.project_id == *project)
+            .map(|row| row.size_gib)
+            .collect();
+        let demand = Demand::retyped(volume.size_gib, &sizes, new_type);
+        let catalog = self.catalog.standalone()?;
+        catalog.check_quota(c, project, &demand, true)
     }
 
     /// Changes what is known of a volume's image, and gives the result.
@@ -217,9 +239,9 @@ impl Services {
         id: &VolumeId,
         mut change: impl FnMut(&mut Metadata) -> Result<(), Error>,
     ) -> Result<Metadata, Error> {
-        self.volume_for(ctx, id, Rule::VolumeImageMetadata)?;
+        let volume = self.volume_for(ctx, id, Rule::VolumeImageMetadata)?;
         self.db.write(|c| {
-            let row = locked_volume(c, id)?;
+            let row = locked_volume(c, &volume)?;
             let mut metadata = (*row.image_metadata).clone();
             change(&mut metadata)?;
             self.metadata_limits.check(&row.image_metadata, &metadata)?;
@@ -235,13 +257,13 @@ impl Services {
         id: &VolumeId,
         rule: Rule,
     ) -> Result<(), Error> {
-        self.volume_for(ctx, id, rule)?;
+        let volume = self.volume_for(ctx, id, rule)?;
         let now = self.clock.now();
         let args = JobArgs::DeleteVolume {
             volume_id: id.clone(),
         };
         self.delete_by_force(ctx, args, |c| {
-            db::lock(c, id.as_str())?;
+            locked_volume(c, &volume)?;
             if snapshots::any_of(c, id)? {
                 let message = format!("Volume {id} still has snapshots.");
                 return Err(Error::invalid("volume", message));
@@ -253,17 +275,15 @@ impl Services {
     }
 }
 
-/// Refuses to change a volume that is being copied. A new copy waits until the transaction ends.
-fn refuse_copied(c: &mut db::DbConnection, id: &VolumeId) -> Result<(), Error> {
-    db::lock(c, id.as_str())?;
+/// The volume as it is now, unless it is being copied. A new copy waits until the transaction ends.
+fn uncopied(c: &mut db::DbConnection, seen: &Volume) -> Result<Volume, Error> {
+    let row = locked_volume(c, seen)?;
+    let id = &row.id;
     if volumes::is_being_copied(c, id)? {
-        Err(Error::invalid(
-            "volume",
-            format!("A snapshot or copy of volume {id} is being taken."),
-        ))
-    } else {
-        Ok(())
+        let message = format!("A snapshot or copy of volume {id} is being taken.");
+        return Err(Error::invalid("volume", message));
     }
+    Ok(row)
 }
 
 /// Refuses a volume in a group, which is made for some types.

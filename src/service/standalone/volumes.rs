@@ -14,11 +14,10 @@ use crate::model::message::{Action, Detail, Message};
 use crate::model::page::{Filter, Listed, Page};
 use crate::model::snapshot::SnapshotStatus;
 use crate::model::standalone::attachment::Attachment;
-use crate::model::standalone::snapshot::Snapshot;
 use crate::model::standalone::volume::Volume;
 use crate::model::standalone::volume_type::VolumeType;
 use crate::model::volume::VolumeStatus;
-use crate::service::standalone::snapshots::refuse_unavailable;
+use crate::service::standalone::snapshots::{give_up, refuse_unavailable};
 use crate::service::standalone::types::{is_served, usable_type};
 use crate::service::{Metadata, Services, asker, check_marker};
 use crate::volume::catalog::standalone::demand::Demand;
@@ -72,10 +71,18 @@ const DELETABLE: [VolumeStatus; 6] = [
     VolumeStatus::ErrorDeleting,
 ];
 
-/// The volume, which others that ask so wait for until the transaction ends.
-pub(super) fn locked_volume(c: &mut db::DbConnection, id: &VolumeId) -> Result<Volume, Error> {
-    db::lock(c, id.as_str())?;
-    volumes::find(c, id)?.ok_or_else(|| Error::not_found("Volume", id))
+/// The volume as it is now, which others that ask so wait for until the transaction ends. What the caller may do was
+/// asked of the project that it was seen in: if it has gone over to another one meanwhile, it is not found.
+pub(super) fn locked_volume(c: &mut db::DbConnection, seen: &Volume) -> Result<Volume, Error> {
+    db::lock(c, seen.id.as_str())?;
+    volumes::find(c, &seen.id)?
+        .filter(|row| row.project_id == seen.project_id)
+        .ok_or_else(|| Error::not_found("Volume", &seen.id))
+}
+
+/// Whether quotas count a volume as it was when it was looked at.
+fn is_as_counted(now: &Volume, seen: &Volume) -> bool {
+    now.size_gib == seen.size_gib && now.volume_type_id == seen.volume_type_id
 }
 
 /// Refuses to detach a volume while a backup takes it: the backup gives it back in the state in which it was.
@@ -204,13 +211,16 @@ impl Services {
             )?;
             self.check_group_of(c, ctx, &volume)?;
             if let Some(snapshot) = &volume.snapshot_id {
-                refuse_unavailable(c, snapshot)?;
+                refuse_unavailable(c, ctx, snapshot)?;
             }
             if let Some(source) = &volume.source_volume_id {
                 db::lock(c, source.as_str())?;
-                let is_still = [VolumeStatus::Available, VolumeStatus::InUse];
-                let source = volumes::find(c, source)?;
-                if !source.is_some_and(|source| is_still.contains(&source.status)) {
+                let is_still = |source: Volume| {
+                    [VolumeStatus::Available, VolumeStatus::InUse].contains(&source.status)
+                        && ctx.sees(&source.project_id)
+                        && source.size_gib <= size_gib
+                };
+                if !volumes::find(c, source)?.is_some_and(is_still) {
                     return Err(Error::Conflict(
                         "The source has just changed its state.".to_owned(),
                     ));
@@ -299,16 +309,15 @@ impl Services {
         }
     }
 
-    /// Refuses to copy a volume whose state has changed since it was looked at: a restore or
-    /// attachment that began meanwhile would tear the copy.
+    /// Refuses to copy a volume that has changed since it was looked at: a restore or attachment that began meanwhile
+    /// would tear the copy, and the quota was asked for the size and type that were seen.
     pub(crate) fn check_source(
         &self,
         connection: &mut db::DbConnection,
         seen: &Volume,
     ) -> Result<(), Error> {
-        db::lock(connection, seen.id.as_str())?;
-        let now = volumes::find(connection, &seen.id)?;
-        if now.is_some_and(|now| now.status == seen.status) {
+        let now = locked_volume(connection, seen)?;
+        if now.status == seen.status && is_as_counted(&now, seen) {
             Ok(())
         } else {
             Err(Error::Conflict(format!(
@@ -447,8 +456,8 @@ impl Services {
         ctx.authorize(rule, &volume.project_id)?;
         let now = self.clock.now();
         self.db.write(|c| -> Result<(), Error> {
+            let row = locked_volume(c, &volume)?;
             if let Some(metadata) = &changes.metadata {
-                let row = locked_volume(c, id)?;
                 self.metadata_limits.check(&row.metadata, metadata)?;
             }
             Ok(volumes::update(c, id, changes, now)?)
@@ -467,7 +476,7 @@ impl Services {
         ctx.authorize(Rule::VolumeMetadataUpdate, &volume.project_id)?;
         let now = self.clock.now();
         self.db.write(|c| {
-            let row = locked_volume(c, id)?;
+            let row = locked_volume(c, &volume)?;
             let mut metadata = (*row.metadata).clone();
             change(&mut metadata)?;
             self.metadata_limits.check(&row.metadata, &metadata)?;
@@ -489,30 +498,24 @@ impl Services {
     ) -> Result<(), Error> {
         let volume = self.visible_volume(ctx, id)?;
         ctx.authorize(Rule::VolumeDelete, &volume.project_id)?;
-        if cascade {
-            for snapshot in self.snapshots_of(id)? {
-                self.delete_snapshot(ctx, &snapshot.id)?;
-            }
-        }
         let now = self.clock.now();
-        let args = JobArgs::DeleteVolume {
-            volume_id: id.clone(),
-        };
-        self.write_with_job(ctx, args, |c| {
-            db::lock(c, id.as_str())?;
-            // With `cascade`, one that has come since must not outlive its volume either.
-            let stays = |row: &Snapshot| !cascade || row.status != SnapshotStatus::Deleting;
-            let has_snapshots = snapshots::of_volume(c, id)?.iter().any(stays);
+        self.write_with_jobs(ctx, |c| {
+            let row = locked_volume(c, &volume)?;
             if volumes::is_being_copied(c, id)? {
                 let message = format!("A snapshot or copy of volume {id} is being taken.");
                 return Err(Error::invalid("volume", message));
             }
-            let is_grouped = volumes::find(c, id)?.is_some_and(|row| row.group_id.is_some());
+            let mut snapshots = snapshots::of_volume(c, id)?;
+            if cascade {
+                snapshots.retain(|snapshot| snapshot.status != SnapshotStatus::Deleting);
+            }
+            // Those that a transfer has left with the volume's last project are not the caller's to delete.
+            let may_go = cascade && snapshots.iter().all(|row| ctx.sees(&row.project_id));
             let has_attachments = !volumes::attachments_of(c, vec![id.clone()])?.is_empty();
             let to = VolumeStatus::Deleting;
-            if has_snapshots
+            if (!snapshots.is_empty() && !may_go)
                 || has_attachments
-                || is_grouped
+                || row.group_id.is_some()
                 || !volumes::transition(c, id, &DELETABLE, to, None, now)?
             {
                 return Err(Error::invalid(
@@ -523,7 +526,21 @@ impl Services {
                      transfer.",
                 ));
             }
-            Ok(())
+            let mut jobs = Vec::new();
+            // In one order, so that two that do so never wait for each other.
+            snapshots.sort_by(|one, other| one.id.cmp(&other.id));
+            for snapshot in snapshots {
+                ctx.authorize(Rule::SnapshotShow, &snapshot.project_id)?;
+                ctx.authorize(Rule::SnapshotDelete, &snapshot.project_id)?;
+                give_up(c, &snapshot, now)?;
+                jobs.push(JobArgs::DeleteSnapshot {
+                    snapshot_id: snapshot.id,
+                });
+            }
+            jobs.push(JobArgs::DeleteVolume {
+                volume_id: id.clone(),
+            });
+            Ok(((), jobs))
         })
     }
 
@@ -555,24 +572,24 @@ impl Services {
             self.catalog
                 .standalone()?
                 .check_quota(c, &volume.project_id, &demand, true)?;
+            let row = locked_volume(c, &volume)?;
+            if !is_as_counted(&row, &volume) {
+                return Err(Error::Conflict(format!("Volume {id} has just changed.")));
+            }
             let from: &[VolumeStatus] = if may_be_in_use {
-&[VolumeStatus::Available, VolumeStatus::InUse]
-} else {
-&[VolumeStatus::Available]
-};
-            let row = volumes::find(c, id)?;
-            let is_as_seen = row.is_some_and(|row| row.size_gib == volume.size_gib);
-            let to = VolumeStatus::Extending;
-            if is_as_seen && volumes::transition(c, id, from, to, None, now)? {
-Ok(())
-} else {
-                    let message = format!(
-                        "Volume {id} status must be '{{'status': 'available'}}' to extend, currently {}.",
-                        volume.status
-                    );
-                    Err(Error::invalid("volume", message))
-
-}
+                &[VolumeStatus::Available, VolumeStatus::InUse]
+            } else {
+                &[VolumeStatus::Available]
+            };
+            if volumes::transition(c, id, from, VolumeStatus::Extending, None, now)? {
+                return Ok(());
+            }
+            let message = format!(
+                "Volume {id} status must be '{{'status': 'available'}}' to extend, \
+                 currently {}.",
+                row.status
+            );
+            Err(Error::invalid("volume", message))
         })
     }
 }

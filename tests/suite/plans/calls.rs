@@ -351,6 +351,7 @@ fn of_backups() -> Vec<Call> {
         records::list::<QosSpecs>(&theirs(), &newest());
         records::list["of all"]::<QosSpecs>(&all_projects(), &next());
         records::all::<QosSpecs>();
+        records::of_project::<QosSpecs>(&project(BIG));
         records::in_status::<QosSpecs>("creating");
         records::count::<QosSpecs>(&project(BIG));
         records::find::<QosSpecs>(&record(40));

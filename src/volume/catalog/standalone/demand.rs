@@ -11,6 +11,8 @@ pub struct Demand<'a> {
     /// Size of the one volume it is about, GiB.
     pub(super) volume_gib: Option<i64>,
     pub(super) type_id: &'a VolumeTypeId,
+    /// Whether the project has all of it already, and only the type is new.
+    pub(super) only_by_type: bool,
 }
 
 impl<'a> Demand<'a> {
@@ -22,6 +24,7 @@ impl<'a> Demand<'a> {
             gigabytes: size_gib,
             volume_gib: Some(size_gib),
             type_id,
+            only_by_type: false,
         }
     }
 
@@ -33,6 +36,7 @@ impl<'a> Demand<'a> {
             gigabytes: size_gib,
             volume_gib: None,
             type_id,
+            only_by_type: false,
         }
     }
 
@@ -44,6 +48,19 @@ impl<'a> Demand<'a> {
             gigabytes: to_gib - from_gib,
             volume_gib: Some(to_gib),
             type_id,
+            only_by_type: false,
+        }
+    }
+
+    /// A volume that gets another type, and its snapshots with it.
+    pub fn retyped(size_gib: i64, snapshots_gib: &[i64], type_id: &'a VolumeTypeId) -> Self {
+        Self {
+            volumes: 1,
+            snapshots: i64::try_from(snapshots_gib.len()).unwrap_or(i64::MAX),
+            gigabytes: size_gib + snapshots_gib.iter().sum::<i64>(),
+            volume_gib: None,
+            type_id,
+            only_by_type: true,
         }
     }
 }

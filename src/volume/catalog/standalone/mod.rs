@@ -17,14 +17,14 @@ use crate::model::error::{Error, chain};
 use crate::model::id::{JobId, ProjectId, SnapshotId, VolumeId, VolumeTypeId};
 use crate::model::job::{JobState, Lease};
 use crate::model::progress::Progress;
-use crate::model::snapshot::SnapshotStatus;
+use crate::model::snapshot::{SnapshotStatus, SourceSnapshot};
 use crate::model::standalone::group::{CONSISTENCY_GROUP_TYPE, GroupType, Visibility};
 use crate::model::standalone::snapshot::Snapshot;
 use crate::model::standalone::stored::{Resource, Stored};
 use crate::model::standalone::volume::Volume;
 use crate::model::standalone::volume_type::{DEFAULT_TYPE_NAME, VolumeType};
 use crate::model::time::Timestamp;
-use crate::model::volume::{GIB, SavedVolume, VolumeStatus, bytes_of};
+use crate::model::volume::{GIB, SavedVolume, SourceVolume, VolumeStatus, bytes_of};
 use crate::volume::VolumeError;
 use crate::volume::catalog::{CatalogError, Hold};
 use crate::volume::file;
@@ -176,6 +176,28 @@ impl Standalone {
             },
             Hold::Ended => Hold::Ended,
         })
+    }
+
+    /// Refuses a volume or snapshot, which is held, that has gone over to another project since it was looked at.
+    pub fn check_owner(
+        &self,
+        c: &mut DbConnection,
+        volume: &SourceVolume,
+        snapshot: Option<&SourceSnapshot>,
+    ) -> Result<(), CatalogError> {
+        let now = volumes::find(c, &volume.id)?.map(|row| row.project_id);
+        if now.as_ref() != Some(&volume.project_id) {
+            return Err(CatalogError::NoVolume);
+        }
+        let Some(snapshot) = snapshot else {
+            return Ok(());
+        };
+        let now = snapshots::find(c, &snapshot.id)?.map(|row| row.project_id);
+        if now.as_ref() == Some(&snapshot.project_id) {
+            Ok(())
+        } else {
+            Err(CatalogError::NoSnapshot)
+        }
     }
 
     /// Whether an earlier run of the job has made a copy of the volume, which it is read from.

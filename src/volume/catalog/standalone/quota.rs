@@ -39,7 +39,9 @@ impl Standalone {
             ("volumes", demand.volumes),
             ("snapshots", demand.snapshots),
         ] {
-            for name in [kind.to_owned(), format!("{kind}_{type_name}")] {
+            let by_type = format!("{kind}_{type_name}");
+            let in_all = (!demand.only_by_type).then(|| kind.to_owned());
+            for name in in_all.into_iter().chain([by_type]) {
                 let consumed = used.get(&name).copied().unwrap_or(0);
                 if added == 0 || quota.allows(&name, consumed.saturating_add(added)) {
                     continue;
