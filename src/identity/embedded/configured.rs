@@ -168,7 +168,7 @@ mod tests {
     use super::*;
     use crate::config::Secret;
     use crate::db::Db;
-    use crate::model::standalone::identity::Role;
+    use crate::model::role::Role;
 
     #[test]
     fn of_two_starts_with_the_same_new_password_the_second_keeps_the_hash_of_the_first() {
