@@ -153,7 +153,12 @@ fn repair(
         object: name.key().to_string(),
         sound,
         restored: whole - sound,
-        lost: frames.len() - whole + unknown,
+        // A frame that no backup needs is left out of the new object, as a compaction would leave it out.
+        lost: unknown
+            + frames
+                .iter()
+                .filter(|(ordinal, frame)| !frame.is_whole && needed.contains(**ordinal))
+                .count(),
     };
     if found.restored > 0 || (found.lost == 0 && whole > 0) {
         let is_whole = found.lost == 0;

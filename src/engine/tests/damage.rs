@@ -120,6 +120,41 @@ fn what_a_repair_cannot_read_may_come_back_later() {
 }
 
 #[test]
+fn rot_in_a_frame_that_no_backup_needs_is_repaired_by_leaving_it_out() {
+    let bed = Bed::new();
+    bed.write(&noise(8, 40_000), 0);
+    let (first, _) = bed.backup(None);
+    // The second backup needs only the end of what the first one stored.
+    bed.zero(0, 24_576);
+    let (second, _) = bed.backup(Some(&first));
+    let content = bed.content();
+    bed.forget(&first.backup.id);
+    let row = data_pack(&bed);
+    let vault = bed.vault();
+    let (name, length) = (vault::pack_name(&vault, &row), row.stored_bytes.get());
+    let opened = format::pack::PackReader::open(&vault.store, name, length, &vault.keys).unwrap();
+    let needed = Census::take(&vault).unwrap().used(name.number);
+    let unneeded = (0..)
+        .zip(&opened.rows)
+        .find(|(ordinal, _)| !needed.contains(*ordinal));
+    let (_, frame) = unneeded.unwrap();
+    let path = bed.dir.path().join("store").join(name.key().to_string());
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[frame.offset as usize + 5] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let report = verify_all(&bed);
+    assert!(
+        report.backups.is_empty() && !report.damaged.is_empty(),
+        "{report:?}"
+    );
+    let (_, lost) = repair(&bed);
+    assert_eq!(lost, 0);
+    assert!(verify_all(&bed).damaged.is_empty());
+    assert_eq!(bed.restore(&second.backup.id).unwrap(), content);
+    assert!(!path.exists(), "the damaged object stays");
+}
+
+#[test]
 fn a_read_that_fails_once_costs_no_frame() {
     let bed = Bed::new();
     bed.write(&noise(2, 200_000), 0);
