@@ -202,8 +202,12 @@ fn each_piece(
     Ok(())
 }
 
+/// Whether it stands for standard input or output. Opened by its name, a file behind it would be cut off and written
+/// from its beginning.
 fn is_pipe(file: &Path) -> bool {
-    file == Path::new("-")
+    ["-", "/dev/stdin", "/dev/stdout", "/dev/fd/0", "/dev/fd/1"]
+        .iter()
+        .any(|name| file == Path::new(name))
 }
 
 /// Whether the user has interrupted the transfer.

@@ -248,6 +248,18 @@ pub fn set_imported(connection: &mut DbConnection, backup: &Backup) -> DbResult<
     Ok(())
 }
 
+/// Makes a backup one that has no data: what it was about to own stays in its vault, for others.
+pub fn disown(connection: &mut DbConnection, id: &BackupId) -> DbResult<()> {
+    diesel::update(backups::table.find(id))
+        .set((
+            backups::vault_id.eq(None::<VaultId>),
+            backups::root_id.eq(None::<BackupId>),
+            backups::pack_set.eq(None::<Vec<u8>>),
+        ))
+        .execute(connection)?;
+    Ok(())
+}
+
 /// All backups of a vault, by time.
 pub fn of_vault(connection: &mut DbConnection, vault: &VaultId) -> DbResult<Vec<Backup>> {
     Ok(backups::table

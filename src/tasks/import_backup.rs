@@ -175,6 +175,8 @@ impl Tasks {
         self.discard(claimed, reason, |c| {
             if db::backups::transition(c, id, BackupEvent::Failed, now)? {
                 db::backups::set_fail_reason(c, id, reason)?;
+                // Whoever deletes it must not remove data that may be whole once more of it is put back.
+                db::backups::disown(c, id)?;
             }
             Ok(())
         })

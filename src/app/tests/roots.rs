@@ -4,6 +4,7 @@ use super::*;
 use crate::engine::{self, care::collect, care::frames};
 use crate::model::backup::BackupStatus;
 use crate::model::volume::VolumeStatus;
+use crate::store::key::Key;
 use crate::store::{Hook, StoreErrorKind, Verb};
 
 impl Bed {
@@ -193,4 +194,39 @@ fn a_number_that_an_old_database_gave_to_a_pack_of_another_kind_does_not_hide_th
         assert_eq!(row.status, BackupStatus::Available, "{:?}", row.fail_reason);
     }
     assert!(frames::incomplete(&vault()).unwrap().is_empty());
+}
+
+#[test]
+fn a_failed_import_that_is_deleted_leaves_the_data_there() {
+    let bed = Bed::standalone();
+    let backup = bed.make_backup();
+    let record = bed.services.export_backup(&bed.ctx, &backup).unwrap();
+    let storage = bed.tasks.storages.values().next().unwrap();
+    let stored = storage.store.list("v/").unwrap();
+    let (pack, _) = stored
+        .iter()
+        .find(|(name, _)| name.contains("/p/"))
+        .unwrap();
+    let pack = Key::Leftover(pack.clone());
+    let bytes = storage.store.get(&pack).unwrap();
+    // The database is lost, and not all of the storage has been put back.
+    storage.store.delete(&pack).unwrap();
+    bed.tasks.db.batch_execute(
+        "DELETE FROM backups; DELETE FROM chunks; DELETE FROM session_packs; DELETE FROM packs; DELETE FROM vaults;",
+    );
+    let import = || {
+        bed.services
+            .import_backup(&bed.ctx, "embervault", &record.encode())
+            .unwrap();
+        bed.run(Queue::Quick)
+    };
+    assert!(matches!(import(), Outcome::Failed { .. }));
+    let row = bed.backup_row(&backup);
+    assert_eq!(row.status, BackupStatus::Error);
+    bed.services.delete_backup(&bed.ctx, &backup).unwrap();
+    assert_eq!(bed.run(Queue::Quick), Outcome::Settled);
+    storage.store.put_new(&pack, bytes).unwrap();
+    assert_eq!(import(), Outcome::Settled);
+    let row = bed.backup_row(&backup);
+    assert_eq!(row.status, BackupStatus::Available, "{:?}", row.fail_reason);
 }

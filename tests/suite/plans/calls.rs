@@ -334,6 +334,7 @@ fn of_backups() -> Vec<Call> {
         backups::sharing["of an imported one"](&w.imported);
         backups::with_root(&vault(BIG), &backup(39));
         backups::set_imported(&w.backup);
+        backups::disown(&backup(OTHER));
         backups::of_vault(&vault(BIG));
         backups::count_children(&backup(OTHER));
         backups::mark_lost(&backup(OTHER), "lost");
