@@ -49,6 +49,8 @@ impl Config {
         settings.push(("cinder.timeout".to_owned(), cinder.timeout, MOMENT, DAY));
         let creation = "cinder.creation_timeout".to_owned();
         settings.push((creation, cinder.creation_timeout, MOMENT, DAY));
+        let gateway = "cinder.gateway_timeout".to_owned();
+        settings.push((gateway, cinder.gateway_timeout, MOMENT, DAY));
         for (name, rbd) in &cinder.rbd {
             let key = format!("cinder.rbd.{name}.timeout");
             settings.push((key, rbd.timeout, MOMENT * 1000, DAY));
