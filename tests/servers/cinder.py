@@ -75,7 +75,7 @@ fixed_key = 0000000000000000000000000000000000000000000000000000000000000000
 class Cinder(Server):
     """The API answers when Cinder's services are up. `ceph`, `keystone` and `cloud` are its neighbours."""
 
-    programs = {**Ceph.programs, "rbd": "ceph-common", "nginx": "nginx-light"}
+    programs = {**Ceph.programs, "rbd": "ceph-common", "nginx": "nginx-light", "haproxy": "haproxy"}
     port_names = ("api", "keystone")
     limit = 180
 
