@@ -151,9 +151,12 @@ def test_services_are_cinders_and_our_workers(admin, asked_as_admin, bed):
     assert answer.status == 200, answer
 
 
-def test_messages_of_both_stand_in_one_list(asked):
-    # Cinder's: a volume that no backend has room for.
-    body = {"volume": {"size": 9000, "name": "too-large"}}
+def test_messages_of_cinder_are_listed_in_pages_shown_and_deleted(asked, asked_as_admin):
+    # Cinder's: volumes that no backend can take.
+    spec = {"volume_type": {"name": "nowhere", "extra_specs": {"volume_backend_name": "nowhere"}}}
+    assert asked_as_admin.gateway("POST", "/types", spec).status == 200
+    body = {"volume": {"size": 1, "name": "misplaced", "volume_type": "nowhere"}}
+    asked.gateway("POST", "/volumes", body)
     volume = asked.gateway("POST", "/volumes", body).body["volume"]["id"]
 
     def is_there():

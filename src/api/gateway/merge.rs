@@ -1,7 +1,7 @@
 //! Cinder's answer with a part of ours in it.
 
-use crate::api::gateway::pass::error_of;
 use crate::api::http::call::Call;
+use crate::api::http::gateway::error_of;
 use crate::api::http::reply::{Content, Reply};
 use crate::api::routes::Handler;
 use crate::model::error::Error;

@@ -3,7 +3,7 @@
 use crate::api::http::budget::Hold;
 use crate::api::http::connection::{Line, Watch};
 use crate::api::http::fault::{self, Fault};
-use crate::api::http::gateway::{Gateway, REQUEST_BYTES};
+use crate::api::http::gateway::{Gateway, REQUEST_BYTES, error_of};
 use crate::api::http::state::Api;
 use crate::api::http::taking::RATE_MIN;
 use crate::api::http::wire::{
@@ -76,25 +76,6 @@ impl Failed {
     }
 }
 
-/// What a client is told when there is no answer of Cinder's.
-pub(super) fn error_of(error: UpstreamError) -> Error {
-    let unavailable = |message: &str, source: UpstreamError| Error::Unavailable {
-        message: message.to_owned(),
-        source: Some(source.into()),
-    };
-    match error {
-        UpstreamError::Target => Error::Invalid("Malformed request url".to_owned()),
-        error @ UpstreamError::Connect(_) => unavailable(
-            "Cinder cannot be reached. Backups can be listed meanwhile.",
-            error,
-        ),
-        error @ UpstreamError::Late => unavailable("Cinder has not answered in time.", error),
-        error @ (UpstreamError::Broken(_) | UpstreamError::TooLong | UpstreamError::Unreadable) => {
-            unavailable("Cinder's answer has not come as a whole.", error)
-        }
-    }
-}
-
 /// Passes a request on, and gives the client Cinder's answer, or ours if there is none.
 pub(crate) async fn pass(
     api: &Arc<Api>,
@@ -155,27 +136,24 @@ pub(crate) fn head_of(request: &HttpRequest, base: &str) -> Result<Head, Upstrea
         };
         headers.append(name, value);
     }
+    let target = request.uri().path_and_query();
+    let target = target.map(|target| target.as_str().to_owned());
+    let method = http::Method::from_bytes(request.method().as_str().as_bytes());
+    let method = method.map_err(|_| UpstreamError::Target)?;
+    let mut head = Head::of(method, target.unwrap_or_default(), &headers);
     let (scheme, rest) = base.split_once("://").unwrap_or(("http", base));
     let host = rest.split('/').next().unwrap_or_default();
     for (name, value) in [("x-forwarded-host", host), ("x-forwarded-proto", scheme)] {
         if let Ok(value) = http::HeaderValue::from_str(value) {
-            headers.entry(name).or_insert(value);
+            head.headers.entry(name).or_insert(value);
         }
     }
-    let peer = request.peer_addr().map(|peer| peer.ip().to_string());
-    let peer = peer.and_then(|peer| http::HeaderValue::from_str(&peer).ok());
     // The last element is whom we see; what stands before it may come from a proxy, or from the client itself.
-    headers.extend(peer.map(|peer| (http::HeaderName::from_static("x-forwarded-for"), peer)));
-    let target = request
-        .uri()
-        .path_and_query()
-        .map(|target| target.as_str().to_owned());
-    let method = http::Method::from_bytes(request.method().as_str().as_bytes());
-    Ok(Head {
-        method: method.map_err(|_| UpstreamError::Target)?,
-        target: target.unwrap_or_default(),
-        headers,
-    })
+    let peer = request.peer_addr().map(|peer| peer.ip().to_string());
+    if let Some(peer) = peer.and_then(|peer| http::HeaderValue::from_str(&peer).ok()) {
+        head.headers.append("x-forwarded-for", peer);
+    }
+    Ok(head)
 }
 
 /// A request on its way.

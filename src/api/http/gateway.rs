@@ -2,8 +2,8 @@
 
 use crate::api::http::budget::Budget;
 use crate::config;
-use crate::model::error::chain;
-use crate::volume::cinder::Upstream;
+use crate::model::error::{Error, chain};
+use crate::volume::cinder::{Upstream, UpstreamError};
 use serde_json::Value;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -66,6 +66,25 @@ impl Gateway {
                 requests.saturating_mul(REQUEST_BYTES),
                 share.saturating_mul(REQUEST_BYTES),
             ),
+        }
+    }
+}
+
+/// What a client is told when there is no answer of Cinder's.
+pub(crate) fn error_of(error: UpstreamError) -> Error {
+    let unavailable = |message: &str, source: UpstreamError| Error::Unavailable {
+        message: message.to_owned(),
+        source: Some(source.into()),
+    };
+    match error {
+        UpstreamError::Target => Error::Invalid("Malformed request url".to_owned()),
+        error @ UpstreamError::Connect(_) => unavailable(
+            "Cinder cannot be reached. Backups can be listed meanwhile.",
+            error,
+        ),
+        error @ UpstreamError::Late => unavailable("Cinder has not answered in time.", error),
+        error @ (UpstreamError::Broken(_) | UpstreamError::TooLong | UpstreamError::Unreadable) => {
+            unavailable("Cinder's answer has not come as a whole.", error)
         }
     }
 }

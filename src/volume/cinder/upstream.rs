@@ -5,7 +5,7 @@ use crate::config;
 use crate::keystone::{self, TrustError};
 use bytes::Bytes;
 use futures_util::stream;
-use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, EXPECT, HOST};
+use http::header::{ACCEPT, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use reqwest::{Body, Request, Response, Url};
 use serde_json::Value;
@@ -58,8 +58,19 @@ pub struct Head {
     pub method: Method,
     /// As the client wrote it, from `/v3` on.
     pub target: String,
-    /// All that the client sent.
+    /// Those of the request itself, and not of the client's connection.
     pub headers: HeaderMap,
+}
+
+impl Head {
+    /// Takes the headers that a client has sent.
+    pub fn of(method: Method, target: String, headers: &HeaderMap) -> Self {
+        Self {
+            method,
+            target,
+            headers: end_to_end(headers),
+        }
+    }
 }
 
 /// An answer whose body is still to come.
@@ -127,7 +138,7 @@ impl Upstream {
     ) -> Result<Answer, UpstreamError> {
         let url = self.url(&head.target)?;
         let has_body = body.is_some();
-        let headers = request_headers(&head.headers, has_body);
+        let headers = request_headers(&head.headers);
         let request = |body: Option<RequestBody>| {
             let mut request = Request::new(head.method.clone(), url.clone());
             *request.headers_mut() = headers.clone();
@@ -148,10 +159,9 @@ impl Upstream {
     }
 
     fn answer(&self, response: Response) -> Answer {
-        let length = response.headers().get(CONTENT_LENGTH);
-        let length = length.and_then(|length| length.to_str().ok()?.trim().parse().ok());
         let mut headers = end_to_end(response.headers());
-        headers.remove(CONTENT_LENGTH);
+        let length = headers.remove(CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.trim().parse().ok());
         Answer {
             status: response.status().as_u16(),
             headers,
@@ -290,7 +300,7 @@ fn failed(error: reqwest::Error) -> UpstreamError {
     }
 }
 
-/// The headers that are about the request or the answer itself.
+/// The headers that are about the request or the answer itself. The length of a body in chunks is not.
 fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     let named: Vec<String> = headers
         .get_all(CONNECTION)
@@ -299,8 +309,11 @@ fn end_to_end(headers: &HeaderMap) -> HeaderMap {
         .flat_map(|value| value.split(','))
         .map(|name| name.trim().to_ascii_lowercase())
         .collect();
+    let is_chunked = headers.contains_key(TRANSFER_ENCODING);
     let stays = |name: &HeaderName| {
-        !HOP_BY_HOP.contains(&name.as_str()) && !named.iter().any(|named| named == name.as_str())
+        !HOP_BY_HOP.contains(&name.as_str())
+            && !named.iter().any(|named| named == name.as_str())
+            && !(is_chunked && *name == CONTENT_LENGTH)
     };
     headers
         .iter()
@@ -309,15 +322,11 @@ fn end_to_end(headers: &HeaderMap) -> HeaderMap {
         .collect()
 }
 
-fn request_headers(headers: &HeaderMap, has_body: bool) -> HeaderMap {
-    let is_chunked = headers.contains_key(http::header::TRANSFER_ENCODING);
-    let mut passed = end_to_end(headers);
+fn request_headers(headers: &HeaderMap) -> HeaderMap {
+    let mut passed = headers.clone();
     // That of Cinder is set with the URL, and a client that waits for leave to send its body has had ours.
     passed.remove(HOST);
     passed.remove(EXPECT);
-    if is_chunked && has_body {
-        passed.remove(CONTENT_LENGTH);
-    }
     // Where there is none, the library would ask for all kinds, and some answers depend on it. An empty one is as none.
     passed
         .entry(ACCEPT)
