@@ -66,6 +66,11 @@
 //! much of what it sends is read ahead, `api/http/wire.rs` the size of the head, and `api/server.rs` that of the body; a
 //! request without a token may have only a small one.
 //!
+//! In front of a Cinder, a request that is not ours takes another way (`cinder.gateway`): `api/gateway/pass.rs` hands it on
+//! piece by piece, `volume/cinder/upstream.rs` sends it, and the answer comes back the same way. Nothing of it is kept, so
+//! neither needs memory for a whole body. `api/gateway/routes.rs` lists the requests whose answers are put together of
+//! Cinder's and ours; their handlers ask Cinder as the client, and change what it answers.
+//!
 //! # One backup
 //!
 //! A backup is one straight line. After a crash at any point the job is claimed again and goes down the same line, until
@@ -127,7 +132,7 @@
 //! # Invariants
 //!
 //! * Engine, service and tasks are ordinary blocking code on bounded threads. Async code stands only in `api`, `app`,
-//!   the runner and heartbeat of `jobs`, inside of `store`, `keystone` and `volume/cinder`, and where `cli` starts the
+//!   the runner and heartbeat of `jobs`, inside of `store`, `keystone` and `volume::cinder`, and where `cli` starts the
 //!   runtime and waits for signals.
 //! * State changes are compare-and-set on the row; no code reads a state and then writes it.
 //! * An interrupted job is claimed by the same transaction as a new one, and runs from its beginning. Only rows that wait

@@ -15,6 +15,7 @@ use crate::identity::policy;
 use crate::model::backup::{Backup, BackupStatus};
 use crate::model::error::Error;
 use crate::model::id::{BackupId, SnapshotId, VolumeId};
+use crate::model::job::NewTarget;
 use crate::model::record::SERVICE;
 use crate::service::backups::RestoreBackup;
 use serde_json::{Value, json};
@@ -200,6 +201,10 @@ pub(super) fn restore(call: &Call<'_>) -> Result {
     let wanted = RestoreBackup {
         volume_id: fields.text("volume_id").map(VolumeId::new),
         name: fields.text("name"),
+        new: NewTarget {
+            description: Some("auto-created_from_restore_from_backup".to_owned()),
+            ..NewTarget::default()
+        },
     };
     let restoring = call
         .api

@@ -26,7 +26,7 @@ pub(super) static COLLECTION: Collection = Collection {
     sorted_by_name: BASE,
 };
 
-fn view(call: &Call<'_>, message: &Message) -> Value {
+pub(super) fn view(call: &Call<'_>, message: &Message) -> Value {
     let mut view = json!({
         "id": message.id,
         "event_id": message.event_id,
@@ -44,14 +44,18 @@ fn view(call: &Call<'_>, message: &Message) -> Value {
     view
 }
 
-pub(super) fn list(call: &Call<'_>) -> Result {
-    // Before there were pages the query said nothing, and no page had a next one.
+/// Which messages are asked for. Before there were pages the query said nothing, and no page had a next one.
+pub(super) fn query(call: &Call<'_>) -> std::result::Result<ListQuery, Error> {
     let has_pages = call.version >= MESSAGE_PAGES;
-    let query = if has_pages {
-        ListQuery::from_call(call, &COLLECTION)?
+    if has_pages {
+        ListQuery::from_call(call, &COLLECTION)
     } else {
-        ListQuery::unasked(call, &COLLECTION)?
-    };
+        ListQuery::unasked(call, &COLLECTION)
+    }
+}
+
+pub(super) fn list(call: &Call<'_>) -> Result {
+    let query = query(call)?;
     let services = &call.api.services;
     let found = services.list_messages(call.ctx()?, &query.filter, &query.page)?;
     let show = |row: &Message| Ok((row.id.to_string(), view(call, row)));

@@ -5,6 +5,7 @@
 //! ordinary blocking functions, run on a blocking thread.
 
 mod backups;
+mod gateway;
 mod http;
 mod jobs;
 mod messages;
@@ -16,6 +17,7 @@ pub mod server;
 mod standalone;
 mod versions;
 
+pub use http::gateway::Gateway;
 pub use http::metrics::{METRICS_CONNECTIONS_MAX, serve_metrics};
 pub use http::state::Api;
 pub use server::listen;

@@ -50,6 +50,16 @@ fn quota_class_set(key: &str, value: &Value) -> Result<()> {
     Ok(())
 }
 
+/// The limits that a project shall have.
+pub(super) fn wanted_limits(call: &Call<'_>) -> Result<BTreeMap<String, i64>> {
+    Ok(wanted(&call.fields(&UPDATE)?, "quota_set"))
+}
+
+/// The limits that a class shall have.
+pub(super) fn wanted_class_limits(call: &Call<'_>) -> Result<BTreeMap<String, i64>> {
+    Ok(wanted(&call.fields(&UPDATE_CLASS)?, "quota_class_set"))
+}
+
 /// The limits under a key that was looked at.
 fn wanted(fields: &Fields<'_>, key: &str) -> BTreeMap<String, i64> {
     let limits = fields.value(key).and_then(Value::as_object);
@@ -84,11 +94,11 @@ pub(super) fn limits(call: &Call<'_>) -> Result<Reply> {
     Ok(Reply::json(200, json!({ "limits": limits })))
 }
 
-fn project(call: &Call<'_>) -> ProjectId {
+pub(super) fn project(call: &Call<'_>) -> ProjectId {
     ProjectId::new(call.parameter("project"))
 }
 
-fn plain(limits: &Amounts) -> Map<String, Value> {
+pub(super) fn plain(limits: &Amounts) -> Map<String, Value> {
     let limits = limits.0.iter();
     limits
         .map(|(key, limit)| (key.clone(), json!(limit)))
@@ -132,7 +142,7 @@ pub(super) fn show_defaults(call: &Call<'_>) -> Result<Reply> {
 }
 
 pub(super) fn update(call: &Call<'_>) -> Result<Reply> {
-    let wanted = wanted(&call.fields(&UPDATE)?, "quota_set");
+    let wanted = wanted_limits(call)?;
     let services = &call.api.services;
     let limits = services.set_limits(call.ctx()?, &project(call), &wanted)?;
     Ok(Reply::json(200, json!({ "quota_set": plain(&limits) })))
@@ -152,7 +162,7 @@ pub(super) fn show_class(call: &Call<'_>) -> Result<Reply> {
 }
 
 pub(super) fn update_class(call: &Call<'_>) -> Result<Reply> {
-    let wanted = wanted(&call.fields(&UPDATE_CLASS)?, "quota_class_set");
+    let wanted = wanted_class_limits(call)?;
     let class = call.parameter("class");
     let services = &call.api.services;
     let limits = services.set_class_limits(call.ctx()?, class, &wanted)?;

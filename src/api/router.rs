@@ -1,5 +1,6 @@
 //! Finds the route of a request.
 
+use crate::api::gateway::routes::MERGED;
 use crate::api::routes::{Area, ROUTES, Route};
 use actix_web::dev::{Path, ResourceDef};
 use std::sync::LazyLock;
@@ -8,9 +9,25 @@ use std::sync::LazyLock;
 static PATTERNS: LazyLock<Vec<(ResourceDef, &'static Route)>> =
     LazyLock::new(|| ROUTES.iter().flat_map(patterns).collect());
 
-/// The route of a method and path, and the named parts of the path.
-pub(super) fn find(method: &str, path: &str) -> Option<(&'static Route, Vec<(String, String)>)> {
-    PATTERNS.iter().find_map(|(pattern, route)| {
+/// The same of the routes whose answers are Cinder's and ours.
+static MERGED_PATTERNS: LazyLock<Vec<(ResourceDef, &'static Route)>> =
+    LazyLock::new(|| MERGED.iter().flat_map(patterns).collect());
+
+/// A route, and the named parts of the path.
+type Found = Option<(&'static Route, Vec<(String, String)>)>;
+
+/// The route of a method and path.
+pub(super) fn find(method: &str, path: &str) -> Found {
+    find_in(&PATTERNS, method, path)
+}
+
+/// The route of a method and path in front of a Cinder, if the answer is not Cinder's alone.
+pub(super) fn find_merged(method: &str, path: &str) -> Found {
+    find_in(&MERGED_PATTERNS, method, path)
+}
+
+fn find_in(table: &[(ResourceDef, &'static Route)], method: &str, path: &str) -> Found {
+    table.iter().find_map(|(pattern, route)| {
         let mut matched = Path::new(path);
         let is_it = route.method == method && pattern.capture_match_info(&mut matched);
         is_it.then(|| {
@@ -34,7 +51,7 @@ fn patterns(route: &'static Route) -> Vec<(ResourceDef, &'static Route)> {
 }
 
 /// Percent-decoding; what is not UTF-8 is replaced, and then simply names nothing.
-fn decode(text: &str) -> String {
+pub(super) fn decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {

@@ -54,7 +54,7 @@ impl Route {
 
     /// Whether it belongs to the backup service, and not to what keeps the volumes or users.
     pub(super) fn is_of_backups(&self) -> bool {
-        let is_ours = ["/backups", "/messages"]
+        let is_ours = ["/backups", "/messages", "/embervault"]
             .iter()
             .any(|prefix| self.path.starts_with(prefix));
         matches!(self.area, Area::Open | Area::Version)
@@ -79,7 +79,12 @@ const COLLECTIONS: &[&str] = &[
     "users",
 ];
 
-const fn at(area: Area, method: &'static str, path: &'static str, handler: Handler) -> Route {
+pub(super) const fn at(
+    area: Area,
+    method: &'static str,
+    path: &'static str,
+    handler: Handler,
+) -> Route {
     Route {
         method,
         path,
@@ -89,11 +94,11 @@ const fn at(area: Area, method: &'static str, path: &'static str, handler: Handl
     }
 }
 
-const fn v3(method: &'static str, path: &'static str, handler: Handler) -> Route {
+pub(super) const fn v3(method: &'static str, path: &'static str, handler: Handler) -> Route {
     at(Area::BlockStorage, method, path, handler)
 }
 
-const fn since(since: Microversion, mut route: Route) -> Route {
+pub(super) const fn since(since: Microversion, mut route: Route) -> Route {
     route.since = since;
     route
 }

@@ -1,6 +1,7 @@
 //! From a request to its answer, in one line: request id, size, route, token, body, memory, the token again, version,
 //! project, handler, fault (the order of checks is Cinder's; reference, 1.1 and 8.2).
 
+use crate::api::gateway::{head_of, is_passed_on, pass};
 use crate::api::http::body::document;
 use crate::api::http::budget::Hold;
 use crate::api::http::call::Call;
@@ -11,8 +12,8 @@ use crate::api::http::microversion::{BASE, Microversion};
 use crate::api::http::reply::{Form, Reply};
 use crate::api::http::state::Api;
 use crate::api::http::wire::{
-    Answer, Incoming, Names, Pairs, SMALL_BYTES, check_head, is_request_id, read_body, respond,
-    text,
+    Answer, Incoming, Length, Names, Pairs, SMALL_BYTES, check_head, is_request_id, read_body,
+    respond, text,
 };
 use crate::api::router;
 use crate::api::routes::{Area, Route};
@@ -94,10 +95,13 @@ async fn answer(api: web::Data<Api>, request: HttpRequest, payload: web::Payload
     let api = api.into_inner();
     let request_id = format!("req-{}", uuid::Uuid::new_v4());
     let (method, path) = (excerpt(request.method().as_str()), excerpt(request.path()));
-    let (answer, hold) = process(api.clone(), &request, &request_id, payload)
-        .await
-        .unwrap_or_else(|refused| (refused, None));
-    let status = answer.reply.status;
+    let gateway = api.gateway.as_ref();
+    let mut response =
+        match gateway.filter(|_| is_passed_on(request.method().as_str(), request.path())) {
+            Some(gateway) => pass(&api, gateway, &request, payload, &request_id).await,
+            None => own(&api, &request, payload, &request_id).await,
+        };
+    let status = response.status().as_u16();
     let duration_ms = started.elapsed().as_millis() as u64;
     let global_id =
         text(request.headers(), "X-OpenStack-Request-ID").filter(|id| is_request_id(id));
@@ -110,10 +114,22 @@ async fn answer(api: web::Data<Api>, request: HttpRequest, payload: web::Payload
         duration_ms,
         "request answered"
     );
-    let accept = text(request.headers(), "Accept");
-    let mut response = respond(answer, hold, &request_id, accept.as_deref());
     cors::allow(&api.settings.cors, &request, &mut response);
     response
+}
+
+/// The answer to a request that is not passed on.
+async fn own(
+    api: &Arc<Api>,
+    request: &HttpRequest,
+    payload: web::Payload,
+    id: &str,
+) -> HttpResponse {
+    let (answer, hold) = process(api.clone(), request, id, payload)
+        .await
+        .unwrap_or_else(|refused| (refused, None));
+    let accept = text(request.headers(), "Accept");
+    respond(answer, hold, id, accept.as_deref())
 }
 
 /// Reads the body only after the token was checked, if the route needs one, and only as long as a client may take to
@@ -133,7 +149,11 @@ async fn process(
     length
         .check(api.settings.body_bytes_max.as_u64())
         .map_err(refused)?;
-    let incoming = Incoming::of(request, &api.settings, id.to_owned());
+    let mut incoming = Incoming::of(request, &api.settings, id.to_owned());
+    if api.gateway.is_some() {
+        // What cannot be passed on is refused where it would be.
+        incoming.passed = head_of(request, &incoming.base).ok();
+    }
     let mut admitted = {
         let api = api.clone();
         let admitted = block(id, move || admit(&api, incoming)).await;
@@ -175,34 +195,6 @@ async fn block<T: Send + 'static>(
     })
 }
 
-/// The length of a body, as the head of the request says.
-enum Length {
-    None,
-    Bytes(u64),
-    Unknown,
-}
-
-impl Length {
-    fn of(request: &HttpRequest) -> Self {
-        let header = |name: &str| text(request.headers(), name);
-        let said = header("Content-Length").and_then(|length| length.trim().parse().ok());
-        match said {
-            Some(0) => Self::None,
-            Some(length) => Self::Bytes(length),
-            None if header("Transfer-Encoding").is_some() => Self::Unknown,
-            None => Self::None,
-        }
-    }
-
-    /// Refuses a body that is announced to be longer than this.
-    fn check(&self, most: u64) -> Result<(), Fault> {
-        match self {
-            Self::Bytes(length) if *length > most => Err(Fault::too_large()),
-            _ => Ok(()),
-        }
-    }
-}
-
 /// A request that may be handled: its route is known, and also its caller if the route needs a token.
 struct Admitted {
     incoming: Incoming,
@@ -241,11 +233,7 @@ impl Admitted {
             To::Identity { session, .. } => {
                 session.as_ref().map(|session| vec![user(&session.user.id)])
             }
-            To::BlockStorage { caller, .. } => caller.as_ref().map(|caller| {
-                let project = caller.project_id.iter();
-                let project = project.map(|id| format!("project {id}"));
-                [user(&caller.user_id)].into_iter().chain(project).collect()
-            }),
+            To::BlockStorage { caller, .. } => caller.as_ref().map(Caller::names),
         };
         let client = self.incoming.client;
         let address = || client.map(|address| address.to_string());
@@ -320,10 +308,13 @@ fn admit(api: &Api, incoming: Incoming) -> Result<Admitted, Answer> {
             _ => &incoming.path,
         }
     };
-    let found = router::find(&incoming.method, path);
-    // Another service keeps the volumes, and answers what is asked about them.
-    let found =
-        found.filter(|(route, _)| route.is_of_backups() || api.services.catalog.is_standalone());
+    let merged = api.gateway.as_ref();
+    let merged = merged.and_then(|_| router::find_merged(&incoming.method, path));
+    let found = merged.or_else(|| {
+        // Another service keeps the volumes, and answers what is asked about them.
+        router::find(&incoming.method, path)
+            .filter(|(route, _)| route.is_of_backups() || api.services.catalog.is_standalone())
+    });
     let to = match found {
         Some((route, parts)) if is_identity => To::Identity {
             session: session(api, &incoming, route)?.map(Box::new),
@@ -575,6 +566,7 @@ fn call(
         query: names.query,
         query_string: incoming.query,
         body,
+        passed: incoming.passed.map(|head| (head, incoming.body.into())),
         base: incoming.base,
         path: incoming.path,
         if_match: incoming.if_match,

@@ -1,7 +1,7 @@
 //! Version documents of block storage and identity, and the health check.
 
 use crate::api::http::call::Call;
-use crate::api::http::microversion::{BASE, LATEST};
+use crate::api::http::microversion::{BASE, LATEST, Microversion};
 use crate::api::http::reply::{Form, Reply};
 use crate::model::error::Error;
 use bytes::Bytes;
@@ -10,12 +10,13 @@ use std::sync::LazyLock;
 
 type Result = std::result::Result<Reply, Error>;
 
-fn block_storage(call: &Call<'_>) -> Value {
+/// The document of an API that speaks these versions.
+pub(super) fn block_storage(call: &Call<'_>, least: Microversion, most: Microversion) -> Value {
     json!({ "versions": [{
         "id": "v3.0",
         "status": "CURRENT",
-        "version": LATEST.to_string(),
-        "min_version": BASE.to_string(),
+        "version": most.to_string(),
+        "min_version": least.to_string(),
         "updated": "2023-08-31T00:00:00Z",
         "links": [
             { "rel": "describedby", "type": "text/html", "href": "https://docs.openstack.org/" },
@@ -30,12 +31,12 @@ fn block_storage(call: &Call<'_>) -> Value {
 
 /// `GET /`: all versions, in the form of a choice.
 pub(super) fn root(call: &Call<'_>) -> Result {
-    Ok(Reply::json(300, block_storage(call)))
+    Ok(Reply::json(300, block_storage(call, BASE, LATEST)))
 }
 
 /// `GET /v3/`
 pub(super) fn v3(call: &Call<'_>) -> Result {
-    Ok(Reply::json(200, block_storage(call)))
+    Ok(Reply::json(200, block_storage(call, BASE, LATEST)))
 }
 
 /// `GET /v3`

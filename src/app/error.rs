@@ -5,6 +5,7 @@ use crate::engine;
 use crate::engine::format::keys::MasterKeyError;
 use crate::identity::keystone::KeystoneError;
 use crate::identity::policy::PolicyError;
+use crate::keystone::TrustError;
 use crate::model::id::{StorageId, VaultId};
 use crate::store::OpenError;
 use crate::volume::catalog::CatalogError;
@@ -102,6 +103,8 @@ pub enum StartError {
     Catalog(#[from] CatalogError),
     #[error(transparent)]
     Keystone(#[from] KeystoneError),
+    #[error("cinder.cacert")]
+    Trust(#[from] TrustError),
     #[error("the policy cannot be used: {0}")]
     Policy(#[from] PolicyError),
     #[error("{}: {message}", path.display())]

@@ -11,11 +11,11 @@ mod role;
 mod storages;
 
 use crate::admission::Admission;
-use crate::api::{Api, listen, serve_metrics};
+use crate::api::{Api, Gateway, listen, serve_metrics};
 pub use crate::app::error::StartError;
 pub use crate::app::role::Role;
 use crate::clock::Clock;
-use crate::config::{Config, ConfiguredUser, IdentityMode, Maintenance};
+use crate::config::{Config, ConfiguredUser, IdentityMode, Maintenance, VolumesMode};
 use crate::db::Db;
 use crate::engine::format::keys::Keyring;
 use crate::engine::vault::options::{Options, Parameters};
@@ -33,6 +33,7 @@ use crate::service::Services;
 use crate::tasks::orphans::Orphan;
 use crate::tasks::{OpenStorage, Tasks, maintenance};
 use crate::volume::catalog::Catalog;
+use crate::volume::cinder::Upstream;
 use actix_web::dev::{Server, ServerHandle};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -278,13 +279,18 @@ fn assemble(
     let parts = (db.clone(), clock.clone(), catalog.clone());
     let services = make_services(config, parts, wake.clone(), default_storage);
     let tasks = make_tasks(config, db.clone(), clock, catalog, storages, masters);
-    let api = Api::new(
+    let mut api = Api::new(
         services,
         identity,
         policy,
         config.api.clone(),
         config.identity.region.clone(),
     );
+    if config.volumes.mode == VolumesMode::Cinder && config.cinder.gateway {
+        let keystone = &config.identity.keystone;
+        let upstream = Upstream::new(&config.cinder, keystone, handle)?;
+        api.gateway = Some(Gateway::new(upstream, &config.cinder));
+    }
     Ok(Parts {
         db,
         api,

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Most requests that may be passed on at once.
+const REQUESTS_MAX: usize = 100_000;
+
 /// Who keeps the volumes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -31,6 +34,15 @@ pub struct Cinder {
     /// The pools of Ceph clusters, by the names of Cinder's backends: what stands between `@` and `#` in
     /// `os-vol-host-attr:host`.
     pub rbd: BTreeMap<String, Rbd>,
+    /// Serve all of block storage, as the catalogue's endpoint for it: what is not about backups is passed on to Cinder.
+    pub gateway: bool,
+    /// How long Cinder may take until its answer to a request that is passed on begins, and then for each part of it. Cinder
+    /// itself waits for its volume services, for 60 s by default, so this should be longer.
+    #[serde(with = "humantime_serde")]
+    pub gateway_timeout: Duration,
+    /// Most requests that are passed on at once; further ones wait. Three quarters of them may be of one user or project.
+    /// Each takes 1 MiB of memory at most.
+    pub gateway_requests_max: usize,
 }
 
 impl Default for Cinder {
@@ -40,6 +52,9 @@ impl Default for Cinder {
             cacert: None,
             timeout: Duration::from_secs(30),
             rbd: BTreeMap::new(),
+            gateway: false,
+            gateway_timeout: Duration::from_secs(120),
+            gateway_requests_max: 64,
         }
     }
 }
@@ -76,6 +91,15 @@ impl Cinder {
             let why = "the mode cinder needs Cinder's URL, such as http://controller:8776/v3";
             return Err(("cinder.url".to_owned(), why.to_owned()));
         }
+        let url = self.url.trim_end_matches('/');
+        if self.gateway && (!url.ends_with("/v3") || url.contains(['?', '#'])) {
+            let why = "a gateway needs a URL that ends in /v3, such as http://controller:8776/v3";
+            return Err(("cinder.url".to_owned(), why.to_owned()));
+        }
+        if !(1..=REQUESTS_MAX).contains(&self.gateway_requests_max) {
+            let why = format!("must be from 1 to {REQUESTS_MAX}");
+            return Err(("cinder.gateway_requests_max".to_owned(), why));
+        }
         if self.rbd.is_empty() {
             let why = "the mode cinder needs a section [cinder.rbd.BACKEND] for each of Cinder's backends whose volumes are to be backed up";
             return Err(("cinder.rbd".to_owned(), why.to_owned()));
@@ -91,5 +115,28 @@ impl Cinder {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_needs_a_url_that_ends_in_its_version() {
+        let check = |url: &str, requests: usize| {
+            let cinder = Cinder {
+                url: url.to_owned(),
+                gateway: true,
+                gateway_requests_max: requests,
+                ..Cinder::default()
+            };
+            // Without a pool it is refused in any case.
+            cinder.check().unwrap_err().0
+        };
+        assert_eq!(check("http://c:8776/v3/", 1), "cinder.rbd");
+        assert_eq!(check("http://c:8776/v3/0f", 1), "cinder.url");
+        assert_eq!(check("http://c:8776", 1), "cinder.url");
+        assert_eq!(check("http://c:8776/v3", 0), "cinder.gateway_requests_max");
     }
 }

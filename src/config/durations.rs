@@ -47,6 +47,8 @@ impl Config {
         .collect::<Vec<_>>();
         let cinder = &self.cinder;
         settings.push(("cinder.timeout".to_owned(), cinder.timeout, MOMENT, DAY));
+        let gateway = "cinder.gateway_timeout".to_owned();
+        settings.push((gateway, cinder.gateway_timeout, MOMENT, DAY));
         for (name, rbd) in &cinder.rbd {
             let key = format!("cinder.rbd.{name}.timeout");
             settings.push((key, rbd.timeout, MOMENT * 1000, DAY));

@@ -18,6 +18,16 @@ pub struct Caller {
     pub roles: BTreeSet<String>,
 }
 
+impl Caller {
+    /// By what callers share what there is for all of them: a user has one share in all projects, and a project one for all
+    /// its users.
+    pub fn names(&self) -> Vec<String> {
+        let project = self.project_id.iter().map(|id| format!("project {id}"));
+        let user = format!("user {}", self.user_id);
+        [user].into_iter().chain(project).collect()
+    }
+}
+
 /// Who asks. Made by validating a token that is scoped to a project.
 #[derive(Debug, Clone)]
 pub struct RequestContext {

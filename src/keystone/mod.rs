@@ -22,4 +22,4 @@ pub use crate::keystone::error::ClientError;
 pub use crate::keystone::kept::{Kept, KeptToken};
 pub use crate::keystone::redirect::within_the_host;
 pub use crate::keystone::session::{OwnToken, Session};
-pub use crate::keystone::trust::{TrustError, connect};
+pub use crate::keystone::trust::{TrustError, connect, connect_for_others};

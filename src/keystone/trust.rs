@@ -2,7 +2,8 @@
 
 use crate::keystone::redirect::within_the_host;
 use crate::model::error::chain;
-use reqwest::{Certificate, Client};
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Client, ClientBuilder};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -28,19 +29,42 @@ pub enum TrustError {
     Client(#[source] reqwest::Error),
 }
 
+/// Connections that are kept for requests of others, and for how long. A server that gives one up while a request is on
+/// its way loses that request, so this is shorter than servers keep them.
+const PASSING_IDLE_MAX: usize = 32;
+const PASSING_IDLE_TIME: Duration = Duration::from_secs(2);
+
 /// Prepares connections to a Keystone. It is believed if one of these certificates vouches for it; without a file, one
 /// of the system's.
 pub fn connect(cacert: Option<&Path>) -> Result<Client, TrustError> {
-    // Fails where a provider was chosen before: then there is one.
-    rustls::crypto::ring::default_provider()
-        .install_default()
-        .ok();
-    let builder = || {
+    build(cacert, || {
         Client::builder()
             .redirect(within_the_host())
             .pool_max_idle_per_host(IDLE_MAX)
             .pool_idle_timeout(IDLE_TIME)
-    };
+    })
+}
+
+/// Prepares connections for requests of others. A redirect is theirs to follow.
+pub fn connect_for_others(
+    cacert: Option<&Path>,
+    connect_timeout: Duration,
+) -> Result<Client, TrustError> {
+    build(cacert, || {
+        Client::builder()
+            .redirect(Policy::none())
+            .referer(false)
+            .connect_timeout(connect_timeout)
+            .pool_max_idle_per_host(PASSING_IDLE_MAX)
+            .pool_idle_timeout(PASSING_IDLE_TIME)
+    })
+}
+
+fn build(cacert: Option<&Path>, builder: impl Fn() -> ClientBuilder) -> Result<Client, TrustError> {
+    // Fails where a provider was chosen before: then there is one.
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .ok();
     let built = match cacert {
         Some(path) => builder().tls_certs_only(certificates(path)?).build(),
         None => builder().build().or_else(|error| {

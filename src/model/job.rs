@@ -7,6 +7,7 @@ use crate::model::schema::jobs;
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 text_enum! {
@@ -124,6 +125,17 @@ pub struct RestoreVolume {
     pub user_id: UserId,
     pub name: String,
     pub size_gib: i64,
+}
+
+/// What a user says of a volume that a restore makes, beside its name. Where nothing is said, it is as the backup, or as
+/// new volumes are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NewTarget {
+    pub size_gib: Option<i64>,
+    pub description: Option<String>,
+    pub volume_type: Option<String>,
+    pub availability_zone: Option<String>,
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// The resource a job works on, at most one live job each, and what it does there. A view of [`JobArgs`], whose

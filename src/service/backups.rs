@@ -9,7 +9,7 @@ use crate::identity::policy::Rule;
 use crate::model::backup::{Backup, BackupEvent, BackupStatus};
 use crate::model::error::{Error, chain};
 use crate::model::id::{BackupId, SnapshotId, VolumeId};
-use crate::model::job::{JobArgs, RestoreTarget, RestoreVolume};
+use crate::model::job::{JobArgs, NewTarget, RestoreTarget, RestoreVolume};
 use crate::model::page::{Filter, Listed, Page};
 use crate::model::snapshot::SourceSnapshot;
 use crate::model::volume::{SourceVolume, VolumeStatus};
@@ -23,6 +23,7 @@ pub struct RestoreBackup {
     pub volume_id: Option<VolumeId>,
     /// Name of the new volume.
     pub name: Option<String>,
+    pub new: NewTarget,
 }
 
 /// Where a restore goes.
@@ -240,15 +241,25 @@ impl Services {
         wanted: RestoreBackup,
     ) -> Result<(RestoreTarget, Option<SourceVolume>, Restoring), Error> {
         let Some(id) = wanted.volume_id else {
+            let size_gib = wanted.new.size_gib.unwrap_or(backup.size_gib);
+            if size_gib < backup.size_gib {
+                let message = format!(
+                    "Volume size {size_gib}GB cannot be smaller than the backup size {}GB. It must be >= backup size.",
+                    backup.size_gib
+                );
+                return Err(Error::invalid("input received", message));
+            }
             let volume = RestoreVolume {
                 project_id: ctx.project_id.clone(),
                 user_id: ctx.user_id.clone(),
                 name: wanted
                     .name
                     .unwrap_or_else(|| format!("restore_backup_{}", backup.id)),
-                size_gib: backup.size_gib,
+                size_gib,
             };
-            let volume_id = self.catalog.make_target(ctx.token.as_ref(), &volume)?;
+            let volume_id = self
+                .catalog
+                .make_target(ctx.token.as_ref(), &volume, &wanted.new)?;
             let restoring = Restoring {
                 volume_id: volume_id.clone(),
                 volume_name: volume.name.clone(),

@@ -39,6 +39,18 @@ impl Services {
         self.db.read(|c| self.limits_in_force(c, None))
     }
 
+    /// Refuses limits of a project that could not be set now.
+    pub fn check_limits(
+        &self,
+        ctx: &RequestContext,
+        project: &ProjectId,
+        wanted: &BTreeMap<String, i64>,
+    ) -> Result<(), Error> {
+        ctx.authorize(Rule::QuotaUpdate, project)?;
+        self.db
+            .read(|c| self.check_project_limits(c, project, wanted))
+    }
+
     /// Sets limits of a project. None may be below what is in use.
     pub fn set_limits(
         &self,
@@ -49,20 +61,32 @@ impl Services {
         ctx.authorize(Rule::QuotaUpdate, project)?;
         self.db.write(|c| {
             db::lock_project(c, project)?;
-            self.check_resources(c, wanted, "quota set")?;
-            let used = self.usage(c, project)?;
+            self.check_project_limits(c, project, wanted)?;
             for (resource, limit) in wanted {
-                let usage = used.used(resource);
-                if *limit >= 0 && usage > *limit {
-                    return Err(Error::Invalid(format!(
-                        "Quota {resource} limit must be equal or greater than existing resources. \
-                         Current usage is {usage} and the requested limit is {limit}."
-                    )));
-                }
                 db::quotas::put(c, Scope::Project, project.as_str(), resource, *limit)?;
             }
             self.limits_in_force(c, Some(project))
         })
+    }
+
+    fn check_project_limits(
+        &self,
+        c: &mut DbConnection,
+        project: &ProjectId,
+        wanted: &BTreeMap<String, i64>,
+    ) -> Result<(), Error> {
+        self.check_resources(c, wanted, "quota set")?;
+        let used = self.usage(c, project)?;
+        for (resource, limit) in wanted {
+            let usage = used.used(resource);
+            if *limit >= 0 && usage > *limit {
+                return Err(Error::Invalid(format!(
+                    "Quota {resource} limit must be equal or greater than existing resources. \
+                     Current usage is {usage} and the requested limit is {limit}."
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Lets a project have the default limits again.

@@ -85,7 +85,7 @@ quota_backup_gigabytes = 100000
 class Cinder(Server):
     """The API answers when Cinder's services are up. `ceph`, `keystone` and `cloud` are its neighbours."""
 
-    programs = {**Ceph.programs, "rbd": "ceph-common", "nginx": "nginx-light"}
+    programs = {**Ceph.programs, "rbd": "ceph-common", "nginx": "nginx-light", "haproxy": "haproxy"}
     port_names = ("api", "keystone")
     limit = 180
 

@@ -8,6 +8,8 @@ use crate::identity::RequestContext;
 use crate::identity::embedded::{Embedded, Session};
 use crate::model::error::Error;
 use crate::service::Metadata;
+use crate::volume::cinder::Head;
+use bytes::Bytes;
 use serde_json::Value;
 use std::net::IpAddr;
 
@@ -28,6 +30,8 @@ pub(crate) struct Call<'a> {
     /// The query as the client wrote it.
     pub(crate) query_string: String,
     pub(crate) body: Option<Value>,
+    /// The head and the body as Cinder would get them, where this service stands in front of it.
+    pub(crate) passed: Option<(Head, Bytes)>,
     /// `scheme://host` as clients reach us.
     pub(crate) base: String,
     pub(crate) path: String,

@@ -6,6 +6,7 @@
 //! answered, nothing after it is read. A head must be complete in time, and an answer must be taken in time. After the last
 //! answer, further bytes are thrown away only for a moment.
 
+use crate::api::http::taking::Taking;
 use actix_http::error::DispatchError;
 use actix_http::{HttpService, Protocol, Request};
 use actix_service::{ServiceFactoryExt, apply_fn_factory, map_config};
@@ -17,7 +18,7 @@ use actix_web::dev::{
 use actix_web::http::ConnectionType;
 use actix_web::http::header::CONTENT_LENGTH;
 use actix_web::{App, Error};
-use rustix::net::sockopt::{set_socket_send_buffer_size, set_tcp_user_timeout};
+use rustix::net::sockopt::{set_socket_linger, set_socket_send_buffer_size, set_tcp_user_timeout};
 use rustix::net::{RecvFlags, recv};
 use std::cell::RefCell;
 use std::io;
@@ -29,7 +30,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::{Sleep, sleep};
 
 /// Bytes that are read at once. Only the parser knows where a chunked body ends, so as many further requests may wait
 /// behind it as fit in here; each costs some KiB.
@@ -38,8 +39,6 @@ const PIECE_BYTES: usize = 2048;
 const WRITE_BUFFER_BYTES: usize = 32 * 1024;
 /// Bytes of answers that the system keeps for a client, too. They count as taken.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
-/// Bytes that a client must take in each second on average, once its patience is over.
-const RATE_MIN: u64 = 16 * 1024;
 /// How many unwanted pieces are read before a connection is closed.
 const UNREAD_PIECES: usize = 128;
 /// How long a client may go on sending after its last answer. If the connection were closed sooner, the client's system
@@ -163,6 +162,10 @@ struct State {
     body: Option<u64>,
     /// Woken when there is something to read again.
     reader: Option<Waker>,
+    /// The connection ends as soon as its client is gone.
+    is_watched: bool,
+    /// An answer was broken off, and no client may take it for whole.
+    is_broken: bool,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -223,6 +226,20 @@ impl Line {
         self.enter(Phase::Answer);
     }
 
+    /// Ends the connection, with its handler, as soon as the client closes it. Otherwise that is seen only when the next
+    /// request is read, or when an answer cannot be written.
+    pub(crate) fn watch(&self) -> Watch {
+        let mut state = self.0.borrow_mut();
+        state.is_watched = true;
+        state.wake();
+        Watch(self.clone())
+    }
+
+    /// The answer ends before its end.
+    pub(crate) fn break_off(&self) {
+        self.0.borrow_mut().is_broken = true;
+    }
+
     fn end(&self) -> Heard {
         let heard = self.0.borrow().heard;
         self.enter(match heard {
@@ -239,9 +256,18 @@ impl Line {
             state.phase = phase;
             state.head = Head::Nothing;
         }
-        if state.phase != Phase::Answer {
+        if state.phase != Phase::Answer || state.is_watched {
             state.wake();
         }
+    }
+}
+
+/// Held while a client is watched.
+pub(crate) struct Watch(Line);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.0.borrow_mut().is_watched = false;
     }
 }
 
@@ -301,38 +327,6 @@ struct Connection {
     taking: Taking,
 }
 
-/// How a client takes an answer.
-struct Taking {
-    /// The request that is answered.
-    number: u64,
-    since: Instant,
-    bytes: u64,
-    /// Set while the client is waited for.
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Taking {
-    fn of(number: u64) -> Self {
-        Self {
-            number,
-            since: Instant::now(),
-            bytes: 0,
-            timer: None,
-        }
-    }
-
-    /// When the client must have taken more.
-    fn deadline(&self, patience: Duration) -> Instant {
-        self.since + patience + Duration::from_secs(self.bytes / RATE_MIN)
-    }
-
-    fn is_late(&mut self, cx: &mut Context<'_>, patience: Duration) -> bool {
-        let deadline = self.deadline(patience);
-        let timer = self.timer.insert(Box::pin(sleep_until(deadline)));
-        timer.as_mut().poll(cx).is_ready()
-    }
-}
-
 impl Connection {
     fn new(socket: TcpStream, patience: Duration) -> Self {
         Self {
@@ -381,6 +375,19 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
+    /// Fails once the client has closed the connection. Nothing is read.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.held.is_empty() {
+            return Poll::Pending;
+        }
+        let mut space = [0; 1];
+        match self.socket.poll_peek(cx, &mut ReadBuf::new(&mut space)) {
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
+        }
+    }
+
     /// Throws away what has come, but no more than some of it: a client may send as fast as it is read. Ready at the end
     /// of all that ever comes.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -417,11 +424,17 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let (phase, body) = {
+        let (phase, body, is_watched) = {
             let mut state = this.line.0.borrow_mut();
             state.reader = Some(cx.waker().clone());
-            (state.phase, state.body)
+            (state.phase, state.body, state.is_watched)
         };
+        if is_watched
+            && phase != Phase::Body
+            && let Poll::Ready(Err(gone)) = this.poll_gone(cx)
+        {
+            return Poll::Ready(Err(gone));
+        }
         let polled = match phase {
             _ if this.is_full => Poll::Pending,
             Phase::Answer => Poll::Pending,
@@ -464,16 +477,13 @@ impl AsyncWrite for Connection {
             this.line.0.borrow_mut().wake();
         }
         let number = this.line.0.borrow().number;
-        if this.taking.number != number {
-            this.taking = Taking::of(number);
-        }
+        this.taking.begin(number);
         match polled {
             Poll::Pending if this.taking.is_late(cx, this.patience) => {
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }
             Poll::Ready(Ok(taken)) => {
-                this.taking.bytes += taken as u64;
-                this.taking.timer = None;
+                this.taking.has_taken(taken);
                 Poll::Ready(Ok(taken))
             }
             polled => polled,
@@ -493,6 +503,11 @@ impl Drop for Connection {
     /// Reads what has arrived meanwhile, within bounds. If bytes stay unread, the system answers them with a reset, and
     /// that may overtake the answer.
     fn drop(&mut self) {
+        if self.line.0.borrow().is_broken {
+            // It ends with a reset: an answer without a length would be whole where the connection ends well.
+            set_socket_linger(&self.socket, Some(Duration::ZERO)).ok();
+            return;
+        }
         for _ in 0..UNREAD_PIECES {
             match recv(&self.socket, &mut self.space[..], RecvFlags::DONTWAIT) {
                 Ok((read, _)) if read > 0 => {}
@@ -542,7 +557,7 @@ mod tests {
         let (socket, _) = listener.accept().await.unwrap();
         let patience = Duration::from_secs(30);
         let mut connection = Connection::new(socket, patience);
-        let started = Instant::now();
+        let started = tokio::time::Instant::now();
         let error = loop {
             let written = poll_fn(|cx| Pin::new(&mut connection).poll_write(cx, &[0; 8192]));
             if let Err(error) = written.await {
@@ -550,7 +565,7 @@ mod tests {
             }
         };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        let slow = Duration::from_secs(connection.taking.bytes / RATE_MIN);
+        let slow = connection.taking.slow_line();
         let late = started.elapsed().saturating_sub(patience + slow);
         assert!(
             slow > Duration::ZERO && late < Duration::from_secs(1),
@@ -571,7 +586,7 @@ mod tests {
         let (socket, _) = listener.accept().await.unwrap();
         let mut connection = Connection::new(socket, Duration::from_secs(30));
         connection.line.0.borrow_mut().phase = Phase::Over;
-        let started = Instant::now();
+        let started = tokio::time::Instant::now();
         let mut space = [0; 64];
         let mut buffer = ReadBuf::new(&mut space);
         let ended = poll_fn(|cx| Pin::new(&mut connection).poll_read(cx, &mut buffer));

@@ -265,6 +265,7 @@ impl From<Fault> for Reply {
             } else {
                 Form::Plain("application/json")
             },
+            passed: None,
         }
     }
 }

@@ -403,7 +403,7 @@ fn form_query(pairs: &[(String, String)], marker: &str, is_cut: bool) -> String 
     parts.join("&")
 }
 
-fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
         match byte {

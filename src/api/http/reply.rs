@@ -18,6 +18,8 @@ pub(crate) struct Reply {
     pub(crate) body: Option<Content>,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) form: Form,
+    /// The headers of Cinder's answer, in place of all of ours.
+    pub(crate) passed: Option<Box<http::HeaderMap>>,
 }
 
 /// How Cinder frames an answer.
@@ -42,6 +44,14 @@ impl Reply {
         Self::of(status, Some(Content::Written(body.into())))
     }
 
+    /// Cinder's answer, or one in its place with its headers.
+    pub(crate) fn passed(status: u16, headers: http::HeaderMap, body: Bytes) -> Self {
+        Self {
+            passed: Some(Box::new(headers)),
+            ..Self::written(status, body)
+        }
+    }
+
     pub(crate) fn empty(status: u16) -> Self {
         Self::of(status, None)
     }
@@ -52,6 +62,7 @@ impl Reply {
             body,
             headers: Vec::new(),
             form: Form::Full,
+            passed: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! What every handler works with.
 
 use crate::api::http::budget::Budget;
+use crate::api::http::gateway::Gateway;
 use crate::config;
 use crate::identity::Identity;
 use crate::identity::policy::Policy;
@@ -30,6 +31,8 @@ pub struct Api {
     pub policy: Arc<Policy>,
     pub settings: config::Api,
     pub region: String,
+    /// The way to Cinder, where this service stands in front of it.
+    pub gateway: Option<Gateway>,
     pub(crate) memory: Memory,
 }
 
@@ -48,6 +51,7 @@ impl Api {
             memory: Memory::of(&settings),
             settings,
             region,
+            gateway: None,
         }
     }
 }

@@ -7,10 +7,11 @@ use crate::api::http::proxy;
 use crate::api::http::reply::{Content, Form, Reply};
 use crate::config;
 use crate::model::error::{Error, MALFORMED};
+use crate::volume::cinder::Head;
 use actix_web::body::SizedStream;
 use actix_web::http::StatusCode;
-use actix_web::http::header::HeaderMap;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use std::convert::Infallible;
@@ -58,6 +59,8 @@ pub(crate) struct Incoming {
     pub(crate) client: Option<IpAddr>,
     pub(crate) base: String,
     pub(crate) body: Vec<u8>,
+    /// The head as Cinder would get it, where this service stands in front of it.
+    pub(crate) passed: Option<Head>,
     pub(crate) request_id: String,
 }
 
@@ -79,6 +82,7 @@ impl Incoming {
             client: proxy::client(settings, request),
             base: proxy::base(settings, request.headers()),
             body: Vec::new(),
+            passed: None,
             request_id,
         }
     }
@@ -108,6 +112,34 @@ impl Incoming {
             self.method.clone(),
             self.path.clone(),
         )
+    }
+}
+
+/// The length of a body, as the head of the request says.
+pub(crate) enum Length {
+    None,
+    Bytes(u64),
+    Unknown,
+}
+
+impl Length {
+    pub(crate) fn of(request: &HttpRequest) -> Self {
+        let header = |name: &str| text(request.headers(), name);
+        let said = header("Content-Length").and_then(|length| length.trim().parse().ok());
+        match said {
+            Some(0) => Self::None,
+            Some(length) => Self::Bytes(length),
+            None if header("Transfer-Encoding").is_some() => Self::Unknown,
+            None => Self::None,
+        }
+    }
+
+    /// Refuses a body that is announced to be longer than this.
+    pub(crate) fn check(&self, most: u64) -> Result<(), Fault> {
+        match self {
+            Self::Bytes(length) if *length > most => Err(Fault::too_large()),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -200,6 +232,13 @@ pub(crate) fn respond(
     let status =
         StatusCode::from_u16(reply.status).expect("handlers answer with statuses that exist");
     let mut response = HttpResponse::build(status);
+    if let Some(headers) = &reply.passed {
+        copy_headers(headers, &mut response);
+        return match reply.body {
+            Some(Content::Written(text)) => in_pieces(&mut response, text, hold),
+            _ => response.body(""),
+        };
+    }
     response.insert_header(("x-openstack-request-id", request_id));
     let content_type = match reply.form {
         Form::Full if reply.status < 400 && accept == Some(VENDOR_TYPE) => Some(VENDOR_TYPE),
@@ -229,12 +268,19 @@ pub(crate) fn respond(
     }
 }
 
+/// Copies the headers of another server's answer.
+pub(crate) fn copy_headers(headers: &http::HeaderMap, response: &mut HttpResponseBuilder) {
+    for (name, value) in headers {
+        let name = HeaderName::from_bytes(name.as_str().as_bytes());
+        let value = HeaderValue::from_bytes(value.as_bytes());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            response.append_header((name, value));
+        }
+    }
+}
+
 /// The pieces are parts of one text, which is gone when the last of them was taken, or the connection ends.
-fn in_pieces(
-    response: &mut actix_web::HttpResponseBuilder,
-    body: Bytes,
-    hold: Option<Hold>,
-) -> HttpResponse {
+fn in_pieces(response: &mut HttpResponseBuilder, body: Bytes, hold: Option<Hold>) -> HttpResponse {
     if body.len() <= PIECE_BYTES {
         return response.body(body);
     }

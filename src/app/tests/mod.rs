@@ -3,6 +3,7 @@
 
 mod catalog;
 mod copies;
+mod gateway;
 mod let_go;
 mod lost;
 mod roots;
@@ -149,7 +150,7 @@ impl Bed {
     fn accept_restore(&self, backup: &BackupId, volume: Option<&VolumeId>) -> Restoring {
         let wanted = RestoreBackup {
             volume_id: volume.cloned(),
-            name: None,
+            ..RestoreBackup::default()
         };
         let accepted = self.services.restore_backup(&self.ctx, backup, wanted);
         accepted.unwrap()

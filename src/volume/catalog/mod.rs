@@ -43,7 +43,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Secret, VolumesMode};
 use crate::db::{Db, DbConnection};
 use crate::model::id::{JobId, ProjectId, SnapshotId, VolumeId};
-use crate::model::job::{Lease, RestoreTarget, RestoreVolume};
+use crate::model::job::{Lease, NewTarget, RestoreTarget, RestoreVolume};
 use crate::model::progress::Progress;
 use crate::model::snapshot::{HeldSnapshot, SourceSnapshot};
 use crate::model::volume::{HeldVolume, RestoredFrom, SavedVolume, SourceVolume, WorkFile};
@@ -278,11 +278,12 @@ impl Catalog {
         &self,
         token: Option<&Secret>,
         wanted: &RestoreVolume,
+        new: &NewTarget,
     ) -> Result<VolumeId, CatalogError> {
         match self {
             // The restore itself makes it.
             Self::Standalone(_) => Ok(VolumeId::random()),
-            Self::Cinder(cinder) => cinder.make_target(token, wanted),
+            Self::Cinder(cinder) => cinder.make_target(token, wanted, new),
             #[cfg(test)]
             Self::Memory(_) => Ok(VolumeId::random()),
         }

@@ -24,9 +24,12 @@ const MESSAGE_CHARS_MAX: usize = 300;
 pub struct NewVolume<'a> {
     pub project_id: &'a str,
     pub name: &'a str,
-    pub description: &'a str,
+    pub description: Option<&'a str>,
     /// GiB.
     pub size: i64,
+    /// Cinder's own default, if none is named.
+    pub volume_type: Option<&'a str>,
+    pub availability_zone: Option<&'a str>,
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -152,6 +155,8 @@ impl Client {
             "name": wanted.name,
             "description": wanted.description,
             "size": wanted.size,
+            "volume_type": wanted.volume_type,
+            "availability_zone": wanted.availability_zone,
             "metadata": wanted.metadata,
         }});
         let project = As::Tenant(token, wanted.project_id);

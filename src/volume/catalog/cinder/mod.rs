@@ -14,7 +14,7 @@ use crate::db::volume_holds::{self, Holding, VolumeHold};
 use crate::db::{self, Db, DbConnection, DbError};
 use crate::model::error::{Error, chain};
 use crate::model::id::{JobId, ProjectId, SnapshotId, VolumeId};
-use crate::model::job::{JobState, Lease, RestoreTarget, RestoreVolume};
+use crate::model::job::{JobState, Lease, NewTarget, RestoreTarget, RestoreVolume};
 use crate::model::snapshot::{SnapshotStatus, SourceSnapshot};
 use crate::model::time::Timestamp;
 use crate::model::volume::{
@@ -239,18 +239,23 @@ impl Cinder {
         &self,
         token: Option<&Secret>,
         restore: &RestoreVolume,
+        new: &NewTarget,
     ) -> Result<VolumeId, CatalogError> {
         let token = token.ok_or(CatalogError::NotOurs)?;
         let marker = uuid::Uuid::new_v4().to_string();
         let now = self.clock.now();
         self.db
             .write(|c| volume_holds::begin_making(c, &marker, now))?;
+        let mut metadata = new.metadata.clone();
+        metadata.insert(MARKER_KEY.to_owned(), marker.clone());
         let wanted = NewVolume {
             project_id: restore.project_id.as_str(),
             name: &restore.name,
-            description: "auto-created_from_restore_from_backup",
+            description: new.description.as_deref(),
             size: restore.size_gib,
-            metadata: BTreeMap::from([(MARKER_KEY.to_owned(), marker.clone())]),
+            volume_type: new.volume_type.as_deref(),
+            availability_zone: new.availability_zone.as_deref(),
+            metadata,
         };
         let made = match self.client.create_volume(token, &wanted) {
             Ok(id) => VolumeId::new(&id),
