@@ -256,10 +256,10 @@ impl Error {
                 matches!(error.kind, StoreErrorKind::Other | StoreErrorKind::Denied)
             }
             Error::Db(error) => !error.is_lasting(),
+            Error::Volume(error) => error.is_temporary(),
             Error::Lost { .. } | Error::Taken { .. } | Error::Panicked(_) | Error::Overdue => true,
             Error::Corrupt { .. }
             | Error::Missing { .. }
-            | Error::Volume(_)
             | Error::Key { .. }
             | Error::UnknownRoots { .. }
             | Error::UnreadableRoot { .. }

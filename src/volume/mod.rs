@@ -19,7 +19,7 @@ mod tracking;
 mod writer;
 
 pub use reader::{Changes, Source, VolumeReader};
-pub use writer::VolumeWriter;
+pub use writer::{Target, VolumeWriter};
 
 use std::io;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! Writing a volume's bytes, wherever they go.
 
-use crate::volume::VolumeError;
+use crate::volume::{Changes, VolumeError};
 use crate::volume::file::FileWriter;
 #[cfg(test)]
 use crate::volume::memory::MemoryVolume;
@@ -15,6 +15,23 @@ pub enum VolumeWriter {
     Rbd(RbdWriter),
     #[cfg(test)]
     Memory(MemoryVolume),
+}
+
+/// A volume to be restored to.
+pub struct Target {
+    pub writer: VolumeWriter,
+    /// What changed since it held what the backup holds, if that is known.
+    pub changes: Option<Changes>,
+}
+
+impl Target {
+    /// A volume that may hold anything.
+    pub fn untracked(writer: VolumeWriter) -> Self {
+        Self {
+            writer,
+            changes: None,
+        }
+    }
 }
 
 impl VolumeWriter {

@@ -1,35 +1,9 @@
 """Volumes of a real Cinder in a real Ceph: backed up, restored, and left as they were."""
 
-import re
-
-import pytest
 from bed import MIB, noise, until
-from tenant import CloudBed, Tenant, digest_of
+from tenant import Tenant, digest_of
 
 GIB = 1 << 30
-
-
-@pytest.fixture(scope="module")
-def bed(cinder, tmp_path_factory):
-    # Of what Ceph calls unchanged only samples are read, as it is by default.
-    with CloudBed(tmp_path_factory.mktemp("bed"), cinder, engine={"paranoid": False}) as bed:
-        bed.start()
-        yield bed
-
-
-@pytest.fixture
-def tenant(bed):
-    return Tenant(bed, bed.processes[-1])
-
-
-def kept(bed, volume):
-    """Snapshots of ours."""
-    return [name for name in bed.snapshots(volume) if re.fullmatch(r"backup\.[0-9a-f-]+\.snap\..+", name)]
-
-
-def back_up(tenant, volume, **more):
-    backup = tenant.back_up(volume, **more)
-    return tenant.wait("backups", backup, "available")
 
 
 def test_a_volume_comes_back_as_a_new_one_of_the_tenants(bed, tenant):
@@ -38,7 +12,7 @@ def test_a_volume_comes_back_as_a_new_one_of_the_tenants(bed, tenant):
     bed.write(volume, 0, data)
     expected = bed.digest(volume)
     assert expected == digest_of(data, GIB)
-    backup = back_up(tenant, volume, name="first")
+    backup = tenant.backed_up(volume, name="first")
     assert tenant.show("volumes", volume)["status"] == "available"
     restored = tenant.restore(backup["id"])
     row = tenant.wait("volumes", restored, "available")
@@ -52,21 +26,21 @@ def test_an_incremental_backup_asks_ceph_what_changed(bed, tenant):
     volume = tenant.create_volume()
     data = bytearray(noise(2, 48 * MIB))
     bed.write(volume, 0, bytes(data))
-    full = back_up(tenant, volume)
+    full = tenant.backed_up(volume)
     first = bed.digest(volume)
-    assert len(kept(bed, volume)) == 1
+    assert len(bed.kept(volume)) == 1
     change = noise(3, 64 << 10)
     bed.write(volume, 20 * MIB, change)
     bed.discard(volume, 8 * MIB, 4 * MIB)
     second = bed.digest(volume)
     assert second != first
-    incremental = back_up(tenant, volume, incremental=True)
+    incremental = tenant.backed_up(volume, incremental=True)
     assert incremental["is_incremental"]
     # A sample of what Ceph calls unchanged is read too.
     ((read,),) = bed.query(f"SELECT read_bytes FROM backups WHERE id = '{incremental['id']}'")
     assert read < 8 * MIB, f"{read} bytes were read"
     # The older snapshot is gone, and the newer one is what the next backup compares with.
-    assert len(kept(bed, volume)) == 1
+    assert len(bed.kept(volume)) == 1
     for backup, expected in ((full, first), (incremental, second)):
         restored = tenant.restore(backup["id"])
         tenant.wait("volumes", restored, "available")
@@ -86,8 +60,8 @@ def test_a_snapshot_is_backed_up_as_it_was(bed, tenant):
     tenant.wait("snapshots", made, "available")
     expected = bed.digest(volume)
     bed.write(volume, MIB, noise(5, MIB))
-    backup = back_up(tenant, volume, snapshot_id=made)
-    assert kept(bed, volume) == []
+    backup = tenant.backed_up(volume, snapshot_id=made)
+    assert bed.kept(volume) == []
     restored = tenant.restore(backup["id"])
     tenant.wait("volumes", restored, "available")
     assert bed.digest(restored) == expected
@@ -96,8 +70,8 @@ def test_a_snapshot_is_backed_up_as_it_was(bed, tenant):
 def test_a_tenant_deletes_a_volume_that_was_backed_up(bed, tenant):
     volume = tenant.create_volume()
     bed.write(volume, 0, noise(6, MIB))
-    backup = back_up(tenant, volume)
-    assert len(kept(bed, volume)) == 1
+    backup = tenant.backed_up(volume)
+    assert len(bed.kept(volume)) == 1
     tenant.delete("volumes", volume)
     restored = tenant.restore(backup["id"])
     tenant.wait("volumes", restored, "available")
@@ -108,13 +82,13 @@ def test_a_backup_goes_on_where_a_kill_cut_it_off(bed, tenant):
     bed.write(volume, 0, noise(7, 200 * MIB))
     expected = bed.digest(volume)
     backup = tenant.back_up(volume)
-    until("a snapshot is there", lambda: kept(bed, volume))
+    until("a snapshot is there", lambda: bed.kept(volume))
     bed.processes[-1].kill()
     # It is the moment of the first run that is backed up.
     bed.write(volume, 0, noise(8, MIB))
     tenant = Tenant(bed, bed.start())
     tenant.wait("backups", backup, "available")
-    assert len(kept(bed, volume)) == 1
+    assert len(bed.kept(volume)) == 1
     assert tenant.show("volumes", volume)["status"] == "available"
     restored = tenant.restore(backup)
     tenant.wait("volumes", restored, "available")
@@ -126,7 +100,7 @@ def test_a_restore_goes_on_where_a_kill_cut_it_off(bed):
     volume = tenant.create_volume()
     bed.write(volume, 0, noise(9, 200 * MIB))
     expected = bed.digest(volume)
-    backup = back_up(tenant, volume)
+    backup = tenant.backed_up(volume)
     bed.write(volume, 0, noise(10, 100 * MIB))
     tenant.restore(backup["id"], volume)
     until("the volume is held", lambda: tenant.show("volumes", volume)["status"] == "restoring-backup")
@@ -151,7 +125,7 @@ def test_volumes_of_others_are_not_there(bed):
     tenant = Tenant(bed, bed.processes[-1])
     neighbour = Tenant(bed, bed.processes[-1], "neighbour")
     volume = tenant.create_volume()
-    backup = back_up(tenant, volume)
+    backup = tenant.backed_up(volume)
     path = f"/v3/{neighbour.project}/backups"
     assert neighbour.request("POST", path, {"backup": {"volume_id": volume}})[0] == 404
     assert neighbour.request("POST", f"{path}/{backup['id']}/restore", {"restore": {}})[0] == 404
@@ -160,7 +134,7 @@ def test_volumes_of_others_are_not_there(bed):
 def test_a_quota_of_cinders_stands_against_a_restore(bed, cinder):
     tenant = Tenant(bed, bed.processes[-1], "neighbour")
     volume = tenant.create_volume()
-    backup = back_up(tenant, volume)
+    backup = tenant.backed_up(volume)
     limit = {"quota_set": {"volumes": 1}}
     answer = cinder.call("PUT", f"/os-quota-sets/{tenant.project}", limit)
     assert answer.status == 200, answer

@@ -23,7 +23,7 @@ use crate::model::volume::{
 use crate::volume::catalog::{CatalogError, Hold};
 use crate::volume::cinder::{CinderError, CinderSnapshot, CinderVolume, Client, NewVolume};
 use crate::volume::rbd::Backend;
-use crate::volume::{Source, VolumeReader, VolumeWriter};
+use crate::volume::{Source, Target, VolumeReader};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -390,10 +390,14 @@ impl Cinder {
         }
     }
 
-    pub(super) fn open_target(&self, volume: &VolumeId) -> Result<VolumeWriter, CatalogError> {
+    pub(super) fn open_target(
+        &self,
+        volume: &VolumeId,
+        since: Option<&str>,
+    ) -> Result<Target, CatalogError> {
         let found = self.existing(volume)?;
         let (backend, image) = self.place(&found)?;
-        Ok(VolumeWriter::Rbd(backend.open_target(&image)?))
+        Ok(backend.open_target(&image, since)?)
     }
 
     pub(super) fn end_restore(
