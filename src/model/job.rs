@@ -124,6 +124,11 @@ pub struct RestoreVolume {
     pub user_id: UserId,
     pub name: String,
     pub size_gib: i64,
+    /// What the volume that was backed up had; not where the cloud has it no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_type: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub availability_zone: Option<String>,
 }
 
 /// The resource a job works on, at most one live job each, and what it does there. A view of [`JobArgs`], whose

@@ -344,6 +344,7 @@ mod tests {
                 description: text("of the volume"),
                 bootable: true,
                 metadata: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+                ..SavedVolume::default()
             },
         };
         let row = Backup::new(described.clone(), StorageId::random());

@@ -257,11 +257,11 @@ impl Catalog {
     }
 
     /// Makes the volume of a restore that is about to be asked for, where it has to be there before: as the user, with
-    /// the token of the request.
+    /// the token of the request. A type or a zone that the cloud does not have is left out of it, and of what is wanted.
     pub fn make_target(
         &self,
         token: Option<&Secret>,
-        wanted: &RestoreVolume,
+        wanted: &mut RestoreVolume,
     ) -> Result<VolumeId, CatalogError> {
         match self {
             // The restore itself makes it.

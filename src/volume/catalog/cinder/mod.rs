@@ -122,6 +122,9 @@ impl Cinder {
             description: found.description,
             bootable: found.bootable == "true",
             metadata: found.metadata,
+            volume_type: found.volume_type,
+            availability_zone: found.availability_zone,
+            image_metadata: found.image_metadata,
         })
     }
 
@@ -231,25 +234,19 @@ impl Cinder {
     }
 
     /// Makes a volume for a restore, as the tenant who asks: in its project, and in its quota. What is written down
-    /// before leads to a volume whose restore was never accepted.
+    /// before leads to a volume whose restore was never accepted. Of the type and the zone that are asked for, those that
+    /// the cloud refuses are left out, and out of `restore` too.
     pub(super) fn make_target(
         &self,
         token: Option<&Secret>,
-        restore: &RestoreVolume,
+        restore: &mut RestoreVolume,
     ) -> Result<VolumeId, CatalogError> {
         let token = token.ok_or(CatalogError::NotOurs)?;
         let marker = uuid::Uuid::new_v4().to_string();
         let now = self.clock.now();
         self.db
             .write(|c| volume_holds::begin_making(c, &marker, now))?;
-        let wanted = NewVolume {
-            project_id: restore.project_id.as_str(),
-            name: &restore.name,
-            description: "auto-created_from_restore_from_backup",
-            size: restore.size_gib,
-            metadata: BTreeMap::from([(MARKER_KEY.to_owned(), marker.clone())]),
-        };
-        let made = match self.client.create_volume(token, &wanted) {
+        let made = match self.create_volume(token, restore, &marker) {
             Ok(id) => VolumeId::new(&id),
             Err(error) => {
                 // Where Cinder did not say no, it may have made the volume.
@@ -273,6 +270,44 @@ impl Cinder {
             return Err(error);
         }
         Ok(made)
+    }
+
+    /// With the type and the zone; without one of them, if Cinder does not have it or not for this tenant; without both.
+    fn create_volume(
+        &self,
+        token: &Secret,
+        restore: &mut RestoreVolume,
+        marker: &str,
+    ) -> Result<String, CinderError> {
+        let (of_type, zone) = (restore.volume_type.take(), restore.availability_zone.take());
+        let mut turns = vec![(of_type.clone(), zone.clone())];
+        for turn in [(of_type, None), (None, zone), (None, None)] {
+            if !turns.contains(&turn) {
+                turns.push(turn);
+            }
+        }
+        let last = turns.len() - 1;
+        for (number, (of_type, zone)) in turns.into_iter().enumerate() {
+            let wanted = NewVolume {
+                project_id: restore.project_id.as_str(),
+                name: &restore.name,
+                description: "auto-created_from_restore_from_backup",
+                size: restore.size_gib,
+                metadata: BTreeMap::from([(MARKER_KEY.to_owned(), marker.to_owned())]),
+                volume_type: of_type.as_deref(),
+                availability_zone: zone.as_deref(),
+            };
+            match self.client.create_volume(token, &wanted) {
+                Err(CinderError::Refused {
+                    status: 400 | 404, ..
+                }) if number < last => {}
+                made => {
+                    (restore.volume_type, restore.availability_zone) = (of_type, zone);
+                    return made;
+                }
+            }
+        }
+        Err(CinderError::Unreadable("POST /volumes".to_owned()))
     }
 
     /// Puts a new volume into the state of a target, so that no user takes it for whole before it is filled.
@@ -461,6 +496,10 @@ impl Cinder {
         self.client.set_metadata(&target.id, &taken.metadata)?;
         if taken.becomes_bootable {
             self.client.set_bootable(&target.id)?;
+        }
+        if !taken.image_metadata.is_empty() {
+            let metadata = &taken.image_metadata;
+            self.client.set_image_metadata(&target.id, metadata)?;
         }
         Ok(())
     }

@@ -244,6 +244,7 @@ impl Standalone {
             description: row.description,
             bootable: row.bootable,
             metadata: row.metadata.into_inner(),
+            ..SavedVolume::default()
         }))
     }
 
