@@ -229,11 +229,13 @@ impl Services {
     /// Tells the user if the new volume has another type, or is in another zone, than the one that was backed up. The
     /// restore goes on without the message too.
     fn tell_what_is_gone(&self, ctx: &RequestContext, backup: &Backup, made: &RestoreVolume) {
-        let has_lost = |wanted: &Option<String>, had: &Option<String>| {
-            wanted.is_some() && had.is_none()
-        };
+        let has_lost =
+            |wanted: &Option<String>, had: &Option<String>| wanted.is_some() && had.is_none();
         let is_type_gone = has_lost(&backup.volume_type, &made.volume_type);
-        let detail = match (is_type_gone, has_lost(&backup.volume_zone, &made.availability_zone)) {
+        let detail = match (
+            is_type_gone,
+            has_lost(&backup.volume_zone, &made.availability_zone),
+        ) {
             (false, false) => return,
             (true, false) => Detail::TypeGone,
             (false, true) => Detail::ZoneGone,

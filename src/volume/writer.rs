@@ -1,10 +1,10 @@
 //! Writing a volume's bytes, wherever they go.
 
-use crate::volume::{Changes, VolumeError};
 use crate::volume::file::FileWriter;
 #[cfg(test)]
 use crate::volume::memory::MemoryVolume;
 use crate::volume::rbd::writer::RbdWriter;
+use crate::volume::{Changes, VolumeError};
 use std::ops::Range;
 use std::path::Path;
 

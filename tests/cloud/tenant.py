@@ -102,6 +102,21 @@ class CloudBed(Bed):
         """Snapshots of ours."""
         return [name for name in self.snapshots(volume) if re.fullmatch(r"backup\.[0-9a-f-]+\.snap\..+", name)]
 
+    def leftovers(self):
+        """What is held, half made, or in a state that only a job of ours ends."""
+        left = self.query("SELECT 'hold', job, volume FROM volume_holds WHERE released_at IS NULL")
+        left += self.query("SELECT 'making', marker, volume FROM volumes_in_making")
+        left += self.query("SELECT 'job', id, state FROM jobs WHERE state IN ('available', 'running')")
+        volumes = self.cinder.call("GET", "/volumes/detail?all_tenants=1").body["volumes"]
+        for volume in volumes:
+            if volume["status"] in ("restoring-backup", "backing-up", "creating", "deleting", "error_deleting"):
+                left.append(("volume", volume["id"], volume["status"]))
+            if "embervault_restore" in volume["metadata"]:
+                left.append(("marker", volume["id"], volume["status"]))
+        left += [("attachment", row["id"], row["status"])
+                 for row in self.cinder.call("GET", "/attachments?all_tenants=1").body["attachments"]]
+        return left
+
     def written(self):
         """What the last restore says it has done."""
         lines = [line for process in self.processes for line in process.log.read_text().splitlines()

@@ -246,7 +246,12 @@ impl Bed {
         let writer = VolumeWriter::open(&target)?;
         // The target's old content must not shine through.
         writer.write_at(&vec![0xee; root.volume_bytes as usize], 0)?;
-        read::restore::run(&vault, &root, &Target::untracked(writer), &Progress::default())?;
+        read::restore::run(
+            &vault,
+            &root,
+            &Target::untracked(writer),
+            &Progress::default(),
+        )?;
         Ok(std::fs::read(&target).unwrap())
     }
 

@@ -115,7 +115,14 @@ fn what_changes_are_counted_from_is_removed_meanwhile_and_all_is_read() {
     let (vault, progress) = (bed.vault(), Progress::default());
     let lease = Lease::unclaimed(&JobId::random());
     let id = BackupId::random();
-    let made = write::backup::run(&vault, &lease, describe(&id), Some(&full), &source, &progress);
+    let made = write::backup::run(
+        &vault,
+        &lease,
+        describe(&id),
+        Some(&full),
+        &source,
+        &progress,
+    );
     made.unwrap();
     assert!(bed.restore(&id).unwrap() == bed.content());
     assert_eq!(Progress::value(&progress.done), VOLUME_BYTES);

@@ -149,7 +149,8 @@ impl Backend {
                 Some(ours) => ours,
                 None => {
                     writable.create_snapshot(&snapshot_name(job, now))?;
-                    of_job(&writable)?.ok_or_else(|| io::Error::other("the snapshot that was made is gone"))?
+                    of_job(&writable)?
+                        .ok_or_else(|| io::Error::other("the snapshot that was made is gone"))?
                 }
             };
             self.open_kept(image, &writable, &ours.snapshot, since)

@@ -1,0 +1,171 @@
+"""The parts of the cloud stopped, killed, full or closed while a backup and a restore run."""
+
+import contextlib
+import signal
+import time
+
+import pytest
+from bed import MIB, noise, until
+from servers.cinder import POOL
+from servers.process import kill
+from tenant import CloudBed, Tenant
+
+#: Longer than the service waits for an answer.
+PAUSE = 6
+
+
+@pytest.fixture(scope="module")
+def bed(cinder, tmp_path_factory):
+    rbd = {"conf": cinder.ceph.client_conf, "user": "embervault", "pool": POOL, "timeout": "3s"}
+    settings = {"timeout": "3s", "rbd": {"ceph": rbd}}
+    with CloudBed(tmp_path_factory.mktemp("bed"), cinder, settings, engine={"paranoid": False}) as bed:
+        bed.start()
+        yield bed
+
+
+@contextlib.contextmanager
+def frozen(process):
+    """The service does nothing meanwhile."""
+    process.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def pausing(send):
+    send(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        send(signal.SIGCONT)
+
+
+def pause(cinder, part):
+    if part == "keystone":
+        return pausing(cinder.keystone.process.send_signal)
+    process = cinder.processes["cinder"] if part == "cinder" else cinder.ceph.processes["osd"]
+    return pausing(process._child.send_signal)
+
+
+def crash(cinder, part):
+    """Kills it, and brings it up again after a while."""
+    if part == "keystone":
+        cinder.keystone.process.kill()
+        cinder.keystone.process.wait()
+        time.sleep(PAUSE)
+        cinder.keystone.start()
+    elif part == "cinder":
+        kill([cinder.processes["cinder"]])
+        time.sleep(PAUSE)
+        cinder._start_cinder()
+    else:
+        cinder.ceph.kill()
+        time.sleep(PAUSE)
+        cinder.ceph.start()
+
+
+@pytest.mark.parametrize("way", ["stopped", "killed"])
+@pytest.mark.parametrize("part", ["ceph", "cinder", "keystone"])
+def test_a_part_that_is_away_for_a_while(bed, tenant, cinder, part, way):
+    source, target = tenant.create_volume(), tenant.create_volume()
+    bed.write(target, 0, noise(1, 64 * MIB))
+    wanted = bed.digest(target)
+    backup = tenant.backed_up(target)["id"]
+    bed.write(target, 0, noise(2, 64 * MIB))
+    bed.write(source, 0, noise(3, 128 * MIB))
+    expected = bed.digest(source)
+    bed.image("keep", target, "before")
+    made = tenant.back_up(source)
+    tenant.restore(backup, target)
+    until("both have begun", lambda: bed.kept(source) and int(bed.image("changed", target, "before")))
+    if way == "stopped":
+        with pause(cinder, part):
+            time.sleep(PAUSE)
+    else:
+        crash(cinder, part)
+    tenant.log_in()
+    for kind, id in (("backups", made), ("backups", backup), ("volumes", target), ("volumes", source)):
+        tenant.wait(kind, id, "available")
+    assert bed.digest(target) == wanted
+    assert bed.digest(tenant.restored(made)) == expected
+    assert bed.leftovers() == []
+
+
+def test_a_volume_that_is_deleted_while_it_is_read(bed, tenant):
+    volume = tenant.create_volume()
+    bed.write(volume, 0, noise(4, 200 * MIB))
+    backup = tenant.back_up(volume)
+    until("a snapshot is there", lambda: bed.kept(volume))
+    with frozen(bed.processes[-1]):
+        tenant.delete("volumes", volume)
+    # What is deleted reads as zeros, which must not pass for the volume's.
+    row = until("it has ended", lambda: (row := tenant.show("backups", backup))["status"] != "creating" and row)
+    assert row["status"] == "error"
+    assert "the volume was deleted" in row["fail_reason"] or "does not exist" in row["fail_reason"]
+    assert bed.leftovers() == []
+
+
+def test_a_volume_that_is_extended_while_it_is_read(bed, tenant):
+    volume = tenant.create_volume()
+    bed.write(volume, 0, noise(5, 64 * MIB))
+    expected = bed.digest(volume)
+    backup = tenant.back_up(volume)
+    until("a snapshot is there", lambda: bed.kept(volume))
+    with frozen(bed.processes[-1]):
+        tenant.extend(volume, 2)
+    assert tenant.wait("backups", backup, "available")["size"] == 1
+    assert bed.digest(tenant.restored(backup)) == expected
+
+
+def test_a_client_that_ceph_has_shut_out(bed, tenant, cinder):
+    volume = tenant.create_volume()
+    bed.write(volume, 0, noise(6, MIB))
+    expected = bed.digest(volume)
+    cinder.ceph.call("rbd", "-k", cinder.ceph.data / "keyring", "snap", "ls", f"{POOL}/volume-{volume}")
+    tenant.backed_up(volume)
+    # As it happens to one whose place another has taken.
+    cinder.ceph.call("ceph", "osd", "blocklist", "add", "127.0.0.1", "5")
+    time.sleep(1)
+    cinder.ceph.call("ceph", "osd", "blocklist", "rm", "127.0.0.1")
+    backup = tenant.backed_up(volume, incremental=True)
+    assert bed.digest(tenant.restored(backup["id"])) == expected
+    assert bed.leftovers() == []
+
+
+def test_a_pool_without_room(bed, tenant, cinder):
+    volume = tenant.create_volume()
+    bed.write(volume, 0, noise(7, 16 * MIB))
+    backup = tenant.backed_up(volume)["id"]
+    bed.write(volume, 0, noise(8, 16 * MIB))
+    call = cinder.ceph.call
+    ratios = (("full", "0.00001"), ("backfillfull", "0.00001"), ("nearfull", "0.00001"))
+    try:
+        for name, ratio in reversed(ratios):
+            call("ceph", "osd", f"set-{name}-ratio", ratio)
+        until("the store is full", lambda: "full" in call("ceph", "osd", "dump").split("flags")[-1] or
+              "full" in call("ceph", "health", "detail"))
+        failed = tenant.back_up(volume)
+        tenant.restore(backup, volume)
+        row = until("it has ended", lambda: (row := tenant.show("backups", failed))["status"] == "error" and row)
+        assert "No space left" in row["fail_reason"], row["fail_reason"]
+        tenant.wait("volumes", volume, "error_restoring")
+    finally:
+        for name, ratio in (("full", "0.95"), ("backfillfull", "0.9"), ("nearfull", "0.85")):
+            call("ceph", "osd", f"set-{name}-ratio", ratio)
+    tenant.wait("backups", backup, "available")
+    assert bed.leftovers() == []
+
+
+def test_a_cephx_user_without_rights(cinder, tmp_path):
+    cinder.ceph.make_user("weak", mon="profile rbd", osd=f"profile rbd-read-only pool={POOL}")
+    rbd = {"conf": cinder.ceph.client_conf, "user": "weak", "pool": POOL, "timeout": "3s"}
+    with CloudBed(tmp_path, cinder, {"rbd": {"ceph": rbd}}) as bed:
+        tenant = Tenant(bed, bed.start())
+        volume = tenant.create_volume()
+        backup = tenant.back_up(volume)
+        row = until("it has ended", lambda: (row := tenant.show("backups", backup))["status"] == "error" and row)
+        assert "profile rbd pool=volumes" in row["fail_reason"], row["fail_reason"]
+        assert tenant.show("volumes", volume)["status"] == "available"
+        assert bed.leftovers() == []
