@@ -146,6 +146,8 @@ impl BackupRecord {
             deduplicated_bytes: _,
             created_at,
             updated_at,
+            volume_type: _,
+            volume_zone: _,
         } = backup;
         let locator = Locator {
             storage: storage_id.clone(),

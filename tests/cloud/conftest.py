@@ -7,7 +7,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "stores")]
+sys.path[:0] = [str(ROOT / "tests" / part) for part in ("cloud", ".", "stores")]
 
 from servers.cinder import Cinder  # noqa: E402 - found by the line above
 from tenant import CloudBed, Tenant  # noqa: E402 - as above

@@ -32,10 +32,13 @@ with rados.Rados(conffile=conf, name="client.admin", conf={"keyring": keyring}) 
                     else:
                         image.discard(piece["offset"], piece["length"])
             elif work == "digest":
-                digest, at, size = hashlib.blake2b(), 0, image.size()
-                while at < size:
-                    digest.update(image.read(at, min(4 << 20, size - at)))
-                    at += 4 << 20
+                step, size = 4 << 20, image.size()
+                digest, zeros = hashlib.blake2b(b"%d" % size), bytes(step)
+                for at in range(0, size, step):
+                    piece = image.read(at, step)
+                    if piece != zeros:
+                        digest.update(b"%d" % at)
+                        digest.update(piece)
                 print(digest.hexdigest())
             elif work == "keep":
                 image.create_snap(snapshot)
@@ -178,12 +181,13 @@ class CinderProcess:
 
 def digest_of(data, size):
     """Of a volume that holds this, and zeros behind it."""
-    digest = hashlib.blake2b(data)
-    left = size - len(data)
-    while left > 0:
-        piece = min(left, 4 << 20)
-        digest.update(bytes(piece))
-        left -= piece
+    step = 4 << 20
+    digest = hashlib.blake2b(b"%d" % size)
+    for at in range(0, len(data), step):
+        piece = data[at:at + step].ljust(step, b"\0")
+        if piece != bytes(step):
+            digest.update(b"%d" % at)
+            digest.update(piece)
     return digest.hexdigest()
 
 

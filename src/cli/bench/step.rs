@@ -174,8 +174,8 @@ fn bring_back(arguments: &StepArguments, vault: &Vault, name: &str) -> anyhow::R
     let started = Instant::now();
     file::create(&target, root.volume_bytes)?;
     let progress = Progress::default();
-    let target = Target::untracked(VolumeWriter::open(&target)?);
-    restore::run(vault, &root, &target, &progress)?;
+    let volume = Target::untracked(VolumeWriter::open(&target)?);
+    restore::run(vault, &root, &volume, &progress)?;
     let wall_s = started.elapsed().as_secs_f64();
     let measured = Measured {
         case: name.to_owned(),

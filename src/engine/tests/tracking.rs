@@ -147,7 +147,7 @@ fn what_changed_is_all_that_is_restored() {
     bed.write(&noise(8, 5000), 100_001);
     bed.zero(200_000, 230_000);
     bed.write(&noise(9, 40_000), 350_000);
-    bed.write(&noise(10, 3), VOLUME_BYTES as usize - 3);
+    bed.write(&noise(10, 3), VOLUME_BYTES - 3);
     let there = bed.content();
     for unit in [1, 512, 4096] {
         std::fs::write(bed.volume(), &there).unwrap();
