@@ -91,7 +91,8 @@
 //! `admission/restore.rs` moves the backup to `restoring`, holds or creates the target and inserts the job, in one
 //! transaction.
 //! `tasks/restore_backup.rs` opens the target; `engine/read/restore.rs` reads leaves and ranges of packs, verifies
-//! every chunk and writes it; the catalogue releases the target with the saved metadata.
+//! every chunk and writes it; the catalogue releases the target with the saved metadata. Where the catalogue knows what
+//! changed since the backup, only that is read and written.
 //!
 //! # Where new things go
 //!
