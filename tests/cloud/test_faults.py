@@ -1,6 +1,7 @@
 """The parts of the cloud stopped, killed, full or closed while a backup and a restore run."""
 
 import contextlib
+import json
 import signal
 import time
 
@@ -121,16 +122,24 @@ def test_a_volume_that_is_extended_while_it_is_read(bed, tenant):
 
 def test_a_client_that_ceph_has_shut_out(bed, tenant, cinder):
     volume = tenant.create_volume()
-    bed.write(volume, 0, noise(6, MIB))
+    bed.write(volume, 0, noise(6, 64 * MIB))
     expected = bed.digest(volume)
-    cinder.ceph.call("rbd", "-k", cinder.ceph.data / "keyring", "snap", "ls", f"{POOL}/volume-{volume}")
-    tenant.backed_up(volume)
-    # As it happens to one whose place another has taken.
-    cinder.ceph.call("ceph", "osd", "blocklist", "add", "127.0.0.1", "5")
-    time.sleep(1)
-    cinder.ceph.call("ceph", "osd", "blocklist", "rm", "127.0.0.1")
-    backup = tenant.backed_up(volume, incremental=True)
-    assert bed.digest(tenant.restored(backup["id"])) == expected
+    backup = tenant.backed_up(volume)["id"]
+    bed.write(volume, 0, noise(7, 64 * MIB))
+    bed.image("keep", volume, "before")
+    tenant.restore(backup, volume)
+    until("it writes", lambda: int(bed.image("changed", volume, "before")) > 0)
+    with frozen(bed.processes[-1]):
+        # As one is whose image another has opened, and who was taken for dead.
+        status = json.loads(cinder.ceph.call("rbd", "status", f"{POOL}/volume-{volume}", "--format", "json"))
+        for watcher in status["watchers"]:
+            cinder.ceph.call("ceph", "osd", "blocklist", "add", watcher["address"], "3600")
+    tenant.wait("volumes", volume, "available")
+    tenant.wait("backups", backup, "available")
+    assert status["watchers"]
+    assert bed.digest(volume) == expected
+    # Nor does the connection stay of no use.
+    assert tenant.backed_up(volume, incremental=True)["status"] == "available"
     assert bed.leftovers() == []
 
 

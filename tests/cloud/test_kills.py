@@ -75,6 +75,7 @@ def test_a_request_that_is_cut_off_leaves_no_volume(bed, seed):
     process.kill()
     connection.close()
     tenant = Tenant(bed, bed.start())
+    until("cinder has made what it was asked for", lambda: "creating" not in volumes(bed).values())
     # A request is given minutes before it is taken for dead.
     bed.query("UPDATE volumes_in_making SET begun_at = 0")
     until("all is settled", lambda: bed.leftovers() == [])
@@ -84,4 +85,6 @@ def test_a_request_that_is_cut_off_leaves_no_volume(bed, seed):
 
 
 def volumes(bed):
-    return {row["id"] for row in bed.cinder.call("GET", "/volumes?all_tenants=1").body["volumes"]}
+    """The status of each."""
+    listed = bed.cinder.call("GET", "/volumes/detail?all_tenants=1").body["volumes"]
+    return {row["id"]: row["status"] for row in listed}
