@@ -98,6 +98,8 @@ fn fill(db: &Db, demo: &Client, numbers: std::ops::Range<i64>) {
                     deduplicated_bytes: 0,
                     created_at,
                     updated_at: Some(created_at),
+                    volume_type: None,
+                    volume_zone: None,
                 };
                 db::backups::insert(c, &backup)?;
             }

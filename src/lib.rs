@@ -97,7 +97,8 @@
 //! 2. `admission/restore.rs` moves the backup to `restoring`, holds or inserts the target, and inserts the job, in one
 //!    transaction.
 //! 3. `tasks/restore_backup.rs` takes the hold over and opens the target.
-//! 4. `engine/read/restore.rs` reads leaves and ranges of packs, verifies every chunk and writes it.
+//! 4. `engine/read/restore.rs` reads leaves and ranges of packs, verifies every chunk and writes it. Where the catalogue
+//!    knows what changed since the backup, only that is read and written.
 //! 5. `tasks/restore_backup.rs` notes that the target is written: from now on it may be in use, and no later run writes
 //!    it again. The catalogue releases the target with the saved metadata. One last transaction makes the backup
 //!    `available` again and completes the job.

@@ -254,6 +254,8 @@ pub(super) fn backup_detail(call: &Call<'_>, backup: &Backup, has_dependents: bo
         deduplicated_bytes: _,
         created_at,
         updated_at,
+        volume_type: _,
+        volume_zone: _,
     } = backup;
     let mut view = json!({
         "id": id,

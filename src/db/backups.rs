@@ -8,6 +8,7 @@ use crate::model::id::{BackupId, ProjectId, StorageId, VaultId, VolumeId};
 use crate::model::page::{Filter, Listed, Page};
 use crate::model::schema::backups;
 use crate::model::time::Timestamp;
+use crate::model::volume::SavedVolume;
 use diesel::dsl::count_star;
 use diesel::prelude::*;
 use std::collections::{BTreeMap, HashSet};
@@ -226,6 +227,8 @@ pub fn set_imported(connection: &mut DbConnection, backup: &Backup) -> DbResult<
         deduplicated_bytes: _,
         created_at,
         updated_at: _,
+        volume_type,
+        volume_zone,
     } = backup;
     diesel::update(backups::table.find(id))
         .set((
@@ -243,6 +246,23 @@ pub fn set_imported(connection: &mut DbConnection, backup: &Backup) -> DbResult<
             backups::container.eq(container),
             backups::data_timestamp.eq(data_timestamp),
             backups::created_at.eq(created_at),
+            backups::volume_type.eq(volume_type),
+            backups::volume_zone.eq(volume_zone),
+        ))
+        .execute(connection)?;
+    Ok(())
+}
+
+/// Notes what volume it was that was backed up.
+pub fn set_place(
+    connection: &mut DbConnection,
+    id: &BackupId,
+    volume: &SavedVolume,
+) -> DbResult<()> {
+    diesel::update(backups::table.find(id))
+        .set((
+            backups::volume_type.eq(&volume.volume_type),
+            backups::volume_zone.eq(&volume.availability_zone),
         ))
         .execute(connection)?;
     Ok(())

@@ -121,6 +121,10 @@ pub struct Backup {
     pub deduplicated_bytes: i64,
     pub created_at: Timestamp,
     pub updated_at: Option<Timestamp>,
+    /// The type and the zone of the volume that was backed up, for a volume that a restore makes. Known once the backup
+    /// is available.
+    pub volume_type: Option<String>,
+    pub volume_zone: Option<String>,
 }
 
 /// The columns by which lists of backups are filtered and sorted (Cinder reference, 4.1). Columns that only
@@ -173,7 +177,7 @@ impl Backup {
             container,
             created_at,
             data_timestamp,
-            volume: _,
+            volume,
         } = described;
         Self {
             id,
@@ -203,6 +207,8 @@ impl Backup {
             deduplicated_bytes: 0,
             created_at,
             updated_at: None,
+            volume_type: volume.volume_type,
+            volume_zone: volume.availability_zone,
         }
     }
 
@@ -236,6 +242,8 @@ impl Backup {
             deduplicated_bytes: _,
             created_at,
             updated_at: _,
+            volume_type: _,
+            volume_zone: _,
         } = self;
         Description {
             id: id.clone(),

@@ -125,6 +125,11 @@ pub struct RestoreVolume {
     pub user_id: UserId,
     pub name: String,
     pub size_gib: i64,
+    /// What the volume that was backed up had; not where the cloud has it no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_type: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub availability_zone: Option<String>,
 }
 
 /// What a user says of a volume that a restore makes, beside its name. Where nothing is said, it is as the backup, or as

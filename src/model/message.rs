@@ -44,6 +44,10 @@ pub enum Detail {
     /// The volume's file could not be made, or not be made longer.
     ExtendFailed,
     VolumeFailed,
+    /// The volume that a restore makes is another than the one that was backed up.
+    TypeGone,
+    ZoneGone,
+    TypeAndZoneGone,
 }
 
 impl Detail {
@@ -61,6 +65,19 @@ impl Detail {
             Detail::VolumeFailed => (
                 "012",
                 "Driver failed to create the volume: it may be too large for the file system.",
+            ),
+            // Cinder has none of these; 001 is what it cannot tell.
+            Detail::TypeGone => (
+                "001",
+                "The volume type of the backup is not there any more, or not for this project: the new volume has the default type.",
+            ),
+            Detail::ZoneGone => (
+                "001",
+                "The availability zone of the backup is not there any more: the new volume is in the default zone.",
+            ),
+            Detail::TypeAndZoneGone => (
+                "001",
+                "The volume type and the availability zone of the backup are not there any more, or not for this project: the new volume has the default ones.",
             ),
         }
     }

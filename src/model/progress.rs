@@ -13,6 +13,8 @@ pub struct Progress {
     pub done: AtomicU64,
     /// Bytes read from the source, or from the store in a restore.
     pub read: AtomicU64,
+    /// Bytes given to the target of a restore.
+    pub written: AtomicU64,
     /// Bytes added to the store.
     pub stored: AtomicU64,
     /// Plain bytes that were found already stored.

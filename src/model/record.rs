@@ -146,6 +146,8 @@ impl BackupRecord {
             deduplicated_bytes: _,
             created_at,
             updated_at,
+            volume_type: _,
+            volume_zone: _,
         } = backup;
         let locator = Locator {
             storage: storage_id.clone(),
@@ -344,6 +346,7 @@ mod tests {
                 description: text("of the volume"),
                 bootable: true,
                 metadata: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+                ..SavedVolume::default()
             },
         };
         let row = Backup::new(described.clone(), StorageId::random());

@@ -46,6 +46,7 @@ diesel::table! {
         restore_volume_id -> Nullable<Text>, root_id -> Nullable<Text>, pack_set -> Nullable<Binary>, logical_bytes -> BigInt,
         read_bytes -> BigInt, stored_bytes -> BigInt, deduplicated_bytes -> BigInt,
         created_at -> BigInt, updated_at -> Nullable<BigInt>,
+        volume_type -> Nullable<Text>, volume_zone -> Nullable<Text>,
     }
 }
 diesel::table! {

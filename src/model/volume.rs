@@ -81,6 +81,14 @@ pub struct SavedVolume {
     pub description: Option<String>,
     pub bootable: bool,
     pub metadata: BTreeMap<String, String>,
+    /// The name of its type, where a restore can ask for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub availability_zone: Option<String>,
+    /// What is known of the image that it was made from.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub image_metadata: BTreeMap<String, String>,
 }
 
 /// The backup that a target was restored from, and the properties that it takes over.
@@ -105,6 +113,8 @@ pub struct TakenOver {
     pub metadata: BTreeMap<String, String>,
     /// It was not bootable, and now it is.
     pub becomes_bootable: bool,
+    /// What is added to, or changed of, what is known of its image.
+    pub image_metadata: BTreeMap<String, String>,
 }
 
 impl RestoredFrom {
@@ -125,6 +135,7 @@ impl RestoredFrom {
             naming: saved_name.map(|name| (name, saved.description.clone())),
             metadata,
             becomes_bootable: saved.bootable && !is_bootable,
+            image_metadata: saved.image_metadata.clone(),
         }
     }
 }
@@ -158,5 +169,21 @@ mod tests {
             let error = bytes_of(size).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{size} cannot be")), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_volume_is_not_stored() {
+        let plain = r#"{"name":"n","description":null,"bootable":false,"metadata":{}}"#;
+        let read: SavedVolume = serde_json::from_str(plain).unwrap();
+        assert_eq!(read.volume_type, None);
+        assert_eq!(serde_json::to_string(&read).unwrap(), plain);
+        let more = SavedVolume {
+            volume_type: Some("gold".to_owned()),
+            availability_zone: Some("east".to_owned()),
+            image_metadata: BTreeMap::from([("os".to_owned(), "linux".to_owned())]),
+            ..read
+        };
+        let stored = serde_json::to_string(&more).unwrap();
+        assert_eq!(serde_json::from_str::<SavedVolume>(&stored).unwrap(), more);
     }
 }

@@ -10,6 +10,7 @@ use crate::model::backup::{Backup, BackupEvent, BackupStatus};
 use crate::model::error::{Error, chain};
 use crate::model::id::{BackupId, SnapshotId, VolumeId};
 use crate::model::job::{JobArgs, NewTarget, RestoreTarget, RestoreVolume};
+use crate::model::message::{Action, Detail, Message};
 use crate::model::page::{Filter, Listed, Page};
 use crate::model::snapshot::SourceSnapshot;
 use crate::model::volume::{SourceVolume, VolumeStatus};
@@ -220,10 +221,40 @@ impl Services {
             self.admission
                 .restore_backup(&asker(ctx), id, &target, existing.as_ref())
         });
-        if admitted.is_err() && target.create.is_some() {
-            self.unmake_target(&target.volume_id);
+        match (&admitted, &target.create) {
+            (Err(_), Some(_)) => self.unmake_target(&target.volume_id),
+            (Ok(()), Some(made)) => self.tell_what_is_gone(ctx, &backup, made),
+            (_, None) => {}
         }
         admitted.map(|()| restoring)
+    }
+
+    /// Tells the user if the new volume has another type, or is in another zone, than the one that was backed up. The
+    /// restore goes on without the message too.
+    fn tell_what_is_gone(&self, ctx: &RequestContext, backup: &Backup, made: &RestoreVolume) {
+        let has_lost =
+            |wanted: &Option<String>, had: &Option<String>| wanted.is_some() && had.is_none();
+        let is_type_gone = has_lost(&backup.volume_type, &made.volume_type);
+        let detail = match (
+            is_type_gone,
+            has_lost(&backup.volume_zone, &made.availability_zone),
+        ) {
+            (false, false) => return,
+            (true, false) => Detail::TypeGone,
+            (false, true) => Detail::ZoneGone,
+            (true, true) => Detail::TypeAndZoneGone,
+        };
+        let message = Message::new(
+            ctx.project_id.clone(),
+            Some(ctx.request_id.clone()),
+            (Action::RestoreBackup, detail),
+            ("VOLUME_BACKUP", backup.id.as_str()),
+            self.clock.now(),
+        );
+        if let Err(error) = self.db.write(|c| db::messages::insert(c, &message)) {
+            let error = chain(&error);
+            tracing::warn!(backup.id = %backup.id, error, "the user was not told that the new volume has another type or zone");
+        }
     }
 
     /// Removes the volume that was made for a refused restore. If that fails, it is found and removed later.
@@ -249,17 +280,18 @@ impl Services {
                 );
                 return Err(Error::invalid("input received", message));
             }
-            let volume = RestoreVolume {
+            let mut volume = RestoreVolume {
                 project_id: ctx.project_id.clone(),
                 user_id: ctx.user_id.clone(),
                 name: wanted
                     .name
                     .unwrap_or_else(|| format!("restore_backup_{}", backup.id)),
                 size_gib,
+                volume_type: backup.volume_type.clone(),
+                availability_zone: backup.volume_zone.clone(),
             };
-            let volume_id = self
-                .catalog
-                .make_target(ctx.token.as_ref(), &volume, &wanted.new)?;
+            let token = ctx.token.as_ref();
+            let volume_id = self.catalog.make_target(token, &mut volume, &wanted.new)?;
             let restoring = Restoring {
                 volume_id: volume_id.clone(),
                 volume_name: volume.name.clone(),

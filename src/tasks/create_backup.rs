@@ -177,6 +177,7 @@ impl Tasks {
                 return Err(TaskError::Unsafe);
             }
             db::backups::set_finished(c, id, &finished(root)?)?;
+            db::backups::set_place(c, id, &root.backup.volume)?;
             let moved = db::backups::transition(c, id, BackupEvent::Finished, now)?;
             if !moved {
                 return Err(TaskError::Subject(

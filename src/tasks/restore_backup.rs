@@ -8,6 +8,7 @@ use crate::model::error::chain;
 use crate::model::id::BackupId;
 use crate::model::job::{Checkpoint, RestoreTarget};
 use crate::model::message::{Action, Detail};
+use crate::model::progress::Progress;
 use crate::model::volume::RestoredFrom;
 use crate::tasks::{TaskError, Tasks};
 
@@ -34,13 +35,24 @@ impl Tasks {
             // Nor after an earlier run has failed and let go.
             self.catalog.begin_restore(lease, target)?.could_change()?;
             let root = vault.root(backup.root_name())?;
-            let writer =
-                self.catalog
-                    .open_target(lease, volume, root.volume_bytes, root.logical_bytes)?;
-            if writer.length() < root.volume_bytes {
+            let (bytes, data_bytes) = (root.volume_bytes, root.logical_bytes);
+            let since = root.source_change_id.as_deref();
+            let target = self
+                .catalog
+                .open_target(lease, volume, bytes, data_bytes, since)?;
+            if target.writer.length() < root.volume_bytes {
                 return Err(TaskError::Subject("the target is smaller than the backup"));
             }
-            engine::read::restore::run(&vault, &root, &writer, &claimed.progress)?;
+            let progress = &claimed.progress;
+            let restored = engine::read::restore::run(&vault, &root, &target, progress)?;
+            tracing::info!(
+                backup.id = %id,
+                volume.id = %volume,
+                is_by_difference = restored.is_by_difference,
+                read_bytes = Progress::value(&progress.read),
+                written_bytes = Progress::value(&progress.written),
+                "the volume is written"
+            );
             self.catalog.finish_target(lease, volume)?;
             self.under_lease(lease, |c| {
                 db::jobs::set_checkpoint(c, lease, Checkpoint::Written).map(|_| ())

@@ -19,7 +19,7 @@ mod tracking;
 mod writer;
 
 pub use reader::{Changes, Source, VolumeReader};
-pub use writer::VolumeWriter;
+pub use writer::{Target, VolumeWriter};
 
 use std::io;
 use std::path::Path;
@@ -50,6 +50,6 @@ impl VolumeError {
         matches!(
             self.source.kind(),
             io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NotConnected
-        ) || rbd::is_shut_out(&self.source)
+        )
     }
 }

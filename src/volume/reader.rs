@@ -49,12 +49,13 @@ impl VolumeReader {
         }
     }
 
-    /// An error if the volume has become shorter than it was when it was opened.
+    /// An error if the volume has become shorter than it was when it was opened, or is gone: what was read since may be
+    /// zeros that it never held.
     pub fn check_length(&self) -> Result<(), VolumeError> {
         match self {
             Self::File(file) => file.check_length(),
-            // What a snapshot holds stays.
-            Self::Generated(_) | Self::Rbd(_) => Ok(()),
+            Self::Generated(_) => Ok(()),
+            Self::Rbd(image) => image.check(),
             #[cfg(test)]
             Self::Memory(_) => Ok(()),
         }
@@ -104,12 +105,14 @@ impl Source {
 }
 
 type ChangedWithin = dyn Fn(Range<u64>) -> Result<Vec<Range<u64>>, VolumeError> + Send + Sync;
+type IsKept = dyn Fn() -> Result<bool, VolumeError> + Send + Sync;
 
 /// The changes since a named state of the content.
 pub struct Changes {
     /// Change id of that state.
     pub since: String,
     within: Box<ChangedWithin>,
+    is_kept: Box<IsKept>,
 }
 
 impl Changes {
@@ -121,7 +124,25 @@ impl Changes {
         Self {
             since,
             within: Box::new(within),
+            is_kept: Box::new(|| Ok(true)),
         }
+    }
+
+    /// The same changes, where the earlier state may be removed while they are asked for. The function says whether it is
+    /// there.
+    pub fn while_kept(
+        self,
+        is_kept: impl Fn() -> Result<bool, VolumeError> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            is_kept: Box::new(is_kept),
+            ..self
+        }
+    }
+
+    /// Whether the earlier state is still there. If it is not, what was reported before may be wrong.
+    pub fn hold(&self) -> Result<bool, VolumeError> {
+        (self.is_kept)()
     }
 
     /// The parts of a range that may have changed, ascending.

@@ -1,10 +1,10 @@
 //! Writing a volume's bytes, wherever they go.
 
-use crate::volume::VolumeError;
 use crate::volume::file::FileWriter;
 #[cfg(test)]
 use crate::volume::memory::MemoryVolume;
 use crate::volume::rbd::writer::RbdWriter;
+use crate::volume::{Changes, VolumeError};
 use std::ops::Range;
 use std::path::Path;
 
@@ -15,6 +15,23 @@ pub enum VolumeWriter {
     Rbd(RbdWriter),
     #[cfg(test)]
     Memory(MemoryVolume),
+}
+
+/// A volume to be restored to.
+pub struct Target {
+    pub writer: VolumeWriter,
+    /// What changed since it held what the backup holds, if that is known.
+    pub changes: Option<Changes>,
+}
+
+impl Target {
+    /// A volume that may hold anything.
+    pub fn untracked(writer: VolumeWriter) -> Self {
+        Self {
+            writer,
+            changes: None,
+        }
+    }
 }
 
 impl VolumeWriter {

@@ -7,9 +7,10 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "stores")]
+sys.path[:0] = [str(ROOT / "tests" / part) for part in ("cloud", ".", "stores")]
 
 from servers.cinder import Cinder  # noqa: E402 - found by the line above
+from tenant import CloudBed, Tenant  # noqa: E402 - as above
 
 TOOLS = ROOT / "target" / "tools"
 os.environ.setdefault("KEYSTONE_PYTHON", str(TOOLS / "keystone" / "bin" / "python"))
@@ -20,3 +21,16 @@ os.environ.setdefault("CINDER_PYTHON", str(TOOLS / "cinder" / "bin" / "python"))
 def cinder(tmp_path_factory):
     with Cinder(tmp_path_factory.mktemp("cloud")) as cinder:
         yield cinder
+
+
+@pytest.fixture(scope="module")
+def bed(cinder, tmp_path_factory):
+    # Of what Ceph calls unchanged only samples are read, as it is by default.
+    with CloudBed(tmp_path_factory.mktemp("bed"), cinder, engine={"paranoid": False}) as bed:
+        bed.start()
+        yield bed
+
+
+@pytest.fixture
+def tenant(bed):
+    return Tenant(bed, bed.processes[-1])

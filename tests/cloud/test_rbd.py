@@ -1,36 +1,13 @@
 """Volumes of a real Cinder in a real Ceph: backed up, restored, and left as they were."""
 
 import json
-import re
 
 import pytest
 from bed import MIB, noise, until
-from tenant import CloudBed, Tenant, digest_of
+from tenant import Tenant, digest_of
 
 GIB = 1 << 30
-
-
-@pytest.fixture(scope="module")
-def bed(cinder, tmp_path_factory):
-    # Of what Ceph calls unchanged only samples are read, as it is by default.
-    with CloudBed(tmp_path_factory.mktemp("bed"), cinder, engine={"paranoid": False}) as bed:
-        bed.start()
-        yield bed
-
-
-@pytest.fixture
-def tenant(bed):
-    return Tenant(bed, bed.processes[-1])
-
-
-def kept(bed, volume):
-    """Snapshots of ours."""
-    return [name for name in bed.snapshots(volume) if re.fullmatch(r"backup\.[0-9a-f-]+\.snap\..+", name)]
-
-
-def back_up(tenant, volume, **more):
-    backup = tenant.back_up(volume, **more)
-    return tenant.wait("backups", backup, "available")
+IMAGE = {"os_distro": "debian", "hw_disk_bus": "scsi", "min_disk": "1"}
 
 
 def test_a_volume_comes_back_as_a_new_one_of_the_tenants(bed, tenant):
@@ -39,7 +16,7 @@ def test_a_volume_comes_back_as_a_new_one_of_the_tenants(bed, tenant):
     bed.write(volume, 0, data)
     expected = bed.digest(volume)
     assert expected == digest_of(data, GIB)
-    backup = back_up(tenant, volume, name="first")
+    backup = tenant.backed_up(volume, name="first")
     assert tenant.show("volumes", volume)["status"] == "available"
     restored = tenant.restore(backup["id"])
     row = tenant.wait("volumes", restored, "available")
@@ -53,21 +30,21 @@ def test_an_incremental_backup_asks_ceph_what_changed(bed, tenant):
     volume = tenant.create_volume()
     data = bytearray(noise(2, 48 * MIB))
     bed.write(volume, 0, bytes(data))
-    full = back_up(tenant, volume)
+    full = tenant.backed_up(volume)
     first = bed.digest(volume)
-    assert len(kept(bed, volume)) == 1
+    assert len(bed.kept(volume)) == 1
     change = noise(3, 64 << 10)
     bed.write(volume, 20 * MIB, change)
     bed.discard(volume, 8 * MIB, 4 * MIB)
     second = bed.digest(volume)
     assert second != first
-    incremental = back_up(tenant, volume, incremental=True)
+    incremental = tenant.backed_up(volume, incremental=True)
     assert incremental["is_incremental"]
     # A sample of what Ceph calls unchanged is read too.
     ((read,),) = bed.query(f"SELECT read_bytes FROM backups WHERE id = '{incremental['id']}'")
     assert read < 8 * MIB, f"{read} bytes were read"
     # The older snapshot is gone, and the newer one is what the next backup compares with.
-    assert len(kept(bed, volume)) == 1
+    assert len(bed.kept(volume)) == 1
     for backup, expected in ((full, first), (incremental, second)):
         restored = tenant.restore(backup["id"])
         tenant.wait("volumes", restored, "available")
@@ -87,8 +64,8 @@ def test_a_snapshot_is_backed_up_as_it_was(bed, tenant):
     tenant.wait("snapshots", made, "available")
     expected = bed.digest(volume)
     bed.write(volume, MIB, noise(5, MIB))
-    backup = back_up(tenant, volume, snapshot_id=made)
-    assert kept(bed, volume) == []
+    backup = tenant.backed_up(volume, snapshot_id=made)
+    assert bed.kept(volume) == []
     restored = tenant.restore(backup["id"])
     tenant.wait("volumes", restored, "available")
     assert bed.digest(restored) == expected
@@ -97,8 +74,8 @@ def test_a_snapshot_is_backed_up_as_it_was(bed, tenant):
 def test_a_tenant_deletes_a_volume_that_was_backed_up(bed, tenant):
     volume = tenant.create_volume()
     bed.write(volume, 0, noise(6, MIB))
-    backup = back_up(tenant, volume)
-    assert len(kept(bed, volume)) == 1
+    backup = tenant.backed_up(volume)
+    assert len(bed.kept(volume)) == 1
     tenant.delete("volumes", volume)
     restored = tenant.restore(backup["id"])
     tenant.wait("volumes", restored, "available")
@@ -109,13 +86,13 @@ def test_a_backup_goes_on_where_a_kill_cut_it_off(bed, tenant):
     bed.write(volume, 0, noise(7, 200 * MIB))
     expected = bed.digest(volume)
     backup = tenant.back_up(volume)
-    until("a snapshot is there", lambda: kept(bed, volume))
+    until("a snapshot is there", lambda: bed.kept(volume))
     bed.processes[-1].kill()
     # It is the moment of the first run that is backed up.
     bed.write(volume, 0, noise(8, MIB))
     tenant = Tenant(bed, bed.start())
     tenant.wait("backups", backup, "available")
-    assert len(kept(bed, volume)) == 1
+    assert len(bed.kept(volume)) == 1
     assert tenant.show("volumes", volume)["status"] == "available"
     restored = tenant.restore(backup)
     tenant.wait("volumes", restored, "available")
@@ -127,7 +104,7 @@ def test_a_restore_goes_on_where_a_kill_cut_it_off(bed):
     volume = tenant.create_volume()
     bed.write(volume, 0, noise(9, 200 * MIB))
     expected = bed.digest(volume)
-    backup = back_up(tenant, volume)
+    backup = tenant.backed_up(volume)
     bed.write(volume, 0, noise(10, 100 * MIB))
     tenant.restore(backup["id"], volume)
     until("the volume is held", lambda: tenant.show("volumes", volume)["status"] == "restoring-backup")
@@ -152,7 +129,7 @@ def test_volumes_of_others_are_not_there(bed):
     tenant = Tenant(bed, bed.processes[-1])
     neighbour = Tenant(bed, bed.processes[-1], "neighbour")
     volume = tenant.create_volume()
-    backup = back_up(tenant, volume)
+    backup = tenant.backed_up(volume)
     path = f"/v3/{neighbour.project}/backups"
     assert neighbour.request("POST", path, {"backup": {"volume_id": volume}})[0] == 404
     assert neighbour.request("POST", f"{path}/{backup['id']}/restore", {"restore": {}})[0] == 404
@@ -161,7 +138,7 @@ def test_volumes_of_others_are_not_there(bed):
 def test_a_quota_of_cinders_stands_against_a_restore(bed, cinder):
     tenant = Tenant(bed, bed.processes[-1], "neighbour")
     volume = tenant.create_volume()
-    backup = back_up(tenant, volume)
+    backup = tenant.backed_up(volume)
     limit = {"quota_set": {"volumes": 1}}
     answer = cinder.call("PUT", f"/os-quota-sets/{tenant.project}", limit)
     assert answer.status == 200, answer
@@ -175,7 +152,7 @@ def test_a_volume_that_a_machine_is_about_to_get_is_not_written(bed, cinder):
     tenant = Tenant(bed, bed.processes[-1])
     volume = tenant.create_volume()
     bed.write(volume, 0, noise(11, MIB))
-    backup = back_up(tenant, volume)
+    backup = tenant.backed_up(volume)
     bed.write(volume, 0, noise(12, MIB))
     expected = bed.digest(volume)
     # An attachment that was begun before the volume was taken for the restore; the volume does not show it.
@@ -205,7 +182,7 @@ def test_what_cinder_adds_to_the_metadata_is_not_restored(bed, cinder):
     flag = {"os-update_readonly_flag": {"readonly": True}}
     assert cinder.call("POST", f"/volumes/{volume}/action", flag, user="member").status == 202
     assert tenant.show("volumes", volume)["metadata"]["readonly"] == "True"
-    restored = tenant.restore(back_up(tenant, volume)["id"])
+    restored = tenant.restore(tenant.backed_up(volume)["id"])
     row = tenant.wait("volumes", restored, "available")
     assert sorted(row["metadata"]) == ["purpose", "src_backup_id"]
 
@@ -215,7 +192,7 @@ def test_zeros_behind_the_size_of_an_image_are_no_part_of_the_volume(bed, cinder
     volume = tenant.create_volume()
     cinder.ceph.call("rbd", "resize", f"volumes/volume-{volume}", "--size", "1100M", "--no-progress")
     bed.write(volume, GIB, bytes(MIB))
-    assert back_up(tenant, volume)["size"] == 1
+    assert tenant.backed_up(volume)["size"] == 1
     bed.write(volume, GIB + MIB, b"data")
     backup = tenant.back_up(volume)
     row = until("it fails", lambda: (row := tenant.show("backups", backup))["status"] == "error" and row)
@@ -227,7 +204,7 @@ def test_a_client_that_ceph_has_shut_out_comes_back(bed, cinder):
     volume = tenant.create_volume()
     bed.write(volume, 0, noise(13, 100 * MIB))
     expected = bed.digest(volume)
-    backup = back_up(tenant, volume)
+    backup = tenant.backed_up(volume)
     restored = tenant.restore(backup["id"])
     # While it writes, the service is the image's only client.
     status = lambda: cinder.ceph.call("rbd", "status", f"volumes/volume-{restored}", "--format", "json")
@@ -237,4 +214,58 @@ def test_a_client_that_ceph_has_shut_out_comes_back(bed, cinder):
     tenant.wait("volumes", restored, "available")
     tenant.wait("backups", backup["id"], "available")
     assert bed.digest(restored) == expected
-    back_up(tenant, volume)
+    tenant.backed_up(volume)
+
+
+@pytest.fixture
+def gold(cinder):
+    body = {"volume_type": {"name": "gold", "extra_specs": {"volume_backend_name": "ceph"}}}
+    made = cinder.call("POST", "/types", body)
+    assert made.status == 200, made
+    gold = made.body["volume_type"]["id"]
+    yield gold
+    cinder.call("DELETE", f"/types/{gold}")
+
+
+def told(tenant, backup):
+    listed = tenant.ask("GET", f"/messages?resource_uuid={backup}")["messages"]
+    return [message["user_message"] for message in listed]
+
+
+def test_a_new_volume_has_what_the_old_one_had(bed, tenant, cinder, gold):
+    volume = tenant.create_volume(name="system", description="of a machine", volume_type="gold")
+    action = f"/volumes/{volume}/action"
+    tenant.ask("POST", action, {"os-set_bootable": {"bootable": True}})
+    tenant.ask("POST", action, {"os-set_image_metadata": {"metadata": IMAGE}})
+    bed.write(volume, 0, noise(1, MIB))
+    expected = bed.digest(volume)
+    backup = tenant.backed_up(volume)["id"]
+    tenant.delete("volumes", volume)
+    restored = tenant.restored(backup)
+    row = tenant.show("volumes", restored)
+    assert (row["name"], row["description"]) == ("system", "of a machine")
+    assert (row["volume_type"], row["bootable"], row["availability_zone"]) == ("gold", "true", "nova")
+    assert row["volume_image_metadata"] == IMAGE
+    assert bed.digest(restored) == expected
+    assert told(tenant, backup) == []
+    # The type is not the cloud's any more.
+    tenant.delete("volumes", restored)
+    answer = cinder.call("DELETE", f"/types/{gold}")
+    assert answer.status == 202, answer
+    restored = tenant.restored(backup)
+    row = tenant.show("volumes", restored)
+    assert (row["name"], row["volume_type"], row["bootable"]) == ("system", "ceph", "true")
+    assert bed.digest(restored) == expected
+    (message,) = told(tenant, backup)
+    assert "The volume type of the backup is not there any more" in message
+
+
+def test_a_new_volume_is_in_the_default_zone_where_its_own_is_gone(bed, tenant):
+    volume = tenant.create_volume()
+    bed.write(volume, 0, noise(2, MIB))
+    backup = tenant.backed_up(volume)["id"]
+    bed.query(f"UPDATE backups SET volume_zone = 'east' WHERE id = '{backup}'")
+    row = tenant.show("volumes", tenant.restored(backup))
+    assert (row["volume_type"], row["availability_zone"]) == ("ceph", "nova")
+    (message,) = told(tenant, backup)
+    assert "The availability zone of the backup is not there any more" in message

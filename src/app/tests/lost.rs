@@ -17,7 +17,7 @@ impl Bed {
         let hold = catalog.begin_restore(lease, target).unwrap();
         hold.could_change().unwrap();
         catalog
-            .open_target(lease, &target.volume_id, GIB, 0)
+            .open_target(lease, &target.volume_id, GIB, 0, None)
             .unwrap();
         claimed
     }

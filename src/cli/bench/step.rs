@@ -21,7 +21,7 @@ use crate::model::vault::StorageRow;
 use crate::store::Store;
 use crate::volume::file;
 use crate::volume::generated::Generated;
-use crate::volume::{Changes, Source, VolumeReader, VolumeWriter};
+use crate::volume::{Changes, Source, Target, VolumeReader, VolumeWriter};
 use anyhow::{Context, bail};
 use std::path::Path;
 use std::time::Instant;
@@ -174,7 +174,8 @@ fn bring_back(arguments: &StepArguments, vault: &Vault, name: &str) -> anyhow::R
     let started = Instant::now();
     file::create(&target, root.volume_bytes)?;
     let progress = Progress::default();
-    restore::run(vault, &root, &VolumeWriter::open(&target)?, &progress)?;
+    let volume = Target::untracked(VolumeWriter::open(&target)?);
+    restore::run(vault, &root, &volume, &progress)?;
     let wall_s = started.elapsed().as_secs_f64();
     let measured = Measured {
         case: name.to_owned(),

@@ -329,8 +329,8 @@ fn a_thread_that_fails_does_not_look_as_if_the_job_was_asked_to_stop() {
         assert!(!progress.is_asked_to_stop());
         let target = bed.dir.path().join("target");
         file::create(&target, root.volume_bytes).unwrap();
-        let writer = VolumeWriter::open(&target).unwrap();
-        let restored = read::restore::run(&vault, &root, &writer, &progress);
+        let target = Target::untracked(VolumeWriter::open(&target).unwrap());
+        let restored = read::restore::run(&vault, &root, &target, &progress);
         assert!(matches!(restored, Err(Error::Store(_))), "{part}");
         assert!(!progress.is_asked_to_stop());
     }

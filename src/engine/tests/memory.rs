@@ -43,7 +43,8 @@ fn what_is_fetched_ahead_waits_for_a_slow_disk() {
         slow.pause = Duration::from_millis(5);
         let writer = VolumeWriter::File(slow);
         let (budget, progress) = (Budget::new(limit), Progress::default());
-        read::restore::run_within(&budget, &vault, &root, &writer, &progress).unwrap();
+        let slow = Target::untracked(writer);
+        read::restore::run_within(&budget, &vault, &root, &slow, &progress).unwrap();
         assert!(std::fs::read(&target).unwrap() == bed.content());
         std::fs::remove_file(&target).unwrap();
         budget.peak()
@@ -61,13 +62,13 @@ fn what_is_fetched_ahead_waits_for_a_slow_disk() {
     let (budget, progress) = (Budget::new(1), Progress::default());
     let _held = budget.take(1, || Ok(())).unwrap();
     file::create(&target, root.volume_bytes).unwrap();
-    let writer = VolumeWriter::open(&target).unwrap();
+    let target = Target::untracked(VolumeWriter::open(&target).unwrap());
     let stopped = std::thread::scope(|scope| {
         scope.spawn(|| {
             std::thread::sleep(Duration::from_millis(100));
             progress.stop();
         });
-        read::restore::run_within(&budget, &vault, &root, &writer, &progress)
+        read::restore::run_within(&budget, &vault, &root, &target, &progress)
     });
     assert!(matches!(stopped, Err(Error::Cancelled)));
 }

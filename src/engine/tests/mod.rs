@@ -27,7 +27,7 @@ use crate::model::time::Timestamp;
 use crate::model::vault::StorageRow;
 use crate::store::{Hook, Store, Verb};
 use crate::volume::file;
-use crate::volume::{Changes, Source, VolumeReader, VolumeWriter};
+use crate::volume::{Changes, Source, Target, VolumeReader, VolumeWriter};
 use proptest::prelude::*;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -246,7 +246,12 @@ impl Bed {
         let writer = VolumeWriter::open(&target)?;
         // The target's old content must not shine through.
         writer.write_at(&vec![0xee; root.volume_bytes as usize], 0)?;
-        read::restore::run(&vault, &root, &writer, &Progress::default())?;
+        read::restore::run(
+            &vault,
+            &root,
+            &Target::untracked(writer),
+            &Progress::default(),
+        )?;
         Ok(std::fs::read(&target).unwrap())
     }
 
@@ -426,7 +431,8 @@ fn a_restore_that_compares_writes_only_what_differs() {
     bed.write(&noise(9, 5000), 350_000);
     let vault = bed.vault();
     let writer = VolumeWriter::open(&bed.volume()).unwrap();
-    read::restore::run(&vault, &root, &writer, &Progress::default()).unwrap();
+    let target = Target::untracked(writer);
+    read::restore::run(&vault, &root, &target, &Progress::default()).unwrap();
     assert_eq!(bed.content(), wanted);
     assert!(bed.restore(&root.backup.id).unwrap() == wanted);
 }

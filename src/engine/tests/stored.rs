@@ -53,6 +53,7 @@ fn described(id: &str, parent: Option<&str>) -> Description {
             description: Some("saved".to_owned()),
             bootable: true,
             metadata: metadata(),
+            ..SavedVolume::default()
         },
         ..describe(&BackupId::new(id))
     }

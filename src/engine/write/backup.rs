@@ -90,21 +90,32 @@ pub fn run(
 impl Job<'_, '_> {
     fn run(&self) -> Result<Manifest> {
         let mut tree = self.pass()?;
-        if self.source_disproved.load(Ordering::SeqCst) {
+        if !self.are_reports_kept()? {
+            tracing::warn!(
+                session = %self.session.lease.job_id,
+                "what the source reported changes from was removed meanwhile; the whole volume is read"
+            );
+            self.source_disproved.store(true, Ordering::SeqCst);
+            tree = self.pass_again()?;
+        } else if self.source_disproved.load(Ordering::SeqCst) {
             tracing::error!(
                 session = %self.session.lease.job_id,
                 change.id = self.source.change_id,
                 "the source reported changed blocks as unchanged; the whole volume is read"
             );
-            let progress = self.session.progress;
-            progress.done.store(0, Ordering::Relaxed);
-            progress.deduplicated.store(0, Ordering::Relaxed);
-            tree = self.pass()?;
+            tree = self.pass_again()?;
         }
         self.data.finish()?;
         let manifest = tree.finish(|node| self.put_meta(ChunkKind::Node, node))?;
         self.meta.finish()?;
         Ok(manifest)
+    }
+
+    fn pass_again(&self) -> Result<TreeWriter> {
+        let progress = self.session.progress;
+        progress.done.store(0, Ordering::Relaxed);
+        progress.deduplicated.store(0, Ordering::Relaxed);
+        self.pass()
     }
 
     /// Goes through all spans once; ends early if the source proves to have reported changes wrongly.

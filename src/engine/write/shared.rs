@@ -71,6 +71,14 @@ impl Job<'_, '_> {
         }
     }
 
+    /// Whether the source could report changes until now; of a source that reports none, there is nothing to doubt.
+    pub(super) fn are_reports_kept(&self) -> Result<bool> {
+        match &self.source.changes {
+            Some(changes) if self.parent.is_some() => Ok(changes.hold()?),
+            _ => Ok(true),
+        }
+    }
+
     /// Whether a few blocks of the span are compared although they were reported as unchanged.
     pub(super) fn is_sampled(&self, number: usize) -> bool {
         let leaves = self

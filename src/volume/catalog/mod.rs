@@ -47,7 +47,7 @@ use crate::model::job::{Lease, NewTarget, RestoreTarget, RestoreVolume};
 use crate::model::progress::Progress;
 use crate::model::snapshot::{HeldSnapshot, SourceSnapshot};
 use crate::model::volume::{HeldVolume, RestoredFrom, SavedVolume, SourceVolume, WorkFile};
-use crate::volume::{Source, VolumeReader, VolumeWriter};
+use crate::volume::{Source, Target, VolumeReader};
 use cinder::Cinder;
 use standalone::{Standalone, quota};
 use std::collections::BTreeMap;
@@ -273,11 +273,11 @@ impl Catalog {
     }
 
     /// Makes the volume of a restore that is about to be asked for, where it has to be there before: as the user, with
-    /// the token of the request.
+    /// the token of the request. A type or a zone that the cloud does not have is left out of it, and of what is wanted.
     pub fn make_target(
         &self,
         token: Option<&Secret>,
-        wanted: &RestoreVolume,
+        wanted: &mut RestoreVolume,
         new: &NewTarget,
     ) -> Result<VolumeId, CatalogError> {
         match self {
@@ -331,21 +331,25 @@ impl Catalog {
     }
 
     /// Opens a held target, and makes what the restore is to make: with the volume's size, or as many bytes as
-    /// the backup has if they are more. An error if there is no room for the data.
+    /// the backup has if they are more. With what changed since it held the content of the backup, given by its change id,
+    /// if that is known. An error if there is no room for the data.
     pub fn open_target(
         &self,
         lease: &Lease,
         volume: &VolumeId,
         bytes: u64,
         data_bytes: u64,
-    ) -> Result<VolumeWriter, CatalogError> {
+        since: Option<&str>,
+    ) -> Result<Target, CatalogError> {
         match self {
-            Self::Standalone(standalone) => {
-                standalone.open_target(lease, volume, bytes, data_bytes)
-            }
-            Self::Cinder(cinder) => cinder.open_target(volume),
+            Self::Standalone(standalone) => standalone
+                .open_target(lease, volume, bytes, data_bytes)
+                .map(Target::untracked),
+            Self::Cinder(cinder) => cinder.open_target(volume, since),
             #[cfg(test)]
-            Self::Memory(memory) => memory.open_target(lease, volume, bytes),
+            Self::Memory(memory) => memory
+                .open_target(lease, volume, bytes)
+                .map(Target::untracked),
         }
     }
 

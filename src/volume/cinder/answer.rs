@@ -28,6 +28,11 @@ pub struct CinderVolume {
     pub bootable: String,
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
+    /// The name of its type.
+    pub volume_type: Option<String>,
+    pub availability_zone: Option<String>,
+    #[serde(default, rename = "volume_image_metadata")]
+    pub image_metadata: BTreeMap<String, String>,
 }
 
 impl CinderVolume {

@@ -120,6 +120,18 @@ impl Client {
         self.act(volume, &json!({ "os-set_bootable": { "bootable": true } }))
     }
 
+    /// Adds to what is known of the image that a volume was made from.
+    pub fn set_image_metadata(
+        &self,
+        volume: &str,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<(), CinderError> {
+        self.act(
+            volume,
+            &json!({ "os-set_image_metadata": { "metadata": metadata } }),
+        )
+    }
+
     /// Changes the name and the description of a volume.
     pub fn rename(
         &self,
@@ -151,14 +163,21 @@ impl Client {
         token: &Secret,
         wanted: &NewVolume<'_>,
     ) -> Result<String, CinderError> {
-        let body = json!({ "volume": {
+        let mut body = json!({ "volume": {
             "name": wanted.name,
             "description": wanted.description,
             "size": wanted.size,
-            "volume_type": wanted.volume_type,
-            "availability_zone": wanted.availability_zone,
             "metadata": wanted.metadata,
         }});
+        let of_cloud = [
+            ("volume_type", wanted.volume_type),
+            ("availability_zone", wanted.availability_zone),
+        ];
+        for (key, value) in of_cloud {
+            if let Some(value) = value {
+                body["volume"][key] = value.into();
+            }
+        }
         let project = As::Tenant(token, wanted.project_id);
         let answer = self.send(project, Method::POST, "/volumes", Some(&body))?;
         let id = answer.pointer("/volume/id").and_then(Value::as_str);

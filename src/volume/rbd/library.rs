@@ -73,6 +73,7 @@ functions! {
         rados_ioctx_create: fn(Handle, *const c_char, *mut Handle) -> c_int;
         rados_ioctx_destroy: fn(Handle) -> ();
         rados_ioctx_get_id: fn(Handle) -> i64;
+        rados_set_pool_full_try: fn(Handle) -> ();
     }
     rbd {
         rbd_open: fn(Handle, *const c_char, *mut Handle, *const c_char) -> c_int;
@@ -116,7 +117,13 @@ fn check_count(result: isize) -> io::Result<usize> {
         let code = result
             .checked_neg()
             .and_then(|code| i32::try_from(code).ok());
-        io::Error::from_raw_os_error(code.unwrap_or(i32::MAX))
+        match code.unwrap_or(i32::MAX) {
+            libc::ESHUTDOWN => io::Error::new(
+                io::ErrorKind::NotConnected,
+                "Ceph has shut this client out, as another one took over what it held",
+            ),
+            code => io::Error::from_raw_os_error(code),
+        }
     })
 }
 
@@ -224,6 +231,9 @@ impl Pool {
         check(unsafe {
             (cluster.functions.rados_ioctx_create)(cluster.handle, name.as_ptr(), &raw mut handle)
         })?;
+        // A full pool is an error at once, and not a call that waits for room.
+        // SAFETY: the handle was created above.
+        unsafe { (cluster.functions.rados_set_pool_full_try)(handle) }
         Ok(Self { cluster, handle })
     }
 
@@ -293,6 +303,10 @@ impl Image {
 
     fn functions(&self) -> &'static Functions {
         self.pool.cluster.functions
+    }
+
+    pub(super) fn pool(&self) -> Arc<Pool> {
+        self.pool.clone()
     }
 
     /// Bytes.

@@ -11,7 +11,7 @@ pub(in crate::volume) mod writer;
 use crate::config;
 use crate::model::id::JobId;
 use crate::model::time::Timestamp;
-use crate::volume::{Changes, Source, VolumeError, VolumeReader};
+use crate::volume::{Changes, Source, Target, VolumeError, VolumeReader, VolumeWriter};
 use library::{Access, Cluster, Image, Pool, Snapshot};
 use reader::RbdReader;
 use std::io;
@@ -46,6 +46,16 @@ impl Backend {
     }
 
     fn failed(&self, image: &str, action: &'static str, source: io::Error) -> VolumeError {
+        let source = match source.kind() {
+            io::ErrorKind::PermissionDenied => {
+                let (user, pool) = (&self.settings.user, &self.settings.pool);
+                let why = format!(
+                    "the cephx user {user:?} has no right to it; it needs mon 'profile rbd' and osd 'profile rbd pool={pool}'"
+                );
+                io::Error::new(io::ErrorKind::PermissionDenied, why)
+            }
+            _ => source,
+        };
         VolumeError {
             object: format!("rbd image {}/{image}", self.settings.pool),
             action,
@@ -86,29 +96,31 @@ impl Backend {
         Ok(pool)
     }
 
-    fn open(&self, image: &str, access: Access<'_>) -> Result<Image, VolumeError> {
-        let opened = self.image(image, access);
-        opened.map_err(|source| self.failed(image, "open", source))
-    }
-
-    /// Opens an image. A cluster that has shut this client out is connected to anew: for it that is another client.
-    fn image(&self, image: &str, access: Access<'_>) -> io::Result<Image> {
+    /// Does something in the pool; once more over a new connection if Ceph has shut the old one out. It does that to a
+    /// client that held an image and was taken for dead, and never forgives it.
+    fn reach<T>(&self, work: impl Fn(&Arc<Pool>) -> io::Result<T>) -> io::Result<T> {
         let pool = self.pool()?;
-        match Image::open(pool.clone(), image, access) {
-            Err(error) if is_shut_out(&error) => {
+        match work(&pool) {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                tracing::warn!(%error, "the connection to Ceph is made anew");
                 self.forget(&pool);
-                Image::open(self.pool()?, image, access)
+                work(&self.pool()?)
             }
-            opened => opened,
+            done => done,
         }
     }
 
-    /// Lets go of a connection, unless another caller has made a new one.
+    /// Forgets a connection, unless there is a newer one.
     fn forget(&self, pool: &Arc<Pool>) {
         let mut kept = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(&*kept, Some(Ok(kept)) if Arc::ptr_eq(kept, pool)) {
             *kept = None;
         }
+    }
+
+    fn open(&self, image: &str, access: Access<'_>) -> Result<Image, VolumeError> {
+        self.reach(|pool| Image::open(pool.clone(), image, access))
+            .map_err(|source| self.failed(image, "open", source))
     }
 
     /// Connects, if that was not done before. The place of the pool.
@@ -134,9 +146,9 @@ impl Backend {
     /// Whether a job has made its snapshot of an image.
     pub fn has_snapshot(&self, image: &str, job: &JobId) -> Result<bool, VolumeError> {
         let look = self.open(image, Access::Look)?;
-        let kept =
-            kept(&look).map_err(|source| self.failed(image, "list the snapshots of", source))?;
-        Ok(kept.iter().any(|kept| kept.job == *job))
+        let ours =
+            ours(&look).map_err(|source| self.failed(image, "list the snapshots of", source))?;
+        Ok(ours.iter().any(|ours| ours.job == *job))
     }
 
     /// Opens what an image held when the job first asked for it, with what changed since an earlier backup.
@@ -147,19 +159,23 @@ impl Backend {
         now: Timestamp,
         since: Option<&str>,
     ) -> Result<Source, VolumeError> {
-        let open = || -> io::Result<Source> {
-            let writable = self.image(image, Access::Write)?;
-            let ours = match kept(&writable)?.into_iter().find(|kept| kept.job == *job) {
+        let open = |pool: &Arc<Pool>| -> io::Result<Source> {
+            let writable = Image::open(pool.clone(), image, Access::Write)?;
+            let of_job = |image| -> io::Result<Option<Ours>> {
+                Ok(ours(image)?.into_iter().find(|ours| ours.job == *job))
+            };
+            let ours = match of_job(&writable)? {
                 Some(ours) => ours,
                 None => {
                     writable.create_snapshot(&snapshot_name(job, now))?;
-                    let found = kept(&writable)?.into_iter().find(|kept| kept.job == *job);
-                    found.ok_or_else(|| io::Error::other("the snapshot that was made is gone"))?
+                    of_job(&writable)?
+                        .ok_or_else(|| io::Error::other("the snapshot that was made is gone"))?
                 }
             };
             self.open_kept(image, &writable, &ours.snapshot, since)
         };
-        open().map_err(|source| self.failed(image, "take a snapshot of", source))
+        self.reach(open)
+            .map_err(|source| self.failed(image, "take a snapshot of", source))
     }
 
     /// Opens what an image held at a snapshot that a user keeps, with what changed since an earlier backup.
@@ -169,19 +185,20 @@ impl Backend {
         snapshot: &str,
         since: Option<&str>,
     ) -> Result<Source, VolumeError> {
-        let open = || -> io::Result<Source> {
-            let look = self.image(image, Access::Look)?;
+        let open = |pool: &Arc<Pool>| -> io::Result<Source> {
+            let look = Image::open(pool.clone(), image, Access::Look)?;
             let mut listed = look.snapshots()?.into_iter();
             let wanted = listed.rfind(|listed| listed.name == snapshot);
             let wanted = wanted.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
             self.open_kept(image, &look, &wanted, since)
         };
-        open().map_err(|source| self.failed(image, "open a snapshot of", source))
+        self.reach(open)
+            .map_err(|source| self.failed(image, "open a snapshot of", source))
     }
 
     /// Opens what an image holds now; it may change under the reader.
     pub fn open_now(&self, image: &str) -> Result<VolumeReader, VolumeError> {
-        let reader = RbdReader::new(self.open(image, Access::Look)?);
+        let reader = RbdReader::new(self.open(image, Access::Look)?, None);
         reader
             .map(VolumeReader::Rbd)
             .map_err(|source| self.failed(image, "open", source))
@@ -195,38 +212,60 @@ impl Backend {
         since: Option<&str>,
     ) -> io::Result<Source> {
         let access = Access::Snapshot(&snapshot.name);
-        let open = || self.image(image, access);
-        let place = format!("rbd/{}/{}", self.place(), writable.id()?);
-        let before = since.and_then(|since| {
-            let id = since
-                .strip_prefix(&format!("{place}/"))?
-                .parse::<u64>()
-                .ok()?;
-            Some((since.to_owned(), id))
-        });
-        let changes = match before {
-            Some((since, id)) if id < snapshot.id => {
-                let listed = writable.snapshots()?;
-                match listed.into_iter().find(|listed| listed.id == id) {
-                    Some(earlier) => Some(self.changes(since, earlier, open()?, image)),
-                    None => None,
-                }
-            }
-            _ => None,
+        let open = || Image::open(writable.pool(), image, access);
+        let earlier = since.map(|since| self.at(writable, since)).transpose()?;
+        let earlier = earlier.flatten().filter(|at| at.id < snapshot.id);
+        let changes = match earlier.zip(since) {
+            Some((earlier, since)) => Some(self.changes(since, earlier, open()?, image)?),
+            None => None,
         };
+        let kept = self.kept(image, writable.id()?, snapshot.clone());
         Ok(Source {
-            reader: VolumeReader::Rbd(RbdReader::new(open()?)?),
-            change_id: Some(format!("{place}/{}", snapshot.id)),
+            reader: VolumeReader::Rbd(RbdReader::new(open()?, Some(kept))?),
+            change_id: Some(format!("{}/{}", self.place_of(writable)?, snapshot.id)),
             changes,
         })
     }
 
-    fn changes(&self, since: String, earlier: Snapshot, now: Image, image: &str) -> Changes {
+    /// What change ids of an image begin with.
+    fn place_of(&self, image: &Image) -> io::Result<String> {
+        Ok(format!("rbd/{}/{}", self.place(), image.id()?))
+    }
+
+    /// The snapshot of an image that a change id names, if it is there.
+    fn at(&self, image: &Image, change_id: &str) -> io::Result<Option<Snapshot>> {
+        let place = format!("{}/", self.place_of(image)?);
+        let id = change_id.strip_prefix(&place).map(str::parse::<u64>);
+        let Some(Ok(id)) = id else {
+            return Ok(None);
+        };
+        let mut listed = image.snapshots()?.into_iter();
+        Ok(listed.find(|listed| listed.id == id))
+    }
+
+    fn kept(&self, image: &str, image_id: String, snapshot: Snapshot) -> Kept {
+        Kept {
+            backend: self.clone(),
+            image: image.to_owned(),
+            image_id,
+            snapshot,
+        }
+    }
+
+    fn changes(
+        &self,
+        since: &str,
+        earlier: Snapshot,
+        now: Image,
+        image: &str,
+    ) -> io::Result<Changes> {
+        let kept = self.kept(image, now.id()?, earlier.clone());
         let (backend, image) = (self.clone(), image.to_owned());
-        Changes::new(since, move |range| {
+        let changes = Changes::new(since.to_owned(), move |range| {
             now.differences(Some(&earlier.name), range)
                 .map_err(|source| backend.failed(&image, "compare", source))
-        })
+        });
+        Ok(changes.while_kept(move || kept.is_there()))
     }
 
     /// Removes the snapshots that jobs have kept of an image, but for those that are to stay.
@@ -235,11 +274,11 @@ impl Backend {
         image: &str,
         mut stays: impl FnMut(&JobId) -> bool,
     ) -> Result<(), VolumeError> {
+        let writable = self.open(image, Access::Write)?;
         let mut sort_out = || -> io::Result<()> {
-            let writable = self.image(image, Access::Write)?;
-            for kept in kept(&writable)? {
-                if !stays(&kept.job) {
-                    writable.remove_snapshot(&kept.snapshot.name)?;
+            for ours in ours(&writable)? {
+                if !stays(&ours.job) {
+                    writable.remove_snapshot(&ours.snapshot.name)?;
                 }
             }
             Ok(())
@@ -252,18 +291,53 @@ impl Backend {
         self.sort_out(image, |kept| kept != job)
     }
 
-    /// Opens an image to fill it.
-    pub fn open_target(&self, image: &str) -> Result<RbdWriter, VolumeError> {
-        let target = self.open(image, Access::Write)?;
-        let name = format!("rbd image {}/{image}", self.settings.pool);
-        RbdWriter::new(target, name).map_err(|source| self.failed(image, "open", source))
+    /// Opens an image to fill it, with what changed since an earlier backup.
+    pub fn open_target(&self, image: &str, since: Option<&str>) -> Result<Target, VolumeError> {
+        let open = |pool: &Arc<Pool>| -> io::Result<Target> {
+            let target = Image::open(pool.clone(), image, Access::Write)?;
+            let earlier = since.map(|since| self.at(&target, since)).transpose()?;
+            let changes = match earlier.flatten().zip(since) {
+                // Seen through an image of its own, which has nothing to flush before it answers.
+                Some((earlier, since)) => {
+                    let now = Image::open(pool.clone(), image, Access::Look)?;
+                    Some(self.changes(since, earlier, now, image)?)
+                }
+                None => None,
+            };
+            let name = format!("rbd image {}/{image}", self.settings.pool);
+            Ok(Target {
+                writer: VolumeWriter::Rbd(RbdWriter::new(target, name)?),
+                changes,
+            })
+        };
+        self.reach(open)
+            .map_err(|source| self.failed(image, "open", source))
     }
 }
 
-/// Whether the cluster refuses this client: it held the lock of an image while it was halted, and another one broke
-/// that lock.
-pub(in crate::volume) fn is_shut_out(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ESHUTDOWN)
+/// A snapshot that something relies on. It cannot be held: Cinder removes it with the volume, and an administrator may.
+pub(super) struct Kept {
+    backend: Backend,
+    image: String,
+    image_id: String,
+    snapshot: Snapshot,
+}
+
+impl Kept {
+    /// Whether it is still there. Asks an image that is opened anew, as one that was opened to be read is not told of
+    /// what others remove.
+    pub(super) fn is_there(&self) -> Result<bool, VolumeError> {
+        let (backend, name) = (&self.backend, self.image.as_str());
+        let look = |pool: &Arc<Pool>| -> io::Result<bool> {
+            let image = match Image::open(pool.clone(), name, Access::Look) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                opened => opened?,
+            };
+            Ok(image.id()? == self.image_id && image.snapshots()?.contains(&self.snapshot))
+        };
+        let looked = backend.reach(look);
+        looked.map_err(|source| backend.failed(name, "look for a snapshot of", source))
+    }
 }
 
 /// Why a connection could not be made, and when.
@@ -288,17 +362,17 @@ impl Failure {
 }
 
 /// A snapshot that a backup has made.
-struct Kept {
+struct Ours {
     job: JobId,
     snapshot: Snapshot,
 }
 
-fn kept(image: &Image) -> io::Result<Vec<Kept>> {
+fn ours(image: &Image) -> io::Result<Vec<Ours>> {
     let listed = image.snapshots()?.into_iter();
     Ok(listed
         .filter_map(|snapshot| {
             let job = JobId::new(job_of(&snapshot.name)?);
-            Some(Kept { job, snapshot })
+            Some(Ours { job, snapshot })
         })
         .collect())
 }
@@ -317,18 +391,6 @@ fn job_of(name: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_client_that_was_shut_out_may_come_back_as_another() {
-        let shut_out = io::Error::from_raw_os_error(libc::ESHUTDOWN);
-        let error = VolumeError {
-            object: "rbd image volumes/volume-1".to_owned(),
-            action: "write",
-            source: shut_out,
-        };
-        assert!(error.is_temporary());
-        assert!(!is_shut_out(&io::ErrorKind::TimedOut.into()));
-    }
 
     #[test]
     fn the_name_of_a_kept_snapshot_is_one_that_cinder_removes() {

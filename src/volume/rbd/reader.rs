@@ -1,6 +1,7 @@
 //! Reading an image as it was at a snapshot.
 
 use crate::volume::VolumeError;
+use crate::volume::rbd::Kept;
 use crate::volume::rbd::library::{Image, WINDOW_BYTES};
 use std::io;
 use std::ops::Range;
@@ -14,6 +15,8 @@ pub struct RbdReader {
     image: Image,
     length: u64,
     windows: Mutex<Vec<Window>>,
+    /// The snapshot that is read.
+    at: Option<Kept>,
 }
 
 impl std::fmt::Debug for RbdReader {
@@ -30,12 +33,25 @@ const PIECE_BYTES: usize = 4 << 20;
 const WINDOWS: usize = 8;
 
 impl RbdReader {
-    pub(super) fn new(image: Image) -> io::Result<Self> {
+    /// Of an image at a snapshot, if one is named.
+    pub(super) fn new(image: Image, at: Option<Kept>) -> io::Result<Self> {
         Ok(Self {
             length: image.size()?,
             image,
             windows: Mutex::default(),
+            at,
         })
+    }
+
+    /// An error if the snapshot is not there any more. Ceph reads what it has removed as zeros.
+    pub(in crate::volume) fn check(&self) -> Result<(), VolumeError> {
+        match &self.at {
+            Some(at) if !at.is_there()? => {
+                let why = "the snapshot that is read was removed, or the volume was deleted";
+                Err(failed("read", io::Error::other(why)))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(in crate::volume) fn length(&self) -> u64 {

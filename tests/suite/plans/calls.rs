@@ -40,7 +40,7 @@ use embervault::model::standalone::volume::Volume;
 use embervault::model::standalone::volume_type::VolumeType;
 use embervault::model::time::Timestamp;
 use embervault::model::vault::{StorageRow, VaultRow};
-use embervault::model::volume::{AttachStatus, VolumeStatus};
+use embervault::model::volume::{AttachStatus, SavedVolume, VolumeStatus};
 
 /// A call, under the function's name and, where there are several, what is special about it.
 pub(super) struct Call {
@@ -343,6 +343,7 @@ fn of_backups() -> Vec<Call> {
         backups::set_started(&backup(OTHER), &vault(BIG), "nova", "local");
         backups::set_data_timestamp(&backup(OTHER), NOW);
         backups::set_finished(&backup(OTHER), &finished());
+        backups::set_place(&backup(OTHER), &SavedVolume::default());
         backups::update(
             &backup(OTHER),
             &db::backups::Changes { name: renamed(), ..Default::default() },

@@ -23,7 +23,7 @@ use crate::model::volume::{
 use crate::volume::catalog::{CatalogError, Hold};
 use crate::volume::cinder::{CinderError, CinderSnapshot, CinderVolume, Client, NewVolume};
 use crate::volume::rbd::Backend;
-use crate::volume::{Source, VolumeReader, VolumeWriter};
+use crate::volume::{Source, Target, VolumeReader};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -124,6 +124,9 @@ impl Cinder {
             description: found.description,
             bootable: found.bootable == "true",
             metadata: of_owner(found.metadata),
+            volume_type: found.volume_type,
+            availability_zone: found.availability_zone,
+            image_metadata: found.image_metadata,
         })
     }
 
@@ -234,11 +237,12 @@ impl Cinder {
     }
 
     /// Makes a volume for a restore, as the tenant who asks: in its project, and in its quota. A marker is stored
-    /// first. By it a volume is found whose restore was never accepted.
+    /// first. By it a volume is found whose restore was never accepted. Of the recorded type and zone, those that the
+    /// cloud refuses are left out, and out of `restore` too.
     pub(super) fn make_target(
         &self,
         token: Option<&Secret>,
-        restore: &RestoreVolume,
+        restore: &mut RestoreVolume,
         new: &NewTarget,
     ) -> Result<VolumeId, CatalogError> {
         let token = token.ok_or(CatalogError::NotOurs)?;
@@ -246,18 +250,7 @@ impl Cinder {
         let now = self.clock.now();
         self.db
             .write(|c| volume_holds::begin_making(c, &marker, now))?;
-        let mut metadata = new.metadata.clone();
-        metadata.insert(MARKER_KEY.to_owned(), marker.clone());
-        let wanted = NewVolume {
-            project_id: restore.project_id.as_str(),
-            name: &restore.name,
-            description: new.description.as_deref(),
-            size: restore.size_gib,
-            volume_type: new.volume_type.as_deref(),
-            availability_zone: new.availability_zone.as_deref(),
-            metadata,
-        };
-        let made = match self.client.create_volume(token, &wanted) {
+        let made = match self.create_volume(token, restore, new, &marker) {
             Ok(id) => VolumeId::new(&id),
             Err(error) => {
                 // Unless Cinder refused, it may have made the volume, so the marker stays.
@@ -288,6 +281,55 @@ impl Cinder {
                 Err(error)
             }
         }
+    }
+
+    /// With the recorded type and zone; without one of them, if Cinder does not have it or not for this tenant; without
+    /// both. What the user asks for is not left out.
+    fn create_volume(
+        &self,
+        token: &Secret,
+        restore: &mut RestoreVolume,
+        new: &NewTarget,
+        marker: &str,
+    ) -> Result<String, CinderError> {
+        let (asked_type, asked_zone) =
+            (new.volume_type.as_deref(), new.availability_zone.as_deref());
+        let of_type = restore.volume_type.take().filter(|_| asked_type.is_none());
+        let zone = restore
+            .availability_zone
+            .take()
+            .filter(|_| asked_zone.is_none());
+        let mut metadata = new.metadata.clone();
+        metadata.insert(MARKER_KEY.to_owned(), marker.to_owned());
+        let mut turns = vec![(of_type.clone(), zone.clone())];
+        for turn in [(of_type, None), (None, zone), (None, None)] {
+            if !turns.contains(&turn) {
+                turns.push(turn);
+            }
+        }
+        let last = turns.len() - 1;
+        for (number, (of_type, zone)) in turns.into_iter().enumerate() {
+            let wanted = NewVolume {
+                project_id: restore.project_id.as_str(),
+                name: &restore.name,
+                description: new.description.as_deref(),
+                size: restore.size_gib,
+                metadata: metadata.clone(),
+                volume_type: asked_type.or(of_type.as_deref()),
+                availability_zone: asked_zone.or(zone.as_deref()),
+            };
+            match self.client.create_volume(token, &wanted) {
+                Err(CinderError::Refused {
+                    status: 400 | 404, ..
+                }) if number < last => {}
+                made => {
+                    restore.volume_type = wanted.volume_type.map(str::to_owned);
+                    restore.availability_zone = wanted.availability_zone.map(str::to_owned);
+                    return made;
+                }
+            }
+        }
+        Err(CinderError::Unreadable("POST /volumes".to_owned()))
     }
 
     /// Puts a new volume into the state of a target, so that no user uses it before it is filled.
@@ -431,10 +473,14 @@ impl Cinder {
         }
     }
 
-    pub(super) fn open_target(&self, volume: &VolumeId) -> Result<VolumeWriter, CatalogError> {
+    pub(super) fn open_target(
+        &self,
+        volume: &VolumeId,
+        since: Option<&str>,
+    ) -> Result<Target, CatalogError> {
         let found = self.existing(volume)?;
         let (backend, image) = self.place(&found)?;
-        Ok(VolumeWriter::Rbd(backend.open_target(&image)?))
+        Ok(backend.open_target(&image, since)?)
     }
 
     pub(super) fn end_restore(
@@ -499,6 +545,10 @@ impl Cinder {
         self.client.set_metadata(&target.id, &taken.metadata)?;
         if taken.becomes_bootable {
             self.client.set_bootable(&target.id)?;
+        }
+        if !taken.image_metadata.is_empty() {
+            let metadata = &taken.image_metadata;
+            self.client.set_image_metadata(&target.id, metadata)?;
         }
         Ok(())
     }

@@ -266,6 +266,7 @@ impl Standalone {
             description: row.description,
             bootable: row.bootable,
             metadata: row.metadata.into_inner(),
+            ..SavedVolume::default()
         }))
     }
 
