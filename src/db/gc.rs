@@ -266,6 +266,17 @@ pub fn packs(connection: &mut DbConnection, vault: i64) -> DbResult<Vec<(Pack, O
         .load(connection)?)
 }
 
+/// Packs that sessions are writing and that are not live yet.
+pub fn written(connection: &mut DbConnection, vault: i64) -> DbResult<BTreeSet<PackNumber>> {
+    let numbers: Vec<PackNumber> = packs::table
+        .filter(packs::vault.eq(vault))
+        .filter(packs::state.eq(PackState::Writing))
+        .filter(packs::session.is_not_null())
+        .select(packs::number)
+        .load(connection)?;
+    Ok(numbers.into_iter().collect())
+}
+
 #[diesel::dsl::auto_type(no_type_alias)]
 fn is_orphan(writing: PackState) -> _ {
     packs::state.eq(writing).and(packs::session.is_null())

@@ -46,6 +46,7 @@ pub fn adopt(connection: &mut DbConnection, pack: &Pack, rewrites: Rewrite) -> D
             packs::rewrite.eq(pack.rewrite),
             packs::kind.eq(pack.kind),
             packs::state.eq(PackState::Live),
+            packs::session.eq(None::<JobId>),
             packs::stored_bytes.eq(pack.stored_bytes),
             packs::chunk_count.eq(pack.chunk_count),
             packs::frame_count.eq(pack.frame_count),

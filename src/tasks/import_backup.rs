@@ -153,7 +153,7 @@ impl Tasks {
             .db
             .read(|c| db::gc::places_of(c, vault.number, &numbers))?
             .into_iter()
-            .filter(|(.., state)| *state != PackState::Gone)
+            .filter(|(.., state)| !matches!(state, PackState::Gone | PackState::Writing))
             .map(|(number, ..)| number)
             .collect();
         if numbers.iter().all(|number| known.contains(number)) {

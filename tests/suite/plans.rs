@@ -136,6 +136,7 @@ const WHOLE_OWNER: &[(&str, &str)] = &[
     ),
     ("gc::unfinished", "the same"),
     ("gc::incomplete", "the same"),
+    ("gc::written", "a rebuild looks at all of a vault"),
     ("health::packs", "verification looks at all of a vault"),
     ("sessions::end_all", "`vault shred`"),
     ("vaults::remove", "`vault shred`"),

@@ -110,22 +110,42 @@ impl Bed {
     }
 }
 
+/// What a copy of the database knew of the packs of a backup that was being made.
+#[derive(Debug, Clone, Copy)]
+enum Knew {
+    Nothing,
+    ThatTheyAreWritten,
+}
+
 /// Makes the database what a copy of it was that was taken while the backup was being made.
-fn put_back_a_copy(bed: &Bed) {
+fn put_back_a_copy(bed: &Bed, knew: Knew) {
     bed.tasks.db.batch_execute(
         "UPDATE backups SET status = 'creating', pack_set = NULL;
-         DELETE FROM chunks; DELETE FROM session_packs; DELETE FROM packs;
+         DELETE FROM chunks; DELETE FROM session_packs; DELETE FROM sessions;
          UPDATE jobs SET state = 'available', run_at = 0 WHERE lane = 'backup';",
     );
+    bed.tasks.db.batch_execute(match knew {
+        Knew::Nothing => "DELETE FROM packs",
+        Knew::ThatTheyAreWritten => {
+            "UPDATE packs SET state = 'writing',
+                session = (SELECT id FROM jobs WHERE lane = 'backup' AND state = 'available')"
+        }
+    });
 }
 
 #[test]
 fn a_backup_that_became_available_after_the_database_was_copied_is_finished_again() {
+    for knew in [Knew::Nothing, Knew::ThatTheyAreWritten] {
+        finishes_again(knew);
+    }
+}
+
+fn finishes_again(knew: Knew) {
     let bed = Bed::standalone();
     let backup = bed.make_backup();
     let before = bed.backup_row(&backup).pack_set;
     assert!(before.is_some());
-    put_back_a_copy(&bed);
+    put_back_a_copy(&bed, knew);
     assert_eq!(bed.run(Queue::Backup), Outcome::Settled);
     let row = bed.backup_row(&backup);
     assert_eq!(row.status, BackupStatus::Available, "{:?}", row.fail_reason);
@@ -136,9 +156,15 @@ fn a_backup_that_became_available_after_the_database_was_copied_is_finished_agai
 
 #[test]
 fn a_root_that_is_newer_than_the_database_stays_until_a_rebuild_adds_its_backup() {
+    for knew in [Knew::Nothing, Knew::ThatTheyAreWritten] {
+        stays_until_a_rebuild(knew);
+    }
+}
+
+fn stays_until_a_rebuild(knew: Knew) {
     let bed = Bed::standalone();
     let backup = bed.make_backup();
-    put_back_a_copy(&bed);
+    put_back_a_copy(&bed, knew);
     // For the copy, its worker had died too often.
     bed.tasks
         .db

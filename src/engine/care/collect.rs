@@ -461,8 +461,8 @@ pub fn roots(vault: &Vault) -> Result<Roots> {
     Ok(roots)
 }
 
-/// Whether a root needs packs of which the database knows nothing. The database is then a copy that was made before the
-/// root was stored, and what it says of the root's backup is out of date.
+/// Whether a root needs packs of which the database knows nothing, or not that they are stored. The database is then a
+/// copy that was made before the root was stored, and what it says of the root's backup is out of date.
 pub fn is_newer(vault: &Vault, root: &BackupId) -> Result<bool> {
     let root = match vault.find_root(root) {
         Ok(Some(root)) => root,
@@ -475,7 +475,10 @@ pub fn is_newer(vault: &Vault, root: &BackupId) -> Result<bool> {
     let known = vault
         .db
         .read(|c| gc::places_of(c, vault.number, &numbers))?;
-    Ok(known.len() < numbers.len())
+    let stored = known
+        .iter()
+        .filter(|(.., state)| *state != PackState::Writing);
+    Ok(stored.count() < numbers.len())
 }
 
 /// The roots of the vault; an error if nothing may be reclaimed in it. That is so if there are roots that the database

@@ -133,6 +133,7 @@ pub fn packs(
         .db
         .write(|c| db::gc::next_generation(c, vault.number))?;
     let known: BTreeMap<PackNumber, Known> = known(vault)?;
+    let written = vault.db.read(|c| db::gc::written(c, vault.number))?;
     // A row is right if its object is there and is the only one.
     let wanted: Vec<&Vec<Pack>> = found
         .packs
@@ -141,6 +142,10 @@ pub fn packs(
         .map(|(_, objects)| objects)
         .filter(|objects| match known.get(&objects[0].number) {
             None | Some((_, _, PackState::Gone)) => true,
+            // A session may be about to make it live, but not one of a root that is stored.
+            Some((_, _, PackState::Writing)) => {
+                needed.is_some() || !written.contains(&objects[0].number)
+            }
             Some((_, _, PackState::Deleting)) => false,
             Some((rewrite, ..)) => objects.len() > 1 || objects[0].rewrite != *rewrite,
         })

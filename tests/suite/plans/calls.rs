@@ -391,6 +391,7 @@ fn of_vaults() -> Vec<Call> {
         gc::unreadable_roots(&vault(BIG));
         gc::unfinished(&vault(BIG));
         gc::incomplete(&vault(BIG));
+        gc::written(BIG);
         gc::note_removed_root(BIG, &backup(OTHER), true);
         gc::removed_root(BIG, &backup(THEIRS));
         gc::forget_removed_root(BIG, &backup(THEIRS));
