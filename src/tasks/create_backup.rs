@@ -38,7 +38,7 @@ impl Tasks {
                 if !roots.unknown.is_empty()
                     || engine::care::collect::is_root_lost(&vault, &roots.listed)?
                 {
-                    tracing::error!(vault.id = %vault.id, unknown = roots.unknown.len(), "the database does not match the storage; nothing is reclaimed until you run `embervault vault rebuild`");
+                    tracing::error!(vault.id = %vault.id, unknown = roots.unknown.len(), "the database does not match the storage: packs of unknown backups are kept, and backups without a root are failed, until you run `embervault vault rebuild`");
                     self.reconcile(&vault)?;
                 }
                 let backup = self.hold(claimed, &backup, force)?;

@@ -111,6 +111,7 @@ impl Tasks {
             0 => Depth::Quick,
             bytes => Depth::Sample { bytes },
         };
+        self.find_lost(&vault)?;
         let report = verify::run(&vault, depth, self.clock.now(), &claimed.progress)?;
         for (object, detail) in &report.damaged {
             tracing::error!(vault.id = %id, object, detail, "damage found; run `embervault vault repair`");

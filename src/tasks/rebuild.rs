@@ -271,6 +271,27 @@ impl Tasks {
         Ok(())
     }
 
+    /// Makes backups available again whose roots were missing for a while, and are there with all that they need.
+    pub(crate) fn find_lost(&self, vault: &Vault) -> Result<(), TaskError> {
+        let known = self.db.read(|c| db::backups::of_vault(c, &vault.id))?;
+        let is_without_root = |backup: &&Backup| {
+            was_lost(backup) && backup.fail_reason.as_deref() == Some(ROOT_MISSING)
+        };
+        for backup in known.iter().filter(is_without_root) {
+            let root = match vault.find_root(backup.root_name()) {
+                Err(engine::Error::Corrupt { .. }) => None,
+                found => found?,
+            };
+            if let Some(root) = root
+                && frames::is_complete(vault, &root)?
+            {
+                tracing::info!(backup.id = %backup.id, "the data of a backup that was missing is there again");
+                self.db.write(|c| db::backups::mark_found(c, &backup.id))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Marks available backups as failed if their root is missing: they were deleted after the database was copied.
     fn mark_lost(&self, vault: &Vault, found: &Found) -> Result<(), TaskError> {
         let there: BTreeSet<&BackupId> = found.roots.iter().collect();

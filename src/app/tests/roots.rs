@@ -256,3 +256,21 @@ fn a_failed_import_that_is_deleted_leaves_the_data_there() {
     let row = bed.backup_row(&backup);
     assert_eq!(row.status, BackupStatus::Available, "{:?}", row.fail_reason);
 }
+
+#[test]
+fn a_verification_finds_backups_again_whose_roots_were_missing_for_a_while() {
+    let bed = Bed::standalone();
+    let lost = bed.make_backup();
+    let vault = bed.tasks.vaults().unwrap().remove(0).1.unwrap();
+    let name = Key::Leftover(bed.roots(&lost)[0].clone());
+    let bytes = vault.store().get(&name).unwrap();
+    vault.store().delete(&name).unwrap();
+    // It begins by comparing the database with the storage.
+    bed.make_backup_of(b"other data", 0);
+    assert_eq!(bed.backup_row(&lost).status, BackupStatus::Error);
+    bed.tasks.find_lost(&vault).unwrap();
+    assert_eq!(bed.backup_row(&lost).status, BackupStatus::Error);
+    vault.store().put_new(&name, bytes).unwrap();
+    bed.tasks.find_lost(&vault).unwrap();
+    assert_eq!(bed.backup_row(&lost).status, BackupStatus::Available);
+}
