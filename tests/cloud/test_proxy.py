@@ -133,6 +133,7 @@ def test_the_client_backs_up_and_restores_through_one_address(openstack):
 
 def test_what_a_cloud_needs_is_gone_through(cinder, tmp_path):
     with CloudBed(tmp_path / "bed", cinder) as bed:
+        bed.start()
         openstack = OpenStack(tmp_path, cinder, cinder.url.removesuffix("/v3"))
         volume = openstack("volume", "create", "--size", "1", "rehearsed")["id"]
         openstack.wait("volume", volume)
