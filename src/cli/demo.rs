@@ -308,7 +308,7 @@ mod tests {
                 "DATABASE__URL",
                 "postgresql://embervault@db.example.com/embervault",
             ),
-            ("STORAGE__OFFSITE__URL", "s3://bucket/folder"),
+            ("STORAGE__OFFSITE__URL", "fs:/srv/storage"),
             ("VOLUMES__DIR", "/srv/volumes"),
             ("METRICS__LISTEN", "127.0.0.1:9477"),
             ("QUOTA__VOLUMES", "0"),
