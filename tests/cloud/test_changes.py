@@ -155,7 +155,7 @@ def test_a_volume_whose_image_has_another_name(bed, tenant):
     # As a migration leaves it that could not give the image its old name.
     bed.cinder.ceph.call("rbd", "rename", f"{POOL}/volume-{volume}", f"{POOL}/volume-{other}")
     with sqlite3.connect(bed.cinder.data / "cinder.db", timeout=60) as cinder:
-        cinder.execute("UPDATE volumes SET name_id = ? WHERE id = ?", (other, volume))
+        cinder.execute("UPDATE volumes SET _name_id = ? WHERE id = ?", (other, volume))
     after = change(bed, other, 18)
     incremental = tenant.backed_up(volume, incremental=True)
     assert read_bytes(bed, incremental) < SAMPLED

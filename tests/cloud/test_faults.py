@@ -160,8 +160,9 @@ def test_a_pool_without_room(bed, tenant, cinder):
             call("ceph", "osd", f"set-{name}-ratio", ratio)
         until("the store is full", lambda: "full" in call("ceph", "osd", "dump").split("flags")[-1] or
               "full" in call("ceph", "health", "detail"))
-        failed = tenant.back_up(volume)
-        tenant.restore(backup, volume)
+        # Cinder may be slow to answer then.
+        failed = until("it is asked for", lambda: tenant.back_up(volume))
+        until("it is asked for", lambda: tenant.restore(backup, volume))
         row = until("it has ended", lambda: (row := tenant.show("backups", failed))["status"] == "error" and row)
         assert "No space left" in row["fail_reason"], row["fail_reason"]
         tenant.wait("volumes", volume, "error_restoring")
