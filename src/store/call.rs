@@ -1,11 +1,12 @@
-//! How a storage is called: with a limit of calls at once and of bytes per second, and a time limit for each try. After a
+//! How a storage is called: with a limit of calls at once and of bytes per second (`meter.rs`), and a time limit for each try. After a
 //! temporary fault the call is tried again, with growing and random pauses, until the deadline.
 
 use crate::config;
+use crate::store::meter::{Meter, Party};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::TryStreamExt;
 use opendal::{Entry, Error, ErrorKind, Lister};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -20,8 +21,8 @@ pub(super) struct Caller {
     timeout: Duration,
     retry_for: Duration,
     places: Arc<Semaphore>,
-    up: Option<Arc<Meter>>,
-    down: Option<Arc<Meter>>,
+    up: Arc<Party>,
+    down: Arc<Party>,
     /// Set when the process stops: then no call waits any longer for a storage that does not answer.
     stop: CancellationToken,
 }
@@ -77,9 +78,18 @@ impl Caller {
             timeout: settings.timeout,
             retry_for: settings.retry_for,
             places: Arc::new(Semaphore::new(settings.calls)),
-            up: Meter::new(settings.upload_limit.as_u64()),
-            down: Meter::new(settings.download_limit.as_u64()),
+            up: Arc::new(Party::new(Meter::new(settings.upload_limit.as_u64()))),
+            down: Arc::new(Party::new(Meter::new(settings.download_limit.as_u64()))),
             stop,
+        }
+    }
+
+    /// The same limits for another job, which has a share of its own of the bytes per second.
+    pub(super) fn for_another_job(self) -> Self {
+        Self {
+            up: Arc::new(self.up.another()),
+            down: Arc::new(self.down.another()),
+            ..self
         }
     }
 
@@ -132,9 +142,7 @@ impl Caller {
 
     /// Counts the bytes of a whole object that was downloaded: later calls wait for them.
     pub(super) fn came_down(&self, bytes: u64) {
-        if let Some(meter) = &self.down {
-            meter.charge(bytes);
-        }
+        self.down.owe(bytes);
     }
 
     /// Lists entry by entry. Each page has the time limit of a call; all pages together have none. After a temporary fault
@@ -207,20 +215,21 @@ impl Caller {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let place = self.places.acquire();
+        let admitted = async {
+            // First the bytes, as this may take long, and calls that move none need not wait for it.
+            match load {
+                Load::Nothing => {}
+                Load::Up(bytes) => self.up.take(bytes).await,
+                Load::Down(bytes) => self.down.take(bytes).await,
+                Load::Whole => self.down.take(0).await,
+            }
+            self.places.acquire().await
+        };
         let place = match until() {
-            Some(until) => tokio::time::timeout_at(until.into(), place).await,
-            None => Ok(place.await),
+            Some(until) => tokio::time::timeout_at(until.into(), admitted).await,
+            None => Ok(admitted.await),
         };
         let _place = place.map_err(|_| overdue())?.expect("it is never closed");
-        refuse_overdue(until)?;
-        match (load, &self.up, &self.down) {
-            (Load::Up(bytes), Some(meter), _) | (Load::Down(bytes), _, Some(meter)) => {
-                tokio::time::sleep(meter.charge(bytes)).await;
-            }
-            (Load::Whole, _, Some(meter)) => tokio::time::sleep(meter.charge(0)).await,
-            _ => {}
-        }
         refuse_overdue(until)?;
         let started = Instant::now();
         let end = started + self.timeout;
@@ -275,34 +284,6 @@ fn overdue() -> Error {
 
 fn stopped() -> Error {
     Error::new(ErrorKind::Unexpected, "the service is stopping").set_temporary()
-}
-
-/// Spreads bytes over time: a call waits until the limit allows the bytes that were moved before.
-#[derive(Debug)]
-struct Meter {
-    bytes_per_second: u64,
-    paid_until: Mutex<Option<Instant>>,
-}
-
-impl Meter {
-    fn new(bytes_per_second: u64) -> Option<Arc<Self>> {
-        (bytes_per_second > 0).then(|| {
-            Arc::new(Self {
-                bytes_per_second,
-                paid_until: Mutex::new(None),
-            })
-        })
-    }
-
-    /// How long to wait before so many bytes may go.
-    fn charge(&self, bytes: u64) -> Duration {
-        let now = Instant::now();
-        let mut paid_until = self.paid_until.lock().expect("nothing panics under it");
-        let from = paid_until.map_or(now, |until| until.max(now));
-        let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
-        *paid_until = Some(from + cost);
-        from - now
-    }
 }
 
 #[cfg(test)]

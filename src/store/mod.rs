@@ -7,6 +7,7 @@ pub mod check;
 mod directory;
 mod drivers;
 pub mod key;
+mod meter;
 mod open;
 mod sweep;
 mod swift;
@@ -153,6 +154,12 @@ impl Store {
     /// The same storage with an observer, which is called after every try of a call.
     pub fn with_observer(mut self, observer: Observer) -> Self {
         self.observer = Some(observer);
+        self
+    }
+
+    /// The same storage for another job: its share of the limits of bytes per second is its own.
+    pub fn for_another_job(mut self) -> Self {
+        self.caller = self.caller.for_another_job();
         self
     }
 

@@ -262,7 +262,7 @@ impl Tasks {
         let storage = self.storage(&row.storage_id)?;
         Ok(Vault::open(
             self.db.clone(),
-            storage.store.clone(),
+            storage.store.clone().for_another_job(),
             &self.masters,
             row,
             &self.parameters,
