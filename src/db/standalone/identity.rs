@@ -320,6 +320,19 @@ pub fn list_users(connection: &mut DbConnection) -> DbResult<Vec<User>> {
         .load(connection)?)
 }
 
+/// Removes some tokens of a user, for one transaction: a user may have tens of thousands. `false`: there is none left.
+pub fn remove_some_tokens(connection: &mut DbConnection, id: &UserId) -> DbResult<bool> {
+    let some: Vec<Vec<u8>> = tokens::table
+        .filter(tokens::user_id.eq(id))
+        .order(tokens::expires_at)
+        .limit(db::BATCH)
+        .select(tokens::hash)
+        .load(connection)?;
+    let are_left = some.len() as i64 == db::BATCH;
+    diesel::delete(tokens::table.filter(tokens::hash.eq_any(some))).execute(connection)?;
+    Ok(are_left)
+}
+
 /// Removes a user with all that is theirs here. `false`: there is none.
 pub fn remove_user(connection: &mut DbConnection, id: &UserId) -> DbResult<bool> {
     db::lock(connection, id.as_str())?;

@@ -144,14 +144,29 @@ impl Embedded {
 
     /// Removes a user with tokens and credentials; `false` if there is none of this id.
     pub fn delete_user(&self, id: &UserId) -> Result<bool, Error> {
-        self.db.write(|c| {
+        let check = |c: &mut DbConnection| {
             db::lock(c, id.as_str())?;
             let known = identity::user(c, id)?;
             if known.is_some_and(|known| known.origin == Origin::Configured) {
                 Err(configured("user", "account", "remove the user"))
             } else {
-                Ok(identity::remove_user(c, id)?)
+                Ok(())
             }
+        };
+        // Nothing is valid from now on, and the tokens go first: there may be many.
+        let disabled = UserChanges {
+            is_enabled: Some(false),
+            ..UserChanges::default()
+        };
+        self.db.write(|c| -> Result<(), Error> {
+            check(c)?;
+            identity::update_user(c, id, &disabled)?;
+            Ok(identity::end_tokens(c, id)?)
+        })?;
+        while self.db.write(|c| identity::remove_some_tokens(c, id))? {}
+        self.db.write(|c| {
+            check(c)?;
+            Ok(identity::remove_user(c, id)?)
         })
     }
 
@@ -245,4 +260,78 @@ pub(super) fn configured(kind: &str, what: &str, remedy: &str) -> Error {
     Error::Conflict(format!(
         "The configuration gives this {kind} its {what}: {remedy} there."
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config;
+    use crate::db::Db;
+    use crate::db::standalone::identity::TokensMax;
+    use crate::model::standalone::identity::TokenRow;
+    use crate::model::time::Timestamp;
+
+    const TOKENS: i64 = 2 * db::BATCH + 100;
+
+    fn token(user: &User, number: i64) -> TokenRow {
+        TokenRow {
+            hash: blake3::hash(&number.to_le_bytes()).as_bytes().to_vec(),
+            audit_id: number.to_string(),
+            parent_audit_id: None,
+            chain_id: number.to_string(),
+            user_id: user.id.clone(),
+            generation: user.generation,
+            project_id: None,
+            project_generation: 0,
+            methods: Json::default(),
+            application_credential_id: None,
+            issued_at: Timestamp(0),
+            expires_at: Timestamp(i64::MAX),
+        }
+    }
+
+    #[test]
+    fn a_user_with_many_tokens_goes_in_pieces_and_none_is_good_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(&format!("sqlite:{}", dir.path().join("db").display())).unwrap();
+        let settings = config::Identity::default();
+        let embedded = Embedded::new(db.clone(), Clock::System, settings, 1);
+        let user = embedded.create_user("u", UserFields::default()).unwrap();
+        let most = TokensMax {
+            chain: i64::MAX,
+            user: i64::MAX,
+        };
+        db.write(|c| -> DbResult<()> {
+            for number in 0..TOKENS {
+                identity::insert_token(c, &token(&user, number), Timestamp(0), most)?;
+            }
+            Ok(())
+        })
+        .unwrap();
+        let left = || {
+            let tokens = (0..TOKENS).map(|number| token(&user, number).hash);
+            db.read(|c| {
+                tokens
+                    .map(|hash| identity::find_token(c, &hash, Timestamp(0)))
+                    .filter_map(Result::transpose)
+                    .collect::<DbResult<Vec<_>>>()
+            })
+            .unwrap()
+        };
+        // Cut off in the last piece.
+        db.batch_execute(
+            "CREATE TRIGGER cut BEFORE DELETE ON tokens WHEN (SELECT COUNT(*) FROM tokens) <= 50 \
+             BEGIN SELECT RAISE(ABORT, 'cut off'); END",
+        );
+        assert!(embedded.delete_user(&user.id).is_err());
+        let found = left();
+        assert_eq!(found.len() as i64, TOKENS - 2 * db::BATCH);
+        for (token, now, ..) in found {
+            assert!(!now.may_log_in() && token.generation < now.generation);
+        }
+        db.batch_execute("DROP TRIGGER cut");
+        assert!(embedded.delete_user(&user.id).unwrap());
+        assert!(left().is_empty() && !embedded.delete_user(&user.id).unwrap());
+    }
 }

@@ -35,6 +35,7 @@ pub(super) fn of_identity() -> Vec<Call> {
             is_configured: false,
         });
         identity::list_users();
+        identity::remove_some_tokens(&user(1000));
         identity::remove_user(&user(1000));
         identity::remove_project(&project(BIG));
         identity::insert_token(&with(&w.child, |row| {
