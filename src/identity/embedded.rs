@@ -121,9 +121,9 @@ impl Embedded {
         })?)
     }
 
-    /// Projects in which a user has a role.
-    pub fn projects_of(&self, user: &UserId) -> Result<Vec<Project>, Error> {
-        Ok(self.db.read(|c| identity::projects_of(c, user))?)
+    /// The next projects behind a name in which a user has a role.
+    pub fn projects_of(&self, user: &UserId, behind: &str) -> Result<Vec<Project>, Error> {
+        Ok(self.db.read(|c| identity::projects_of(c, user, behind))?)
     }
 
     /// A project, if a user has a role in it.
@@ -134,25 +134,27 @@ impl Embedded {
         })
     }
 
-    /// All projects.
-    pub fn projects(&self) -> Result<Vec<Project>, Error> {
-        Ok(self.db.read(identity::list_projects)?)
+    /// The next projects behind a name.
+    pub fn projects(&self, behind: &str) -> Result<Vec<Project>, Error> {
+        Ok(self.db.read(|c| identity::list_projects(c, behind))?)
     }
 
-    /// All users.
-    pub fn users(&self) -> Result<Vec<User>, Error> {
-        Ok(self.db.read(identity::list_users)?)
+    /// The next users behind a name.
+    pub fn users(&self, behind: &str) -> Result<Vec<User>, Error> {
+        Ok(self.db.read(|c| identity::list_users(c, behind))?)
     }
 
-    /// Roles that users have in projects; those of one user or in one project alone, if one is given.
+    /// The next roles that users have in projects, behind the names of a user and a project; those of one user or in one
+    /// project alone, if one is given.
     pub fn assignments(
         &self,
         user: Option<&UserId>,
         project: Option<&ProjectId>,
+        behind: (&str, &str),
     ) -> Result<Vec<NamedAssignment>, Error> {
         Ok(self
             .db
-            .read(|c| identity::named_assignments(c, user, project))?)
+            .read(|c| identity::named_assignments(c, user, project, behind))?)
     }
 
     /// Application credentials of a user.

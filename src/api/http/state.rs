@@ -70,6 +70,11 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
+    /// Bytes of text in a list without pages.
+    pub(crate) fn list_text_bytes(&self) -> u64 {
+        self.list_bytes / LIST_FACTOR
+    }
+
     fn of(settings: &config::Api) -> Self {
         let page = settings.page_bytes_max.max(LIST_PAGE_MIN).as_u64();
         let list_bytes = page.saturating_mul(LIST_FACTOR);

@@ -7,14 +7,15 @@ use crate::api::http::reply::Reply;
 use crate::api::standalone::identity_catalog::catalog;
 use crate::api::standalone::identity_roles::role_view;
 use crate::api::standalone::identity_views::{
-    DOMAIN, FILTERS, domain, filtered, list_view, managed, not_found, project_view, user_view,
+    DOMAIN, FILTERS, domain, filtered, list_all, list_view, managed, not_found, project_view,
+    user_view,
 };
 use crate::config::Secret;
 use crate::identity::embedded::{CredentialName, Credentials, Named, Scope, Session};
 use crate::model::error::Error;
 use crate::model::id::{ProjectId, UserId};
 use crate::model::role::Role;
-use crate::model::standalone::identity::{TokenRow, User};
+use crate::model::standalone::identity::{Project, TokenRow, User};
 use serde_json::{Value, json};
 
 type Result = std::result::Result<Reply, Error>;
@@ -246,29 +247,33 @@ pub(crate) fn projects_of_user(call: &Call<'_>) -> Result {
 }
 
 fn list_projects_of(call: &Call<'_>, user: &UserId) -> Result {
-    let projects = call.embedded()?.projects_of(user)?;
-    let items = projects
-        .iter()
-        .map(|project| project_view(call, project))
-        .collect();
-    let items = filtered(call, items, &FILTERS);
-    Ok(list_view(call, "projects", items))
+    let identity = call.embedded()?;
+    list_all(
+        call,
+        "projects",
+        |last| identity.projects_of(user, name_of(last)),
+        |project| filtered(call, vec![project_view(call, project)], &FILTERS),
+    )
+}
+
+/// The name of the last project, behind which a list goes on.
+fn name_of(last: Option<&Project>) -> &str {
+    last.map_or("", |project| &project.name)
 }
 
 /// `GET /projects`
 pub(crate) fn list_projects(call: &Call<'_>) -> Result {
     let session = call.session()?;
-    let projects = if session.roles.contains(&Role::Admin) {
-        call.embedded()?.projects()?
-    } else {
-        call.embedded()?.projects_of(&session.user.id)?
-    };
-    let items = projects
-        .iter()
-        .map(|project| project_view(call, project))
-        .collect();
-    let items = filtered(call, items, &FILTERS);
-    Ok(list_view(call, "projects", items))
+    if !session.roles.contains(&Role::Admin) {
+        return list_projects_of(call, &session.user.id);
+    }
+    let identity = call.embedded()?;
+    list_all(
+        call,
+        "projects",
+        |last| identity.projects(name_of(last)),
+        |project| filtered(call, vec![project_view(call, project)], &FILTERS),
+    )
 }
 
 /// `GET /projects/{id}`

@@ -6,12 +6,13 @@ use crate::api::http::call::Call;
 use crate::api::http::kinds::{self, Check};
 use crate::api::http::reply::Reply;
 use crate::api::standalone::identity_views::{
-    DOMAIN, filtered, list_view, managed, not_found, project_view, user_view,
+    DOMAIN, filtered, list_all, managed, not_found, project_view, user_view,
 };
 use crate::config::Secret;
 use crate::identity::embedded::{Embedded, Named, ProjectFields, UserFields};
 use crate::model::error::Error;
 use crate::model::id::{ProjectId, UserId};
+use crate::model::standalone::identity::User;
 use serde_json::{Value, json};
 
 const USER_FILTERS: [&str; 3] = ["name", "enabled", "domain_id"];
@@ -142,10 +143,12 @@ pub(crate) fn delete_project(call: &Call<'_>) -> Result {
 /// `GET /users`
 pub(crate) fn list_users(call: &Call<'_>) -> Result {
     let identity = managed(call, "identity:list_users")?;
-    let users = identity.users()?;
-    let users = users.iter().map(|user| user_view(call, user)).collect();
-    let users = filtered(call, users, &USER_FILTERS);
-    Ok(list_view(call, "users", users))
+    list_all(
+        call,
+        "users",
+        |last: Option<&User>| identity.users(last.map_or("", |user| &user.name)),
+        |user| filtered(call, vec![user_view(call, user)], &USER_FILTERS),
+    )
 }
 
 /// `POST /users`

@@ -2,7 +2,7 @@
 
 use crate::api::http::call::Call;
 use crate::api::http::reply::Reply;
-use crate::api::standalone::identity_views::{domain, list_view, managed, not_found};
+use crate::api::standalone::identity_views::{domain, list_all, list_view, managed, not_found};
 use crate::identity::embedded::{Embedded, Named};
 use crate::model::error::Error;
 use crate::model::id::{ProjectId, UserId};
@@ -86,7 +86,7 @@ pub(crate) fn check_role(call: &Call<'_>) -> Result {
     let identity = managed(call, "identity:check_grant")?;
     let role = named_role(call.parameter("role"))?;
     let (user, project) = place(call, identity)?;
-    let rows = identity.assignments(Some(&user), Some(&project))?;
+    let rows = identity.assignments(Some(&user), Some(&project), ("", ""))?;
     if rows.iter().any(|row| row.role == role) {
         Ok(Reply::empty(204))
     } else {
@@ -132,7 +132,7 @@ fn place(call: &Call<'_>, identity: &Embedded) -> std::result::Result<(UserId, P
 pub(crate) fn list_grants(call: &Call<'_>) -> Result {
     let identity = managed(call, "identity:list_grants")?;
     let (user, project) = place(call, identity)?;
-    let rows = identity.assignments(Some(&user), Some(&project))?;
+    let rows = identity.assignments(Some(&user), Some(&project), ("", ""))?;
     let roles = rows.iter().map(|row| whole_view(call, row.role)).collect();
     Ok(list_view(call, "roles", roles))
 }
@@ -149,14 +149,24 @@ pub(crate) fn list_assignments(call: &Call<'_>) -> Result {
     let user = call.query("user.id").map(UserId::new);
     let project = call.query("scope.project.id").map(ProjectId::new);
     let wanted = call.query("role.id");
-    let rows = identity.assignments(user.as_ref(), project.as_ref())?;
-    let views = rows
-        .iter()
-        .flat_map(|row| effective(call, row).iter().map(move |role| (row, *role)))
-        .filter(|(_, role)| wanted.is_none_or(|id| role_id(*role) == id))
-        .map(|(row, role)| assignment_view(call, row, role))
-        .collect();
-    Ok(list_view(call, "role_assignments", views))
+    let views = |row: &NamedAssignment| -> Vec<Value> {
+        let roles = effective(call, row).iter();
+        roles
+            .filter(|role| wanted.is_none_or(|id| role_id(**role) == id))
+            .map(|role| assignment_view(call, row, *role))
+            .collect()
+    };
+    let names = |row: &NamedAssignment| (row.user_name.clone(), row.project_name.clone());
+    list_all(
+        call,
+        "role_assignments",
+        |last: Option<&NamedAssignment>| {
+            let (user_name, project_name) = last.map(names).unwrap_or_default();
+            let behind = (user_name.as_str(), project_name.as_str());
+            identity.assignments(user.as_ref(), project.as_ref(), behind)
+        },
+        views,
+    )
 }
 
 /// The role as it was given, or with those that it implies.

@@ -48,14 +48,47 @@ pub(crate) fn filtered(call: &Call<'_>, views: Vec<Value>, filters: &[&str]) -> 
         .collect()
 }
 
+/// A list of all that there is, read some at a time: `page` gives those behind a row. If it would take more memory than a
+/// list may, it ends early, and `truncated` says so, as in a Keystone with a `list_limit`.
+pub(crate) fn list_all<T>(
+    call: &Call<'_>,
+    key: &str,
+    mut page: impl FnMut(Option<&T>) -> std::result::Result<Vec<T>, Error>,
+    views: impl Fn(&T) -> Vec<Value>,
+) -> std::result::Result<Reply, Error> {
+    let most = call.api.memory.list_text_bytes();
+    let (mut items, mut bytes) = (Vec::new(), 0);
+    let mut last: Option<T> = None;
+    loop {
+        let rows = page(last.as_ref())?;
+        if rows.is_empty() {
+            return Ok(list_view(call, key, items));
+        }
+        for view in rows.iter().flat_map(&views) {
+            bytes += view.to_string().len() as u64;
+            if bytes > most && !items.is_empty() {
+                let mut body = list_body(call, key, items);
+                body["truncated"] = json!(true);
+                return Ok(Reply::json(200, body));
+            }
+            items.push(view);
+        }
+        last = rows.into_iter().next_back();
+    }
+}
+
 pub(crate) fn list_view(call: &Call<'_>, key: &str, items: Vec<Value>) -> Reply {
+    Reply::json(200, list_body(call, key, items))
+}
+
+fn list_body(call: &Call<'_>, key: &str, items: Vec<Value>) -> Value {
     let query = match call.query_string.as_str() {
         "" => String::new(),
         query => format!("?{query}"),
     };
     let own = format!("{}{}{query}", call.base, call.path);
     let links = json!({ "next": null, "previous": null, "self": own });
-    Reply::json(200, json!({ key: items, "links": links }))
+    json!({ key: items, "links": links })
 }
 
 /// The embedded identity, for a caller who may change it.

@@ -12,6 +12,8 @@ use crate::model::time::Timestamp;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Nullable, Text};
 
+/// Rows in one page. Each may have a description of a hundred KiB.
+const PAGE: i64 = 50;
 /// A lock: transactions that add a token share it, transactions that end tokens hold it exclusively.
 const TOKENS: &str = "tokens";
 /// Tokens and all that were got with them, and with those.
@@ -138,11 +140,13 @@ pub fn project(connection: &mut DbConnection, id: &ProjectId) -> DbResult<Option
         .optional()?)
 }
 
-/// All projects, by name.
-pub fn list_projects(connection: &mut DbConnection) -> DbResult<Vec<Project>> {
+/// The next projects behind a name.
+pub fn list_projects(connection: &mut DbConnection, behind: &str) -> DbResult<Vec<Project>> {
     Ok(projects::table
+        .filter(projects::name.gt(behind))
         .order(projects::name)
         .select(Project::as_select())
+        .limit(PAGE)
         .load(connection)?)
 }
 
@@ -236,12 +240,13 @@ pub fn configured_assignments(connection: &mut DbConnection) -> DbResult<Vec<Ass
         .load(connection)?)
 }
 
-/// Roles that users have in projects, by the names of both; those of one user or in one project alone, if one is
-/// given.
+/// The next roles that users have in projects, behind the names of a user and a project; those of one user or in one
+/// project alone, if one is given.
 pub fn named_assignments(
     connection: &mut DbConnection,
     user: Option<&UserId>,
     project: Option<&ProjectId>,
+    (user_name, project_name): (&str, &str),
 ) -> DbResult<Vec<NamedAssignment>> {
     let mut query = assignments::table
         .inner_join(users::table.on(users::id.eq(assignments::user_id)))
@@ -260,8 +265,13 @@ pub fn named_assignments(
     if let Some(project) = project {
         query = query.filter(assignments::project_id.eq(project));
     }
+    let is_behind = users::name
+        .gt(user_name)
+        .or(projects::name.gt(project_name));
     Ok(query
+        .filter(users::name.ge(user_name).and(is_behind))
         .order((users::name, projects::name))
+        .limit(PAGE)
         .load(connection)?)
 }
 
@@ -290,16 +300,19 @@ pub fn role_of(
         .optional()?)
 }
 
-/// Projects in which a user has a role, by name.
-pub fn projects_of(connection: &mut DbConnection, user: &UserId) -> DbResult<Vec<Project>> {
-    let ids = assignments::table
+/// The next projects behind a name in which a user has a role.
+pub fn projects_of(
+    connection: &mut DbConnection,
+    user: &UserId,
+    behind: &str,
+) -> DbResult<Vec<Project>> {
+    Ok(assignments::table
+        .inner_join(projects::table.on(projects::id.eq(assignments::project_id)))
         .filter(assignments::user_id.eq(user))
-        .select(assignments::project_id)
-        .load::<ProjectId>(connection)?;
-    Ok(projects::table
-        .filter(projects::id.eq_any(ids))
+        .filter(projects::name.gt(behind))
         .order(projects::name)
         .select(Project::as_select())
+        .limit(PAGE)
         .load(connection)?)
 }
 
@@ -312,11 +325,13 @@ pub fn put_assignment(connection: &mut DbConnection, row: &Assignment) -> DbResu
     Ok(())
 }
 
-/// All users, by name.
-pub fn list_users(connection: &mut DbConnection) -> DbResult<Vec<User>> {
+/// The next users behind a name.
+pub fn list_users(connection: &mut DbConnection, behind: &str) -> DbResult<Vec<User>> {
     Ok(users::table
+        .filter(users::name.gt(behind))
         .order(users::name)
         .select(User::as_select())
+        .limit(PAGE)
         .load(connection)?)
 }
 

@@ -296,7 +296,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let db = Db::open(&format!("sqlite:{}", dir.path().join("db").display())).unwrap();
         let settings = config::Identity::default();
-        let embedded = Embedded::new(db.clone(), Clock::System, settings, 1);
+        let embedded = Embedded::new(db.clone(), Clock::System, settings);
         let user = embedded.create_user("u", UserFields::default()).unwrap();
         let most = TokensMax {
             chain: i64::MAX,

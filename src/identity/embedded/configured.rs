@@ -141,10 +141,17 @@ fn others_in(
     let projects: BTreeSet<&ProjectId> = given.iter().map(|(_, project)| project).collect();
     let mut others = Vec::new();
     for project in projects {
-        for row in identity::named_assignments(connection, None, Some(project))? {
-            let place = (row.user_id, row.project_id);
-            if !given.contains(&place) {
-                others.push(format!("{} in {}", row.user_name, row.project_name));
+        let mut behind = (String::new(), String::new());
+        loop {
+            let names = (behind.0.as_str(), behind.1.as_str());
+            let rows = identity::named_assignments(connection, None, Some(project), names)?;
+            let Some(last) = rows.last() else { break };
+            behind = (last.user_name.clone(), last.project_name.clone());
+            for row in rows {
+                let place = (row.user_id, row.project_id);
+                if !given.contains(&place) {
+                    others.push(format!("{} in {}", row.user_name, row.project_name));
+                }
             }
         }
     }

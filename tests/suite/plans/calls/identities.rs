@@ -14,7 +14,7 @@ pub(super) fn of_identity() -> Vec<Call> {
         identity::drop_user(&user(1000));
         identity::project_by_name("project 1000");
         identity::project(&project(1000));
-        identity::list_projects();
+        identity::list_projects("project 1000");
         identity::put_project(&Project::new(ProjectId::random(), "put"));
         identity::insert_project(&Project::new(ProjectId::random(), "new"));
         identity::update_project(&w.project.id, &ProjectChanges { name: Some("renamed".to_owned()), ..Default::default() });
@@ -22,19 +22,19 @@ pub(super) fn of_identity() -> Vec<Call> {
         identity::remove_ended_tokens(&project(1000));
         identity::assignment(&user(1000), &project(1000));
         identity::configured_assignments();
-        identity::named_assignments["of all"](None, None);
-        identity::named_assignments(Some(&user(1000)), None);
-        identity::named_assignments["in project"](None, Some(&project(1000)));
+        identity::named_assignments["of all"](None, None, ("user 1000", ""));
+        identity::named_assignments(Some(&user(1000)), None, ("", ""));
+        identity::named_assignments["in project"](None, Some(&project(1000)), ("", ""));
         identity::remove_assignment(&user(1000), &project(1000));
         identity::role_of(&user(1000), &project(1000));
-        identity::projects_of(&user(1000));
+        identity::projects_of(&user(1000), "");
         identity::put_assignment(&Assignment {
             user_id: user(1000),
             project_id: project(1000),
             role: Role::Admin,
             is_configured: false,
         });
-        identity::list_users();
+        identity::list_users("user 1000");
         identity::remove_some_tokens(&user(1000));
         identity::remove_user(&user(1000));
         identity::remove_project(&project(BIG));
