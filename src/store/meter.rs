@@ -207,15 +207,14 @@ mod tests {
     async fn a_job_with_much_to_move_does_not_keep_others_waiting() {
         let (much, little) = parties();
         let started = Instant::now();
-        let calls: Vec<_> = (0..4)
-            .map(|_| {
-                let much = much.clone();
-                tokio::spawn(async move {
-                    much.take(9 * MIB).await;
-                    Instant::now()
-                })
-            })
-            .collect();
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let much = much.clone();
+            calls.spawn(async move {
+                much.take(9 * MIB).await;
+                Instant::now()
+            });
+        }
         tokio::time::sleep(Duration::from_secs(3)).await;
         for _ in 0..5 {
             let asked = Instant::now();
@@ -225,8 +224,8 @@ mod tests {
         }
         // And it loses nothing but what the others took. The last piece of each has been let go, not moved.
         let mut ends = Vec::new();
-        for call in calls {
-            ends.push((call.await.unwrap() - started).as_secs_f64());
+        while let Some(end) = calls.join_next().await {
+            ends.push((end.unwrap() - started).as_secs_f64());
         }
         let all = 36.0 + 5.0 * 100.0 / 1024.0;
         assert!((all - 0.6..all).contains(&ends[3]), "{ends:?}");

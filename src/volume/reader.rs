@@ -14,7 +14,7 @@ use std::path::Path;
 pub enum VolumeReader {
     File(FileReader),
     Generated(Generated),
-    Rbd(RbdReader),
+    Rbd(Box<RbdReader>),
     #[cfg(test)]
     Memory(MemoryVolume),
 }
@@ -66,7 +66,9 @@ impl VolumeReader {
         match self {
             Self::File(file) => file.limited(length).map(Self::File),
             Self::Generated(generated) => Ok(Self::Generated(generated)),
-            Self::Rbd(image) => image.limited(length).map(Self::Rbd),
+            Self::Rbd(image) => image
+                .limited(length)
+                .map(|image| Self::Rbd(Box::new(image))),
             #[cfg(test)]
             Self::Memory(memory) => Ok(Self::Memory(memory)),
         }

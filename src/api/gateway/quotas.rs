@@ -121,7 +121,7 @@ pub(super) fn update_class(call: &Call<'_>) -> Result {
     let class = call.parameter("class");
     let wanted = quotas::wanted_class_limits(call)?;
     let (ours, answer) = share_out(call, "quota_class_set", wanted, |_| {
-        Ok(ctx.authorize(Rule::QuotaClassUpdate, &ctx.project_id)?)
+        ctx.authorize(Rule::QuotaClassUpdate, &ctx.project_id)
     })?;
     merged(answer, |value| {
         let limits = if ours.is_empty() {

@@ -310,14 +310,14 @@ fn end_to_end(headers: &HeaderMap) -> HeaderMap {
         .map(|name| name.trim().to_ascii_lowercase())
         .collect();
     let is_chunked = headers.contains_key(TRANSFER_ENCODING);
-    let stays = |name: &HeaderName| {
-        !HOP_BY_HOP.contains(&name.as_str())
-            && !named.iter().any(|named| named == name.as_str())
-            && !(is_chunked && *name == CONTENT_LENGTH)
+    let ends_here = |name: &HeaderName| {
+        HOP_BY_HOP.contains(&name.as_str())
+            || named.iter().any(|named| named == name.as_str())
+            || (is_chunked && *name == CONTENT_LENGTH)
     };
     headers
         .iter()
-        .filter(|(name, _)| stays(name))
+        .filter(|(name, _)| !ends_here(name))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
 }

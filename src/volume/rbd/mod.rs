@@ -26,11 +26,14 @@ const MARK: &str = ".embervault";
 /// that is away, one after another.
 const FAILURE_KEPT: Duration = Duration::from_secs(5);
 
+/// A connection, or why there is none.
+type Connection = Result<Arc<Pool>, Failure>;
+
 /// One pool of a cluster, as the settings name it. It is connected to when the first image is opened. Cheap to clone.
 #[derive(Clone)]
 pub struct Backend {
     settings: config::Rbd,
-    pool: Arc<Mutex<Option<Result<Arc<Pool>, Failure>>>>,
+    pool: Arc<Mutex<Option<Connection>>>,
     /// The cluster's id and the pool's number.
     place: Arc<Mutex<Option<String>>>,
 }
@@ -200,7 +203,7 @@ impl Backend {
     pub fn open_now(&self, image: &str) -> Result<VolumeReader, VolumeError> {
         let reader = RbdReader::new(self.open(image, Access::Look)?, None);
         reader
-            .map(VolumeReader::Rbd)
+            .map(|reader| VolumeReader::Rbd(Box::new(reader)))
             .map_err(|source| self.failed(image, "open", source))
     }
 
@@ -221,7 +224,7 @@ impl Backend {
         };
         let kept = self.kept(image, writable.id()?, snapshot.clone());
         Ok(Source {
-            reader: VolumeReader::Rbd(RbdReader::new(open()?, Some(kept))?),
+            reader: VolumeReader::Rbd(Box::new(RbdReader::new(open()?, Some(kept))?)),
             change_id: Some(format!("{}/{}", self.place_of(writable)?, snapshot.id)),
             changes,
         })
