@@ -197,8 +197,7 @@ mod tests {
             let hash = db.write(|c| hash_now(c, user, &made)).unwrap();
             (hash, made.hash)
         };
-        db.write(|c| -> Result<(), DbError> { Ok(identity::insert_user(c, &row)?) })
-            .unwrap();
+        db.write(|c| identity::insert_user(c, &row)).unwrap();
         assert_eq!(now(&new).0, first);
         let (hash, made) = now(&user("another"));
         assert_eq!(hash, made);

@@ -20,7 +20,7 @@ fn a_request_that_waits_in_its_thread_keeps_no_other_waiting() {
         let met = met.clone();
         async move {
             actix_web::web::block(move || met.wait()).await.ok();
-            actix_web::HttpResponse::Ok()
+            actix_web::HttpResponse::Ok().finish()
         }
     };
     let app = move || App::new().default_service(actix_web::web::to(wait.clone()));
