@@ -265,14 +265,15 @@ pub fn named_assignments(
         .load(connection)?)
 }
 
-/// Takes a user's role in a project away. The user's tokens there end, and all that were got with them: they do not come
-/// back with the role.
+/// Takes a user's role in a project away. The user's application credentials there go, and its tokens there end, with all
+/// that were got with them: they do not come back with the role.
 pub fn remove_assignment(
     connection: &mut DbConnection,
     user: &UserId,
     project: &ProjectId,
 ) -> DbResult<()> {
     db::lock(connection, TOKENS)?;
+    remove_credentials(connection, user, Some(project))?;
     diesel::delete(assignments::table.find((user, project))).execute(connection)?;
     revoke(connection, None, Some((project, i64::MAX)), Some(user))
 }
@@ -324,9 +325,7 @@ pub fn list_users(connection: &mut DbConnection) -> DbResult<Vec<User>> {
 pub fn remove_user(connection: &mut DbConnection, id: &UserId) -> DbResult<bool> {
     db::lock(connection, id.as_str())?;
     diesel::delete(tokens::table.filter(tokens::user_id.eq(id))).execute(connection)?;
-    let credentials = application_credentials::table;
-    diesel::delete(credentials.filter(application_credentials::user_id.eq(id)))
-        .execute(connection)?;
+    remove_credentials(connection, id, None)?;
     diesel::delete(assignments::table.filter(assignments::user_id.eq(id))).execute(connection)?;
     let count = diesel::delete(users::table.find(id)).execute(connection)?;
     Ok(count == 1)
@@ -537,4 +536,38 @@ pub fn remove_credential(connection: &mut DbConnection, id: &str) -> DbResult<()
         .execute(connection)?;
     diesel::delete(application_credentials::table.find(id)).execute(connection)?;
     Ok(())
+}
+
+/// Removes a user's application credentials: those in one project, or all. Their tokens end with them.
+pub fn remove_credentials(
+    connection: &mut DbConnection,
+    user: &UserId,
+    project: Option<&ProjectId>,
+) -> DbResult<()> {
+    let of_user = application_credentials::table.filter(application_credentials::user_id.eq(user));
+    match project {
+        Some(project) => {
+            let there = of_user.filter(application_credentials::project_id.eq(project));
+            diesel::delete(there).execute(connection)?;
+        }
+        None => {
+            diesel::delete(of_user).execute(connection)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same for a user whose role in a project was lowered: what the credentials were given with is gone.
+pub fn end_credentials(
+    connection: &mut DbConnection,
+    user: &UserId,
+    project: &ProjectId,
+) -> DbResult<()> {
+    db::lock(connection, TOKENS)?;
+    remove_credentials(connection, user, Some(project))
+}
+
+/// A lock for a transaction that adds an application credential: until it ends, no role is taken away.
+pub fn lock_roles(connection: &mut DbConnection) -> DbResult<()> {
+    db::lock_shared(connection, TOKENS)
 }
