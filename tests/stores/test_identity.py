@@ -242,6 +242,40 @@ def test_an_application_credential_goes_with_the_role_that_it_was_given_with(par
         them.log_in(by_credential(elsewhere), status=401)
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_another_person_of_a_dropped_name_gets_nothing_of_the_former_one(park, tmp_path, kind):
+    with Bed(tmp_path, database=database(park, kind)) as bed:
+        them = Somebody(bed.start())
+        admin = them.log_in(password("admin"), "alpha").text
+        role = them.ask("GET", "/identity/v3/roles?name=admin", admin).body["roles"][0]["id"]
+        former = them.log_in(password("member"), "alpha")
+        user, first = former.token["user"]["id"], them.credential(former.text)
+        made = {"project": {"name": "given"}}
+        project = them.ask("POST", "/identity/v3/projects", admin, made).body["project"]["id"]
+        grant = f"/identity/v3/projects/{project}/users/{user}/roles/{role}"
+        assert them.ask("PUT", grant, admin).status == 204
+        given = them.log_in(password("member"), "given").text
+        second = them.credential(given)
+        users = bed.users
+
+        def has_nothing(name, text):
+            for row in (first, second):
+                them.log_in(by_credential(row), status=401)
+            assert not them.is_good(former.text) and not them.is_good(given)
+            them.log_in(password(name, text), "given", status=401)
+
+        them = restarted(bed, users[:1])
+        has_nothing("member", "secret")
+        assert them.ask("GET", f"/identity/v3/role_assignments?user.id={user}", admin).body["role_assignments"] == []
+        # A role that is given meanwhile is the former one's, too.
+        assert them.ask("PUT", grant, admin).status == 204
+        them = restarted(bed, [*users[:1], ("member", "another", "beta", "reader")])
+        has_nothing("member", "another")
+        [now] = them.ask("GET", f"/identity/v3/role_assignments?user.id={user}", admin).body["role_assignments"]
+        assert now["scope"]["project"]["id"] != project
+        assert them.is_good(them.log_in(password("member", "another"), "beta").text)
+
+
 def test_a_worker_whose_configuration_names_nobody_takes_nothing_away(park, tmp_path):
     with Bed(tmp_path, park.storage("directory"), park.database()) as bed:
         them = Somebody(bed.start("api"))

@@ -48,7 +48,8 @@ pub fn insert_user(connection: &mut DbConnection, row: &User) -> DbResult<()> {
 }
 
 /// Makes the user of that name what the configuration says: there, and with this password. Another password
-/// than before ends the user's tokens.
+/// than before ends the user's tokens. A user that it had dropped begins without roles and credentials: the name may
+/// be another person's now.
 pub fn put_configured_user(connection: &mut DbConnection, row: &User) -> DbResult<UserId> {
     let Some(known) = user_by_name(connection, &row.name)? else {
         insert_user(connection, row)?;
@@ -59,6 +60,9 @@ pub fn put_configured_user(connection: &mut DbConnection, row: &User) -> DbResul
     let known = user(connection, &known.id)?.unwrap_or(known);
     if known.password_hash != row.password_hash {
         end_tokens(connection, &known.id)?;
+    }
+    if known.origin == Origin::Dropped {
+        remove_rights(connection, &known.id)?;
     }
     diesel::update(users::table.find(&known.id))
         .set((
@@ -111,12 +115,21 @@ pub fn configured_users(connection: &mut DbConnection) -> DbResult<Vec<User>> {
         .load(connection)?)
 }
 
-/// Notes that the configuration no longer names a user, and ends its tokens.
+/// Notes that the configuration no longer names a user, ends its tokens, and removes its roles and credentials.
 pub fn drop_user(connection: &mut DbConnection, id: &UserId) -> DbResult<()> {
+    db::lock(connection, TOKENS)?;
     end_tokens(connection, id)?;
+    remove_rights(connection, id)?;
     diesel::update(users::table.find(id))
         .set(users::origin.eq(Origin::Dropped))
         .execute(connection)?;
+    Ok(())
+}
+
+/// Removes a user's roles and application credentials, whoever gave them.
+fn remove_rights(connection: &mut DbConnection, id: &UserId) -> DbResult<()> {
+    remove_credentials(connection, id, None)?;
+    diesel::delete(assignments::table.filter(assignments::user_id.eq(id))).execute(connection)?;
     Ok(())
 }
 
@@ -325,8 +338,7 @@ pub fn list_users(connection: &mut DbConnection) -> DbResult<Vec<User>> {
 pub fn remove_user(connection: &mut DbConnection, id: &UserId) -> DbResult<bool> {
     db::lock(connection, id.as_str())?;
     diesel::delete(tokens::table.filter(tokens::user_id.eq(id))).execute(connection)?;
-    remove_credentials(connection, id, None)?;
-    diesel::delete(assignments::table.filter(assignments::user_id.eq(id))).execute(connection)?;
+    remove_rights(connection, id)?;
     let count = diesel::delete(users::table.find(id)).execute(connection)?;
     Ok(count == 1)
 }
