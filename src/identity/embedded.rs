@@ -29,6 +29,9 @@ use std::collections::BTreeSet;
 
 /// Keystone's words for a time of expiry that is over.
 const EXPIRED: &str = "The 'expires_at' must not be before now. The server could not comply with the request since it is either malformed or otherwise incorrect. The client is assumed to be in error.";
+/// Keystone's words for a role that the user does not have.
+const UNASSIGNED: &str =
+    "Invalid application credential: Cannot create an application credential with unassigned role";
 
 /// Most application credentials of a user.
 const CREDENTIALS_MAX: i64 = 1000;
@@ -189,9 +192,7 @@ impl Embedded {
         let implied = wanted_roles.iter().flat_map(|role| role.implied()).copied();
         let roles: BTreeSet<Role> = implied.collect();
         if roles.iter().any(|role| !session.roles.contains(role)) {
-            return Err(Error::Invalid(
-                "Invalid application credential: Cannot create an application credential with unassigned role".to_owned(),
-            ));
+            return Err(Error::Invalid(UNASSIGNED.to_owned()));
         }
         if wanted.expires_at.is_some_and(|end| end <= self.clock.now()) {
             return Err(Error::Invalid(EXPIRED.to_owned()));
@@ -227,6 +228,13 @@ impl Embedded {
             if identity::user(c, &row.user_id)?.is_none() {
                 let message = format!("Could not find user: {}.", row.user_id);
                 return Err(Error::NotFound(message));
+            }
+            // What was taken away meanwhile must not come back with the credential.
+            identity::lock_roles(c)?;
+            let now = log_in::session_now(c, &session.row.hash, row.created_at)?;
+            let roles = now.ok_or(Error::Unauthenticated)?.roles;
+            if row.roles.iter().any(|role| !roles.contains(role)) {
+                return Err(Error::Invalid(UNASSIGNED.to_owned()));
             }
             check_credential(c, &row.user_id, &row.name)?;
             Ok(identity::insert_credential(c, &row)?)

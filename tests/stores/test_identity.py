@@ -208,6 +208,74 @@ def test_nothing_that_is_taken_away_comes_back_with_a_restart(park, tmp_path, ki
         assert not them.is_good(stays) and them.is_good(them.log_in(password("member"), "alpha").text)
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_an_application_credential_goes_with_the_role_that_it_was_given_with(park, tmp_path, kind):
+    with Bed(tmp_path, database=database(park, kind)) as bed:
+        them = Somebody(bed.start())
+        admin = them.log_in(password("admin"), "alpha").text
+        roles = {row["name"]: row["id"] for row in them.ask("GET", "/identity/v3/roles", admin).body["roles"]}
+        member = them.log_in(password("member"), "alpha")
+        user, elsewhere = member.token["user"]["id"], them.credential(member.text)
+        made = {"project": {"name": "passing"}}
+        project = them.ask("POST", "/identity/v3/projects", admin, made).body["project"]["id"]
+        grant = f"/identity/v3/projects/{project}/users/{user}/roles"
+        assert them.ask("PUT", f"{grant}/{roles['admin']}", admin).status == 204
+        credential = them.credential(them.log_in(password("member"), "passing").text)
+        token = them.log_in(by_credential(credential)).text
+        # A lower role is given, then the former one again: neither brings the credential back.
+        assert them.ask("DELETE", f"{grant}/{roles['admin']}", admin).status == 204
+        for role in ("member", "admin"):
+            assert them.ask("PUT", f"{grant}/{roles[role]}", admin).status == 204
+            assert not them.is_good(token)
+            them.log_in(by_credential(credential), status=401)
+        them.log_in(by_credential(elsewhere))
+
+        # The configuration lowers a role, and raises it again; a role that it raises takes nothing away.
+        before = bed.users
+        low, high = ([*before[:1], ("member", "secret", "alpha", role)] for role in ("reader", "admin"))
+        them = restarted(bed, high)
+        kept = them.log_in(by_credential(elsewhere)).text
+        them = restarted(bed, low)
+        assert not them.is_good(kept)
+        them = restarted(bed, high)
+        assert not them.is_good(kept)
+        them.log_in(by_credential(elsewhere), status=401)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_another_person_of_a_dropped_name_gets_nothing_of_the_former_one(park, tmp_path, kind):
+    with Bed(tmp_path, database=database(park, kind)) as bed:
+        them = Somebody(bed.start())
+        admin = them.log_in(password("admin"), "alpha").text
+        role = them.ask("GET", "/identity/v3/roles?name=admin", admin).body["roles"][0]["id"]
+        former = them.log_in(password("member"), "alpha")
+        user, first = former.token["user"]["id"], them.credential(former.text)
+        made = {"project": {"name": "given"}}
+        project = them.ask("POST", "/identity/v3/projects", admin, made).body["project"]["id"]
+        grant = f"/identity/v3/projects/{project}/users/{user}/roles/{role}"
+        assert them.ask("PUT", grant, admin).status == 204
+        given = them.log_in(password("member"), "given").text
+        second = them.credential(given)
+        users = bed.users
+
+        def has_nothing(name, text):
+            for row in (first, second):
+                them.log_in(by_credential(row), status=401)
+            assert not them.is_good(former.text) and not them.is_good(given)
+            them.log_in(password(name, text), "given", status=401)
+
+        them = restarted(bed, users[:1])
+        has_nothing("member", "secret")
+        assert them.ask("GET", f"/identity/v3/role_assignments?user.id={user}", admin).body["role_assignments"] == []
+        # A role that is given meanwhile is the former one's, too.
+        assert them.ask("PUT", grant, admin).status == 204
+        them = restarted(bed, [*users[:1], ("member", "another", "beta", "reader")])
+        has_nothing("member", "another")
+        [now] = them.ask("GET", f"/identity/v3/role_assignments?user.id={user}", admin).body["role_assignments"]
+        assert now["scope"]["project"]["id"] != project
+        assert them.is_good(them.log_in(password("member", "another"), "beta").text)
+
+
 def test_a_worker_whose_configuration_names_nobody_takes_nothing_away(park, tmp_path):
     with Bed(tmp_path, park.storage("directory"), park.database()) as bed:
         them = Somebody(bed.start("api"))
@@ -384,8 +452,10 @@ def test_what_an_administrator_sets_of_users_and_projects_is_kept(park, tmp_path
         assert not them.is_good(token)
         for identity in (password("eve"), by_credential(credential)):
             them.log_in(identity, status=401)
+        # Her application credentials are gone for good, as with Keystone.
         changed("user", eve, enabled=True)
-        assert not them.is_good(token) and them.is_good(them.log_in(by_credential(credential)).text)
+        assert not them.is_good(token)
+        them.log_in(by_credential(credential), status=401)
 
         # Who names no project is in the default one, unless that is not to be.
         first = them.log_in(password("eve"))

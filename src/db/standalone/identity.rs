@@ -50,7 +50,8 @@ pub fn insert_user(connection: &mut DbConnection, row: &User) -> DbResult<()> {
 }
 
 /// Makes the user of that name what the configuration says: there, and with this password. Another password
-/// than before ends the user's tokens.
+/// than before ends the user's tokens. A user that it had dropped begins without roles and credentials: the name may
+/// be another person's now.
 pub fn put_configured_user(connection: &mut DbConnection, row: &User) -> DbResult<UserId> {
     let Some(known) = user_by_name(connection, &row.name)? else {
         insert_user(connection, row)?;
@@ -61,6 +62,9 @@ pub fn put_configured_user(connection: &mut DbConnection, row: &User) -> DbResul
     let known = user(connection, &known.id)?.unwrap_or(known);
     if known.password_hash != row.password_hash {
         end_tokens(connection, &known.id)?;
+    }
+    if known.origin == Origin::Dropped {
+        remove_rights(connection, &known.id)?;
     }
     diesel::update(users::table.find(&known.id))
         .set((
@@ -113,12 +117,21 @@ pub fn configured_users(connection: &mut DbConnection) -> DbResult<Vec<User>> {
         .load(connection)?)
 }
 
-/// Notes that the configuration no longer names a user, and ends its tokens.
+/// Notes that the configuration no longer names a user, ends its tokens, and removes its roles and credentials.
 pub fn drop_user(connection: &mut DbConnection, id: &UserId) -> DbResult<()> {
+    db::lock(connection, TOKENS)?;
     end_tokens(connection, id)?;
+    remove_rights(connection, id)?;
     diesel::update(users::table.find(id))
         .set(users::origin.eq(Origin::Dropped))
         .execute(connection)?;
+    Ok(())
+}
+
+/// Removes a user's roles and application credentials, whoever gave them.
+fn remove_rights(connection: &mut DbConnection, id: &UserId) -> DbResult<()> {
+    remove_credentials(connection, id, None)?;
+    diesel::delete(assignments::table.filter(assignments::user_id.eq(id))).execute(connection)?;
     Ok(())
 }
 
@@ -275,14 +288,15 @@ pub fn named_assignments(
         .load(connection)?)
 }
 
-/// Takes a user's role in a project away. The user's tokens there end, and all that were got with them: they do not come
-/// back with the role.
+/// Takes a user's role in a project away. The user's application credentials there go, and its tokens there end, with all
+/// that were got with them: they do not come back with the role.
 pub fn remove_assignment(
     connection: &mut DbConnection,
     user: &UserId,
     project: &ProjectId,
 ) -> DbResult<()> {
     db::lock(connection, TOKENS)?;
+    remove_credentials(connection, user, Some(project))?;
     diesel::delete(assignments::table.find((user, project))).execute(connection)?;
     revoke(connection, None, Some((project, i64::MAX)), Some(user))
 }
@@ -352,10 +366,7 @@ pub fn remove_some_tokens(connection: &mut DbConnection, id: &UserId) -> DbResul
 pub fn remove_user(connection: &mut DbConnection, id: &UserId) -> DbResult<bool> {
     db::lock(connection, id.as_str())?;
     diesel::delete(tokens::table.filter(tokens::user_id.eq(id))).execute(connection)?;
-    let credentials = application_credentials::table;
-    diesel::delete(credentials.filter(application_credentials::user_id.eq(id)))
-        .execute(connection)?;
-    diesel::delete(assignments::table.filter(assignments::user_id.eq(id))).execute(connection)?;
+    remove_rights(connection, id)?;
     let count = diesel::delete(users::table.find(id)).execute(connection)?;
     Ok(count == 1)
 }
@@ -565,4 +576,38 @@ pub fn remove_credential(connection: &mut DbConnection, id: &str) -> DbResult<()
         .execute(connection)?;
     diesel::delete(application_credentials::table.find(id)).execute(connection)?;
     Ok(())
+}
+
+/// Removes a user's application credentials: those in one project, or all. Their tokens end with them.
+pub fn remove_credentials(
+    connection: &mut DbConnection,
+    user: &UserId,
+    project: Option<&ProjectId>,
+) -> DbResult<()> {
+    let of_user = application_credentials::table.filter(application_credentials::user_id.eq(user));
+    match project {
+        Some(project) => {
+            let there = of_user.filter(application_credentials::project_id.eq(project));
+            diesel::delete(there).execute(connection)?;
+        }
+        None => {
+            diesel::delete(of_user).execute(connection)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same for a user whose role in a project was lowered: what the credentials were given with is gone.
+pub fn end_credentials(
+    connection: &mut DbConnection,
+    user: &UserId,
+    project: &ProjectId,
+) -> DbResult<()> {
+    db::lock(connection, TOKENS)?;
+    remove_credentials(connection, user, Some(project))
+}
+
+/// A lock for a transaction that adds an application credential: until it ends, no role is taken away.
+pub fn lock_roles(connection: &mut DbConnection) -> DbResult<()> {
+    db::lock_shared(connection, TOKENS)
 }

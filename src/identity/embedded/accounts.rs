@@ -52,7 +52,7 @@ impl Embedded {
     }
 
     /// Changes a user; `None` if there is none of this id. Another password ends the user's tokens, and so
-    /// does disabling.
+    /// does disabling, which also removes its application credentials.
     pub fn update_user(&self, id: &UserId, fields: UserFields) -> Result<Option<User>, Error> {
         let changes = self.user_changes(fields)?;
         let ends_tokens = changes.password_hash.is_some() || changes.is_enabled == Some(false);
@@ -69,6 +69,9 @@ impl Embedded {
             })?;
             if ends_tokens {
                 identity::end_tokens(c, id)?;
+            }
+            if changes.is_enabled == Some(false) {
+                identity::remove_credentials(c, id, None)?;
             }
             Ok(identity::user(c, id)?)
         })

@@ -5,6 +5,7 @@ use crate::db::standalone::identity;
 use crate::db::{self, DbConnection, DbError};
 use crate::identity::embedded::{Embedded, passwords};
 use crate::model::id::{ProjectId, UserId, configured_project, keystone_id};
+use crate::model::role::Role;
 use crate::model::standalone::identity::{Assignment, Origin, Project, User};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -55,10 +56,18 @@ impl Embedded {
             if !may(is_first) {
                 return Ok(None);
             }
-            let mut given = BTreeSet::new();
+            let (mut given, mut lowered) = (BTreeSet::new(), Vec::new());
             for user in users {
                 let hash = hash_now(c, user, &hashes[user.name.as_str()])?;
-                given.insert(put(c, user, &hash)?);
+                let (place, before) = put(c, user, &hash)?;
+                // Roles are declared from the highest on.
+                if before.is_some_and(|before| before < user.role) {
+                    lowered.push(place.clone());
+                }
+                given.insert(place);
+            }
+            for (user, project) in lowered {
+                identity::end_credentials(c, &user, &project)?;
             }
             for old in identity::configured_assignments(c)? {
                 let place = (old.user_id, old.project_id);
@@ -115,11 +124,12 @@ fn hash_now(c: &mut DbConnection, user: &ConfiguredUser, made: &Hash) -> Result<
     Ok(same.unwrap_or_else(|| made.hash.clone()))
 }
 
+/// Brings one user in; gives its place, and the role that it had there.
 fn put(
     connection: &mut DbConnection,
     user: &ConfiguredUser,
     password_hash: &str,
-) -> Result<(UserId, ProjectId), DbError> {
+) -> Result<((UserId, ProjectId), Option<Role>), DbError> {
     let id = UserId::new(keystone_id());
     let row = User::new(id, &user.name, password_hash.to_owned(), Origin::Configured);
     let project = Project::new(configured_project(&user.project), &user.project);
@@ -129,8 +139,9 @@ fn put(
         role: user.role,
         is_configured: true,
     };
+    let before = identity::role_of(connection, &assignment.user_id, &assignment.project_id)?;
     identity::put_assignment(connection, &assignment)?;
-    Ok((assignment.user_id, assignment.project_id))
+    Ok(((assignment.user_id, assignment.project_id), before))
 }
 
 /// Roles in the projects of these that are not among these, as `user in project`.
@@ -175,7 +186,6 @@ mod tests {
     use super::*;
     use crate::config::Secret;
     use crate::db::Db;
-    use crate::model::role::Role;
 
     #[test]
     fn of_two_starts_with_the_same_new_password_the_second_keeps_the_hash_of_the_first() {

@@ -1,8 +1,8 @@
 //! Logging in, and what tokens stand for.
 
 use crate::config::Secret;
-use crate::db::DbConnection;
 use crate::db::standalone::identity::{self, Issued, TokensMax};
+use crate::db::{DbConnection, DbResult};
 use crate::identity::embedded::{
     CredentialName, Credentials, Embedded, Named, Scope, Session, random_text,
 };
@@ -161,8 +161,7 @@ impl Embedded {
     /// The session of a token; `None` if the token is not valid.
     pub fn validate(&self, token: &str) -> Result<Option<Session>, Error> {
         let (hash, now) = (hash(token), self.clock.now());
-        let found = self.db.read(|c| identity::find_token(c, &hash, now))?;
-        Ok(found.and_then(|found| session(found, now)))
+        Ok(self.db.read(|c| session_now(c, &hash, now))?)
     }
 
     /// Revokes a token, and all that were got with it.
@@ -310,6 +309,16 @@ fn granted(role: Option<Role>, credential: Option<&ApplicationCredential>) -> Ve
     let held = role.map_or(&[][..], Role::implied).iter().copied();
     held.filter(|role| credential.is_none_or(|row| row.roles.contains(role)))
         .collect()
+}
+
+/// The session of the token with this hash, as it is now.
+pub(super) fn session_now(
+    connection: &mut DbConnection,
+    hash: &[u8],
+    now: Timestamp,
+) -> DbResult<Option<Session>> {
+    let found = identity::find_token(connection, hash, now)?;
+    Ok(found.and_then(|found| session(found, now)))
 }
 
 /// The session of a token, if all that the token rests on is still as it must be.

@@ -53,5 +53,9 @@ pub(super) fn of_identity() -> Vec<Call> {
         identity::credential_by_name(&w.credential.user_id, &w.credential.name);
         identity::credentials_of(&w.credential.user_id);
         identity::remove_credential(&id(OTHER));
+        identity::remove_credentials(&w.credential.user_id, None);
+        identity::remove_credentials["in project"](&w.credential.user_id, Some(&w.credential.project_id));
+        identity::end_credentials(&w.credential.user_id, &w.credential.project_id);
+        identity::lock_roles();
     }
 }
