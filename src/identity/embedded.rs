@@ -7,6 +7,7 @@ mod configured;
 mod grants;
 mod log_in;
 mod passwords;
+mod session;
 
 use crate::clock::Clock;
 use crate::config::{self, Secret};
@@ -15,13 +16,12 @@ use crate::db::{self, Db, DbConnection};
 pub use crate::identity::embedded::accounts::{ProjectFields, UserFields};
 use crate::identity::embedded::backoff::Backoff;
 use crate::identity::embedded::passwords::Passwords;
+pub use crate::identity::embedded::session::Session;
 use crate::model::column::Json;
 use crate::model::error::Error;
 use crate::model::id::{ProjectId, UserId, keystone_id};
 use crate::model::role::Role;
-use crate::model::standalone::identity::{
-    ApplicationCredential, NamedAssignment, Project, TokenRow, User,
-};
+use crate::model::standalone::identity::{ApplicationCredential, NamedAssignment, Project, User};
 use crate::model::time::Timestamp;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -64,17 +64,6 @@ pub enum Credentials {
 pub enum CredentialName {
     Id(String),
     Name { name: String, user: Named },
-}
-
-/// The session of a token.
-#[derive(Debug, Clone)]
-pub struct Session {
-    pub row: TokenRow,
-    pub user: User,
-    pub project: Option<Project>,
-    /// The user's roles in the project now, as far as the token may use them.
-    pub roles: Vec<Role>,
-    pub application_credential: Option<ApplicationCredential>,
 }
 
 /// A request for an application credential.
@@ -231,7 +220,7 @@ impl Embedded {
             }
             // What was taken away meanwhile must not come back with the credential.
             identity::lock_roles(c)?;
-            let now = log_in::session_now(c, &session.row.hash, row.created_at)?;
+            let now = session::session_now(c, &session.row.hash, row.created_at)?;
             let roles = now.ok_or(Error::Unauthenticated)?.roles;
             if row.roles.iter().any(|role| !roles.contains(role)) {
                 return Err(Error::Invalid(UNASSIGNED.to_owned()));

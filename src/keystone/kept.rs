@@ -90,7 +90,8 @@ impl<E> State<E> {
     fn drop_refused(&mut self, refused: Option<&HeaderValue>) -> bool {
         let is_refused = self.kept.is_some() && self.kept_other_than(refused).is_none();
         if let Some(kept) = self.kept.take_if(|_| is_refused)
-            && kept.made_at.elapsed() >= PATIENCE_MAX
+            // Longer than any pause, or one that lasted for a pause alone would end the pauses.
+            && kept.made_at.elapsed() >= PATIENCE_MAX * 2
         {
             self.pause = PATIENCE;
         }

@@ -309,6 +309,7 @@ fn output_that_cannot_be_written_stops_no_command() {
     );
     assert!(!said.contains("panicked"), "{said}");
     // What is said to people may be lost.
+    std::fs::create_dir_all(bed.data()).unwrap();
     let status = bed
         .command(&["vault", "gc"])
         .stderr(full())

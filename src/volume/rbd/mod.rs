@@ -224,7 +224,10 @@ impl Backend {
         };
         let kept = self.kept(image, writable.id()?, snapshot.clone());
         Ok(Source {
-            reader: VolumeReader::Rbd(Box::new(RbdReader::new(open()?, Some(kept))?)),
+            reader: VolumeReader::Rbd(Box::new(RbdReader::new(
+                open()?,
+                Some(Box::new(move || kept.is_there())),
+            )?)),
             change_id: Some(format!("{}/{}", self.place_of(writable)?, snapshot.id)),
             changes,
         })

@@ -1,7 +1,6 @@
 //! Reading an image as it was at a snapshot.
 
 use crate::volume::VolumeError;
-use crate::volume::rbd::Kept;
 use crate::volume::rbd::library::{Image, WINDOW_BYTES};
 use std::io;
 use std::ops::Range;
@@ -10,13 +9,16 @@ use std::sync::{Mutex, PoisonError};
 /// Extents of the window that was asked about last, and where it lies.
 type Window = (Range<u64>, Vec<Range<u64>>);
 
+/// Whether a snapshot is still there.
+type IsThere = dyn Fn() -> Result<bool, VolumeError> + Send + Sync;
+
 /// An image at a snapshot.
 pub struct RbdReader {
     image: Image,
     length: u64,
     windows: Mutex<Vec<Window>>,
-    /// The snapshot that is read.
-    at: Option<Kept>,
+    /// Of the snapshot that is read.
+    is_there: Option<Box<IsThere>>,
 }
 
 impl std::fmt::Debug for RbdReader {
@@ -33,20 +35,20 @@ const PIECE_BYTES: usize = 4 << 20;
 const WINDOWS: usize = 8;
 
 impl RbdReader {
-    /// Of an image at a snapshot, if one is named.
-    pub(super) fn new(image: Image, at: Option<Kept>) -> io::Result<Self> {
+    /// Of an image, at a snapshot if it can be asked whether that is still there.
+    pub(super) fn new(image: Image, is_there: Option<Box<IsThere>>) -> io::Result<Self> {
         Ok(Self {
             length: image.size()?,
             image,
             windows: Mutex::default(),
-            at,
+            is_there,
         })
     }
 
     /// An error if the snapshot is not there any more. Ceph reads what it has removed as zeros.
     pub(in crate::volume) fn check(&self) -> Result<(), VolumeError> {
-        match &self.at {
-            Some(at) if !at.is_there()? => {
+        match &self.is_there {
+            Some(is_there) if !is_there()? => {
                 let why = "the snapshot that is read was removed, or the volume was deleted";
                 Err(failed("read", io::Error::other(why)))
             }
