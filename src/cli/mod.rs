@@ -210,6 +210,9 @@ enum VaultCommand {
         json: bool,
     },
     /// Destroy the keys of a project: its backups can never be read again.
+    ///
+    /// On SQLite, the whole database is then written anew, so that no old row is left in it. Until that is done, a service
+    /// that is running cannot write: seconds, or minutes with a large database or a slow disk.
     Shred {
         #[command(flatten)]
         settings: SettingsArguments,

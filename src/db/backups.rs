@@ -61,17 +61,29 @@ pub fn remove(connection: &mut DbConnection, id: &BackupId) -> DbResult<()> {
     Ok(())
 }
 
-/// Which of these backups are the parent of another.
+/// Whether a row of this alias was made against one of `backups`, in the same project.
+macro_rules! is_child_of {
+    ($children:ident) => {
+        $children
+            .field(backups::parent_id)
+            .eq(backups::id.nullable())
+            .and($children.field(backups::project_id).eq(backups::project_id))
+    };
+}
+
+/// Which of these backups are the parent of another of their project. An imported record may name any parent.
 pub fn parents_among(
     connection: &mut DbConnection,
     ids: Vec<BackupId>,
 ) -> DbResult<HashSet<BackupId>> {
-    let parents: Vec<Option<BackupId>> = backups::table
-        .filter(backups::parent_id.eq_any(ids))
-        .select(backups::parent_id)
+    let children = diesel::alias!(backups as children);
+    let parents: Vec<BackupId> = backups::table
+        .inner_join(children.on(is_child_of!(children)))
+        .filter(backups::id.eq_any(ids))
+        .select(backups::id)
         .distinct()
         .load(connection)?;
-    Ok(parents.into_iter().flatten().collect())
+    Ok(parents.into_iter().collect())
 }
 
 /// The backup an incremental is made against: the newest available one of the volume, of the
@@ -289,10 +301,12 @@ pub fn of_vault(connection: &mut DbConnection, vault: &VaultId) -> DbResult<Vec<
         .load(connection)?)
 }
 
-/// How many backups name this one as their parent.
+/// How many backups of its project name this one as their parent.
 pub fn count_children(connection: &mut DbConnection, id: &BackupId) -> DbResult<i64> {
+    let children = diesel::alias!(backups as children);
     Ok(backups::table
-        .filter(backups::parent_id.eq(id))
+        .inner_join(children.on(is_child_of!(children)))
+        .filter(backups::id.eq(id))
         .count()
         .get_result(connection)?)
 }

@@ -307,9 +307,9 @@ fn roll_back(connection: &mut DbConnection) -> DbResult<()> {
     }?)
 }
 
-/// The sum of a column of whole numbers, as one: PostgreSQL's own is a decimal.
-fn sum(column: &str) -> diesel::expression::SqlLiteral<diesel::sql_types::BigInt> {
-    diesel::dsl::sql(&format!("CAST(COALESCE(SUM({column}), 0) AS BIGINT)"))
+/// The sum of an expression of whole numbers, as one: PostgreSQL's own is a decimal.
+fn sum(expression: &str) -> diesel::expression::SqlLiteral<diesel::sql_types::BigInt> {
+    diesel::dsl::sql(&format!("CAST(COALESCE(SUM({expression}), 0) AS BIGINT)"))
 }
 
 /// Locks a project: until the transaction ends, other transactions that lock it wait. So no row is added between a

@@ -2,7 +2,7 @@
 //! those replaced that an operator's file names.
 
 use crate::identity::expression::Expression;
-use serde_saphyr::Spanned;
+use serde_saphyr::{Location, Spanned};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -256,6 +256,10 @@ impl Policy {
         let mut lines = BTreeMap::new();
         for (name, check) in file {
             let line = check.defined.line();
+            if check.value.is_empty() && !begins_quoted(text, check.defined) {
+                let reason = format!("{name}: it has no check; quote it, also an empty one");
+                return Err((line, reason));
+            }
             let expression = Expression::parse(&check.value)
                 .map_err(|reason| (line, format!("{name}: {reason}")))?;
             lines.insert(name.clone(), line);
@@ -270,6 +274,14 @@ impl Policy {
         }
         Ok(policy)
     }
+}
+
+/// Whether the text has a quote at this place. A tag without a value is read as empty text, such as a `!` that lacks its
+/// quotes, and as a check that would mean the opposite.
+fn begins_quoted(text: &str, place: Location) -> bool {
+    let number = |count: u64| usize::try_from(count.saturating_sub(1)).unwrap_or(usize::MAX);
+    let line = text.lines().nth(number(place.line())).unwrap_or_default();
+    matches!(line.chars().nth(number(place.column())), Some('"' | '\''))
 }
 
 /// The cost of evaluating an expression, with the rules that it refers to.
@@ -466,6 +478,16 @@ mod tests {
         assert_eq!(refused("a: \"@\"\n- b\n").0, 2);
         assert!(refused("a: [role:x]\n").1.contains("rule"));
         assert!(refused("a: \"http://x\"\n").1.contains("no check"));
+        // Only quotes make an empty check, which lets everyone; what has lost them is refused, as null is.
+        for value in ["!", "! # none", "!!str", "!none", "~", "", "|"] {
+            let (line, reason) = refused(&format!("a: \"@\"\n\"volume:create\": {value}\n"));
+            assert_eq!(line, 2, "{value}: {reason}");
+        }
+        for value in ["\"\"", "''", "  \"\" # everyone", "\n  ''"] {
+            let parsed = Policy::parse(&format!("a: \"@\"\n\"volume:create\": {value}\n"));
+            assert!(parsed.is_ok(), "{value}: {parsed:?}");
+        }
+        assert!(Policy::parse("{a: \"\", b: ''}").is_ok());
     }
 
     #[test]

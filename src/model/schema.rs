@@ -74,7 +74,7 @@ diesel::table! {
         bootable -> Bool, readonly -> Nullable<Bool>, snapshot_id -> Nullable<Text>, source_volume_id -> Nullable<Text>,
         availability_zone -> Text, metadata -> Text, reserved_by -> Nullable<Text>, released_by -> Nullable<Text>,
         group_id -> Nullable<Text>, multiattach -> Bool, image_metadata -> Text,
-        created_at -> BigInt, updated_at -> Nullable<BigInt>,
+        created_at -> BigInt, updated_at -> Nullable<BigInt>, growth_gib -> BigInt,
     }
 }
 diesel::table! {

@@ -276,6 +276,33 @@ def test_another_person_of_a_dropped_name_gets_nothing_of_the_former_one(park, t
         assert them.is_good(them.log_in(password("member", "another"), "beta").text)
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_project_with_data_stays_so_that_its_id_is_not_used_again(park, tmp_path, kind):
+    users = [("admin", "secret", "alpha", "admin"), ("member", "secret", "beta", "member")]
+    with Bed(tmp_path, database=database(park, kind), users=users) as bed:
+        process = bed.start()
+        member = Client(bed, process, "member", "beta")
+        volume = member.create_volume()
+        snapshot = member.ask("POST", "/snapshots", {"snapshot": {"volume_id": volume}})["snapshot"]["id"]
+        member.wait("snapshots", snapshot, "available")
+        backup = member.back_up(volume)
+        member.wait("backups", backup, "available")
+        place = f"/identity/v3/projects/{member.project}"
+
+        them = restarted(bed, users[:1])
+        admin = them.log_in(password("admin"), "alpha").text
+        for kind, row in (("snapshots", snapshot), ("volumes", volume), ("backups", backup)):
+            refused = them.ask("DELETE", place, admin)
+            assert refused.status == 409 and "delete them first" in refused.body["error"]["message"]
+            # Nothing has changed.
+            assert them.ask("GET", place, admin).body["project"]["enabled"] is True
+            path = f"/v3/{kind}/{row}"
+            assert them.ask("DELETE", path, admin).status == 202
+            until("it is gone", lambda: them.ask("GET", path, admin).status == 404)
+        assert them.ask("DELETE", place, admin).status == 204
+        assert them.ask("GET", place, admin).status == 404
+
+
 def test_a_worker_whose_configuration_names_nobody_takes_nothing_away(park, tmp_path):
     with Bed(tmp_path, park.storage("directory"), park.database()) as bed:
         them = Somebody(bed.start("api"))

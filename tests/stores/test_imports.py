@@ -84,3 +84,27 @@ def test_an_import_is_charged_what_it_was_allowed(tmp_path):
         third = take_in(admin, record, size=0)
         assert third["status"] == "available"
         member.check(backup, digest)
+
+
+def test_a_record_makes_no_other_projects_backup_a_parent(tmp_path):
+    with Bed(tmp_path, users=USERS) as bed:
+        process = bed.start()
+        member, admin = Client(bed, process), Client(bed, process, "admin", "beta")
+        backup, _ = backed_up(bed, member)
+        record = record_of(admin, backup)
+
+        def has_dependents():
+            shown = member.show("backups", backup)["has_dependent_backups"]
+            [listed] = member.ask("GET", "/backups/detail")["backups"]
+            assert listed["has_dependent_backups"] is shown
+            dependents = fields_of(record_of(admin, backup))["num_dependent_backups"]
+            assert dependents == int(shown)
+            return shown
+
+        assert take_in(admin, record, parent_id=backup)["status"] == "available"
+        assert not has_dependents()
+        child = member.back_up(member.show("backups", backup)["volume_id"], incremental=True)
+        member.wait("backups", child, "available")
+        assert member.show("backups", backup)["has_dependent_backups"]
+        member.delete("backups", child)
+        assert not has_dependents()

@@ -67,8 +67,8 @@ pub fn remove(connection: &mut DbConnection, id: &VolumeId) -> DbResult<()> {
     Ok(())
 }
 
-/// Moves a volume from one of some states to another and notes the state it came from.
-/// `false`: it is in none of them.
+/// Moves a volume from one of some states to another and notes the state it came from. Growth that was accepted is
+/// no longer counted. `false`: it is in none of them.
 pub fn transition(
     connection: &mut DbConnection,
     id: &VolumeId,
@@ -83,10 +83,20 @@ pub fn transition(
             volumes::previous_status.eq(volumes::status.nullable()),
             volumes::status.eq(to),
             volumes::reserved_by.eq(holder),
+            volumes::growth_gib.eq(0),
             volumes::updated_at.eq(now),
         ))
         .execute(connection)?;
     Ok(count == 1)
+}
+
+/// Counts the growth of a volume that is being extended, until that ends.
+pub fn count_growth(connection: &mut DbConnection, id: &VolumeId, growth_gib: i64) -> DbResult<()> {
+    diesel::update(volumes::table.find(id))
+        .filter(volumes::status.eq(VolumeStatus::Extending))
+        .set(volumes::growth_gib.eq(growth_gib))
+        .execute(connection)?;
+    Ok(())
 }
 
 /// Gives a held volume to a later run of the job that holds it.
@@ -282,11 +292,11 @@ pub fn usage_by_project(connection: &mut DbConnection) -> DbResult<Vec<(ProjectI
         .load(connection)?)
 }
 
-/// Volumes of a project, and the sum of their sizes in GiB.
+/// Volumes of a project, and the sum in GiB of their sizes and of the growth that was accepted.
 pub fn usage(connection: &mut DbConnection, project: &ProjectId) -> DbResult<(i64, i64)> {
     Ok(volumes::table
         .filter(volumes::project_id.eq(project))
-        .select((count_star(), db::sum("size_gib")))
+        .select((count_star(), db::sum("size_gib + growth_gib")))
         .first(connection)?)
 }
 
@@ -302,7 +312,7 @@ pub fn usage_by_type(
         .select((
             volume_types::name,
             count_star(),
-            db::sum("volumes.size_gib"),
+            db::sum("volumes.size_gib + volumes.growth_gib"),
         ))
         .load(connection)?;
     let mut used = BTreeMap::new();

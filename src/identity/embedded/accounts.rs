@@ -1,14 +1,15 @@
 //! Users and projects as an administrator makes and changes them.
 
 use crate::config::Secret;
-use crate::db::standalone::identity;
 use crate::db::standalone::identity::{ProjectChanges, UserChanges};
+use crate::db::standalone::{identity, records, snapshots, volumes};
 use crate::db::{self, DbConnection, DbResult};
 use crate::identity::embedded::Embedded;
 use crate::identity::embedded::configured::CONFIGURED;
 use crate::model::column::Json;
 use crate::model::error::Error;
 use crate::model::id::{ProjectId, UserId, configured_project, keystone_id};
+use crate::model::standalone::group::Group;
 use crate::model::standalone::identity::{Origin, Project, User};
 
 /// Those who share the time for making hashes of passwords of others.
@@ -173,17 +174,23 @@ impl Embedded {
         })
     }
 
-    /// Removes a project with its tokens and roles; what it has in block storage stays. `false` if
-    /// there is none of this id.
+    /// Removes a project with its tokens and roles, if it has nothing in block storage. `false` if there is none of this
+    /// id.
     pub fn delete_project(&self, id: &ProjectId) -> Result<bool, Error> {
         let check = |c: &mut DbConnection| {
             // A start may be giving users roles in it.
             db::lock(c, CONFIGURED)?;
             if is_configured(c, id)? {
-                Err(configured("project", "users", "remove them"))
-            } else {
-                Ok(())
+                return Err(configured("project", "users", "remove them"));
             }
+            // The configuration may name the project again, under the same id: what is left would be the next one's.
+            db::lock_project(c, id)?;
+            if has_data(c, id)? {
+                return Err(Error::Conflict(format!(
+                    "Project {id} has volumes, snapshots, backups or groups: delete them first."
+                )));
+            }
+            Ok(())
         };
         // No new tokens from now on, and the old ones go first: there may be many.
         let disabled = ProjectChanges {
@@ -208,6 +215,14 @@ impl Embedded {
 fn is_configured(connection: &mut DbConnection, id: &ProjectId) -> DbResult<bool> {
     let given = identity::configured_assignments(connection)?;
     Ok(given.iter().any(|given| given.project_id == *id))
+}
+
+/// Whether a project owns anything in block storage.
+fn has_data(connection: &mut DbConnection, id: &ProjectId) -> DbResult<bool> {
+    Ok(db::backups::usage(connection, id)?.0 > 0
+        || volumes::usage(connection, id)?.0 > 0
+        || snapshots::usage(connection, id)?.0 > 0
+        || records::count::<Group>(connection, id)? > 0)
 }
 
 impl From<ProjectFields> for ProjectChanges {

@@ -582,7 +582,8 @@ impl Services {
                 &[VolumeStatus::Available]
             };
             if volumes::transition(c, id, from, VolumeStatus::Extending, None, now)? {
-                return Ok(());
+                // Others that are asked for before the job has ended are within the quota, too.
+                return Ok(volumes::count_growth(c, id, size_gib - row.size_gib)?);
             }
             let message = format!(
                 "Volume {id} status must be '{{'status': 'available'}}' to extend, \

@@ -46,6 +46,7 @@ pub(super) fn of_volumes() -> Vec<Call> {
         volumes::find(&volume(OTHER));
         volumes::insert(&with(&w.volume, |row| row.id = VolumeId::random()));
         volumes::remove(&volume(OTHER));
+        volumes::count_growth(&volume(OTHER), 1);
         volumes::transition(
             &volume(OTHER),
             &[VolumeStatus::Available],
