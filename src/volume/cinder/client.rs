@@ -230,7 +230,9 @@ impl Client {
             // Who is no administrator is told of others' volumes that they are not there.
             Err(CinderError::Refused { status: 404, .. }) => self.backends().map(|_| None),
             other => {
-                let found = serde_json::from_value(other?[key].take());
+                // What is no object has no such part.
+                let found = other?.get_mut(key).map_or(Value::Null, Value::take);
+                let found = serde_json::from_value(found);
                 let found = found.map_err(|_| CinderError::Unreadable(format!("GET {path}")));
                 found.map(Some)
             }
