@@ -280,9 +280,10 @@ pub fn set_place(
     Ok(())
 }
 
-/// Makes a backup one that has no data: what it was about to own stays in its vault, for others.
+/// Makes a backup that failed one that has no data: what it was about to own stays in its vault, for others.
 pub fn disown(connection: &mut DbConnection, id: &BackupId) -> DbResult<()> {
     diesel::update(backups::table.find(id))
+        .filter(backups::status.eq(BackupStatus::Error))
         .set((
             backups::vault_id.eq(None::<VaultId>),
             backups::root_id.eq(None::<BackupId>),

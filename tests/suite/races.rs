@@ -64,7 +64,17 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let bed = Bed::new(Database::Postgres);
+        Self::of(Bed::new(Database::Postgres))
+    }
+
+    /// Where the service takes no job for lost while the test is at work.
+    fn patient() -> Self {
+        let mut bed = Bed::new(Database::Postgres);
+        bed.set("JOBS__LEASE", "300s");
+        Self::of(bed)
+    }
+
+    fn of(bed: Bed) -> Self {
         let service = bed.start();
         Self {
             demo: bed.client(&service, "demo"),
@@ -302,7 +312,7 @@ fn a_volume_is_not_detached_while_a_backup_takes_it() {
 
 #[test]
 fn a_backup_that_ends_while_its_volume_is_detached_leaves_it_available() {
-    let scene = Scene::new();
+    let scene = Scene::patient();
     let volume = scene.demo.create_volume(1);
     let (attachment, _) = scene.demo.attach(&volume);
     let job_id = JobId::random();
