@@ -6,7 +6,7 @@ use crate::model::backup::{Backup, BackupEvent, BackupStatus};
 use crate::model::column::Json;
 use crate::model::id::{BackupId, ProjectId, StorageId, VaultId, VolumeId};
 use crate::model::page::{Filter, Listed, Page};
-use crate::model::schema::backups;
+use crate::model::schema::{backups, noted_roots};
 use crate::model::time::Timestamp;
 use crate::model::volume::SavedVolume;
 use diesel::dsl::count_star;
@@ -58,7 +58,7 @@ pub fn insert(connection: &mut DbConnection, backup: &Backup) -> DbResult<()> {
 /// Removes a backup.
 pub fn remove(connection: &mut DbConnection, id: &BackupId) -> DbResult<()> {
     diesel::delete(backups::table.find(id)).execute(connection)?;
-    Ok(())
+    forget_noted_root(connection, id)
 }
 
 /// Whether a row of this alias was made against one of `backups`, in the same project.
@@ -280,10 +280,12 @@ pub fn set_place(
     Ok(())
 }
 
-/// Makes a backup that failed one that has no data: what it was about to own stays in its vault, for others.
+/// Makes a failed import a backup that has no data: what it was about to own stays in its vault, for others. Only while
+/// it is being imported has a backup a pack set that is not available yet; call it in the transaction in which it fails.
 pub fn disown(connection: &mut DbConnection, id: &BackupId) -> DbResult<()> {
     diesel::update(backups::table.find(id))
         .filter(backups::status.eq(BackupStatus::Error))
+        .filter(backups::pack_set.is_not_null())
         .set((
             backups::vault_id.eq(None::<VaultId>),
             backups::root_id.eq(None::<BackupId>),
@@ -291,6 +293,47 @@ pub fn disown(connection: &mut DbConnection, id: &BackupId) -> DbResult<()> {
         ))
         .execute(connection)?;
     Ok(())
+}
+
+/// Notes that the root of a backup is about to be stored.
+pub fn note_root(connection: &mut DbConnection, backup: &BackupId) -> DbResult<()> {
+    let row = noted_roots::backup.eq(backup.as_str());
+    match connection {
+        DbConnection::Postgres(connection) => diesel::insert_into(noted_roots::table)
+            .values(row)
+            .on_conflict_do_nothing()
+            .execute(connection),
+        DbConnection::Sqlite(connection) => diesel::insert_or_ignore_into(noted_roots::table)
+            .values(row)
+            .execute(connection),
+    }?;
+    Ok(())
+}
+
+/// Whether the root of a backup that has no pack set was noted.
+pub fn is_root_noted(connection: &mut DbConnection, backup: &BackupId) -> DbResult<bool> {
+    let noted = noted_roots::table.find(backup.as_str());
+    Ok(diesel::select(diesel::dsl::exists(noted)).get_result(connection)?)
+}
+
+/// Forgets the note, as the backup is available, or is gone.
+pub fn forget_noted_root(connection: &mut DbConnection, backup: &BackupId) -> DbResult<()> {
+    diesel::delete(noted_roots::table.find(backup.as_str())).execute(connection)?;
+    Ok(())
+}
+
+/// Failed backups of a vault with this reason.
+pub fn failed_for(
+    connection: &mut DbConnection,
+    vault: &VaultId,
+    reason: &str,
+) -> DbResult<Vec<Backup>> {
+    Ok(backups::table
+        .filter(backups::vault_id.eq(vault))
+        .filter(backups::status.eq(BackupStatus::Error))
+        .filter(backups::fail_reason.eq(reason))
+        .select(Backup::as_select())
+        .load(connection)?)
 }
 
 /// All backups of a vault, by time.
@@ -324,10 +367,12 @@ pub fn mark_lost(connection: &mut DbConnection, id: &BackupId, reason: &str) -> 
     Ok(())
 }
 
-/// Records that the data of a backup is there, although it was not found before.
-pub fn mark_found(connection: &mut DbConnection, id: &BackupId) -> DbResult<()> {
+/// Records that the data of a backup is there, although it was not found before. `was`: the reason that was noted then.
+pub fn mark_found(connection: &mut DbConnection, id: &BackupId, was: &str) -> DbResult<()> {
     diesel::update(backups::table.find(id))
         .filter(backups::status.eq(BackupStatus::Error))
+        // Another reason may have been found meanwhile.
+        .filter(backups::fail_reason.eq(was))
         .set((
             backups::status.eq(BackupStatus::Available),
             backups::fail_reason.eq(None::<String>),

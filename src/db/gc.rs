@@ -8,7 +8,8 @@ use crate::model::id::{BackupId, VaultId, VolumeId};
 use crate::model::number::{ByteCount, Ordinal, PackNumber, Rewrite};
 use crate::model::pack::{Pack, PackState};
 use crate::model::schema::{
-    backups, chunks, lost_chunks, packs, removed_roots, session_packs, unknown_objects, vaults,
+    backups, chunks, lost_chunks, noted_roots, packs, removed_roots, session_packs,
+    unknown_objects, vaults,
 };
 use diesel::dsl::{exists, not};
 use diesel::prelude::*;
@@ -177,12 +178,17 @@ pub fn unreadable_roots(connection: &mut DbConnection, vault: &VaultId) -> DbRes
         .map(root_names)?)
 }
 
-/// Backups of a vault that have no pack set yet, or never got one. They may have stored a root.
-pub fn incomplete(connection: &mut DbConnection, vault: &VaultId) -> DbResult<BTreeSet<BackupId>> {
+/// Backups of a vault that have no pack set, and that have stored no root as far as this database knows.
+pub fn without_root(
+    connection: &mut DbConnection,
+    vault: &VaultId,
+) -> DbResult<BTreeSet<BackupId>> {
+    let noted = noted_roots::table.filter(noted_roots::backup.eq(backups::id));
     let ids: Vec<BackupId> = backups::table
         .filter(backups::vault_id.eq(vault))
         .filter(backups::pack_set.is_null())
         .filter(backups::root_id.is_null())
+        .filter(diesel::dsl::not(exists(noted)))
         .select(backups::id)
         .load(connection)?;
     Ok(ids.into_iter().collect())

@@ -61,6 +61,7 @@ diesel::table! {
 }
 diesel::table! { unknown_objects (object) { object -> Text, vault -> BigInt, generation -> BigInt, } }
 diesel::table! { removed_roots (vault, root) { vault -> BigInt, root -> Text, was_available -> Bool, } }
+diesel::table! { noted_roots (backup) { backup -> Text, } }
 diesel::table! { sessions (job) { job -> Text, attempt -> Integer, } }
 diesel::table! {
     workers (name) {
@@ -158,6 +159,7 @@ diesel::table! {
 }
 diesel::allow_tables_to_appear_in_same_query!(
     backups,
+    noted_roots,
     packs,
     session_packs,
     sessions,

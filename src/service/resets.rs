@@ -51,6 +51,9 @@ impl Services {
                 (false, job) => {
                     db::jobs::request_cancel(c, id.as_str(), now)?;
                     db::backups::transition(c, id, BackupEvent::DeclaredFailed, now)?;
+                    if backup.status == BackupStatus::Creating {
+                        db::backups::disown(c, id)?;
+                    }
                     if status == BackupStatus::Available {
                         let reason = "It was never finished, so it cannot be reset to available.";
                         db::backups::set_fail_reason(c, id, reason)?;

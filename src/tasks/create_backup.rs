@@ -1,6 +1,7 @@
 //! The job of making a backup.
 
 use crate::db;
+use crate::engine::care::frames;
 use crate::engine::format::manifest::Root;
 use crate::engine::{self, vault::Vault};
 use crate::jobs::Claimed;
@@ -23,12 +24,14 @@ impl Tasks {
         let vault = self
             .vault_of(&backup)?
             .ok_or(TaskError::Subject("the backup has no vault"))?;
-        // A root that is there was stored by a run that was interrupted right afterwards.
-        let root = match vault.find_root(id)? {
+        // A root that is there was stored by a run that was interrupted right afterwards, or before the database that this
+        // one is an old copy of was lost. Then the backup has been available since, and its root must stay.
+        let found = vault.find_root(id)?;
+        let is_newer = found.is_some() && !self.db.read(|c| db::backups::is_root_noted(c, id))?;
+        let root = match found {
             Some(root) => {
                 vault.make_root_durable(id)?;
-                // An old copy of the database does not know the packs that the run stored later.
-                self.know_packs(&vault, &root)?;
+                self.take_up(claimed, &vault, &root, is_newer)?;
                 root
             }
             None => {
@@ -50,6 +53,9 @@ impl Tasks {
             .db
             .read(|c| db::packs::is_rewritten(c, &lease.job_id))?
         {
+            if is_newer {
+                return Err(TaskError::Rewritten);
+            }
             self.start_anew(claimed, &vault, id)?;
             return Err(TaskError::Rewritten);
         }
@@ -62,10 +68,46 @@ impl Tasks {
                 .write(|c| db::gc::note_removed_root(c, vault.number, id, false))?;
             vault.remove_root(id, &claimed.progress)?;
         }
-        if matches!(committed, Err(TaskError::Unsafe)) {
+        if matches!(committed, Err(TaskError::Unsafe)) && !is_newer {
             self.start_anew(claimed, &vault, id)?;
         }
         committed
+    }
+
+    /// Takes up a root that an earlier run has stored. What it needs may have been rewritten since the run took its
+    /// references, and an old copy of the database does not know the packs that were stored later: so the references are
+    /// taken anew, and then everything is looked at.
+    fn take_up(
+        &self,
+        claimed: &Claimed,
+        vault: &Vault,
+        root: &Root,
+        is_newer: bool,
+    ) -> Result<(), TaskError> {
+        let job = &claimed.job.id;
+        if !is_newer && !self.db.read(|c| db::packs::is_rewritten(c, job))? {
+            return Ok(());
+        }
+        self.know_packs(vault, root)?;
+        self.db.write(|c| {
+            db::packs::drop_references(c, job)?;
+            self.hold_packs(c, vault, job, root)?;
+            if db::jobs::hold(c, &claimed.lease)? {
+                Ok(())
+            } else {
+                Err(TaskError::Fenced)
+            }
+        })?;
+        if frames::is_complete(vault, root)? {
+            return Ok(());
+        }
+        if is_newer {
+            return Err(TaskError::Subject(
+                "some of the data that it needs is not in the storage; if the data was put back, run `embervault vault rebuild`",
+            ));
+        }
+        self.start_anew(claimed, vault, &root.backup.id)?;
+        Err(TaskError::Rewritten)
     }
 
     /// Removes the root first, as it must not stay without the packs that it needs; then the session's references.
@@ -177,6 +219,7 @@ impl Tasks {
                 return Err(TaskError::Unsafe);
             }
             db::backups::set_finished(c, id, &finished(root)?)?;
+            db::backups::forget_noted_root(c, id)?;
             db::backups::set_place(c, id, &root.backup.volume)?;
             let moved = db::backups::transition(c, id, BackupEvent::Finished, now)?;
             if !moved {

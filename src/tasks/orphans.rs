@@ -83,9 +83,12 @@ impl Tasks {
                 };
                 self.db.write(|c| db::jobs::insert(c, &job))?;
             }
-            Orphan::Backup(id, _) => self.db.write(|c| -> Result<(), DbError> {
+            Orphan::Backup(id, status) => self.db.write(|c| -> Result<(), DbError> {
                 if db::backups::transition(c, id, BackupEvent::Failed, now)? {
                     db::backups::set_fail_reason(c, id, REASON)?;
+                    if *status == BackupStatus::Creating {
+                        db::backups::disown(c, id)?;
+                    }
                 }
                 Ok(())
             })?,

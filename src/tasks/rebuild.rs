@@ -75,6 +75,8 @@ impl Tasks {
                 None => return Ok(Rebuilt::default()),
             },
         };
+        // First: no backup may be given the number of a pack that is not known yet.
+        rebuild::skip_numbers(&vault, found)?;
         self.add_newer(storage, &vault, found)?;
         let (packs, refused) = rebuild::packs(&vault, found, None)?;
         let mut rebuilt = Rebuilt {
@@ -225,7 +227,8 @@ impl Tasks {
             }
             match &known {
                 Some(known) if was_lost(known) && missing.is_empty() => {
-                    return db::backups::mark_found(c, &known.id);
+                    let was = known.fail_reason.as_deref().unwrap_or_default();
+                    return db::backups::mark_found(c, &known.id, was);
                 }
                 Some(known) if was_lost(known) => return Ok(()),
                 Some(known) => db::backups::remove(c, &known.id)?,
@@ -273,11 +276,10 @@ impl Tasks {
 
     /// Makes backups available again whose roots were missing for a while, and are there with all that they need.
     pub(crate) fn find_lost(&self, vault: &Vault) -> Result<(), TaskError> {
-        let known = self.db.read(|c| db::backups::of_vault(c, &vault.id))?;
-        let is_without_root = |backup: &&Backup| {
-            was_lost(backup) && backup.fail_reason.as_deref() == Some(ROOT_MISSING)
-        };
-        for backup in known.iter().filter(is_without_root) {
+        let failed = self
+            .db
+            .read(|c| db::backups::failed_for(c, &vault.id, ROOT_MISSING))?;
+        for backup in failed.iter().filter(|backup| was_lost(backup)) {
             let root = match vault.find_root(backup.root_name()) {
                 Err(engine::Error::Corrupt { .. }) => None,
                 found => found?,
@@ -286,7 +288,8 @@ impl Tasks {
                 && frames::is_complete(vault, &root)?
             {
                 tracing::info!(backup.id = %backup.id, "the data of a backup that was missing is there again");
-                self.db.write(|c| db::backups::mark_found(c, &backup.id))?;
+                self.db
+                    .write(|c| db::backups::mark_found(c, &backup.id, ROOT_MISSING))?;
             }
         }
         Ok(())

@@ -66,12 +66,6 @@ const WHOLE_TABLE: &[(&str, &str)] = &[
         "volumes::list_attachments of all",
         "the list has no pages; administrators alone ask for all",
     ),
-    (
-        "identity::list_users",
-        "the list has no pages; administrators alone see it",
-    ),
-    ("identity::list_projects", "the same"),
-    ("identity::named_assignments of all", "the same"),
     ("identity::configured_users", "once at the start"),
     (
         "identity::configured_assignments",
@@ -101,6 +95,10 @@ const WHOLE_OWNER: &[(&str, &str)] = &[
     ("backups::list by name", "sorted by what the client chose"),
     ("backups::count", "`with_count`; from an index alone"),
     ("backups::of_vault", "`vault usage` and repair"),
+    (
+        "backups::failed_for",
+        "verification looks at all of a vault",
+    ),
     ("backups::usage", "quota; from an index alone"),
     ("snapshots::count", "`with_count`; from an index alone"),
     ("snapshots::usage", "quota; from an index alone"),
@@ -113,6 +111,10 @@ const WHOLE_OWNER: &[(&str, &str)] = &[
     ("volumes::usage", "quota; from an index alone"),
     ("volumes::usage_by_type", "quota"),
     ("records::count", "quota; from an index alone"),
+    (
+        "records::of_project",
+        "a project has as many transfers as its quotas of volumes and snapshots allow",
+    ),
     (
         "gc::available_roots",
         "the collector looks at all of a vault",
@@ -135,7 +137,7 @@ const WHOLE_OWNER: &[(&str, &str)] = &[
         "the collector looks at all of a vault",
     ),
     ("gc::unfinished", "the same"),
-    ("gc::incomplete", "the same"),
+    ("gc::without_root", "the same"),
     ("gc::written", "a rebuild looks at all of a vault"),
     ("health::packs", "verification looks at all of a vault"),
     ("sessions::end_all", "`vault shred`"),

@@ -121,14 +121,16 @@ enum Knew {
 fn put_back_a_copy(bed: &Bed, knew: Knew) {
     bed.tasks.db.batch_execute(
         "UPDATE backups SET status = 'creating', pack_set = NULL;
-         DELETE FROM chunks; DELETE FROM session_packs; DELETE FROM sessions;
+         DELETE FROM chunks; DELETE FROM noted_roots; DELETE FROM session_packs; DELETE FROM sessions;
          UPDATE jobs SET state = 'available', run_at = 0 WHERE lane = 'backup';",
     );
     bed.tasks.db.batch_execute(match knew {
         Knew::Nothing => "DELETE FROM packs",
         Knew::ThatTheyAreWritten => {
+            // And references that it had taken before a compaction.
             "UPDATE packs SET state = 'writing',
-                session = (SELECT id FROM jobs WHERE lane = 'backup' AND state = 'available')"
+                session = (SELECT id FROM jobs WHERE lane = 'backup' AND state = 'available');
+             INSERT INTO session_packs (session, vault, pack, rewrite) SELECT session, vault, number, 9 FROM packs;"
         }
     });
 }

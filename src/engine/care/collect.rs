@@ -171,7 +171,8 @@ fn remove_unfinished(vault: &Vault, before: &BTreeSet<BackupId>) -> Result<BTree
             continue;
         };
         let is_needed = || vault.db.read(|c| gc::is_needed(c, &vault.id, &root));
-        if unfinished.contains(&root) && !is_needed()? && !is_newer(vault, &root)? {
+        // In this order: a rebuild gives a newer root its pack set first, and only then knows its packs.
+        if unfinished.contains(&root) && !is_newer(vault, &root)? && !is_needed()? {
             tracing::info!(object, "the root of a backup that failed is removed");
             vault.store.delete(&vault.root_key(&root))?;
         }
@@ -424,7 +425,7 @@ pub struct Roots {
     /// Roots that no backup has, and of which no removal is known.
     pub unknown: Vec<BackupId>,
     /// Roots that were removed with their backup, and whether that had been available.
-    removed: Vec<(BackupId, bool)>,
+    pub removed: Vec<(BackupId, bool)>,
 }
 
 /// The roots in the store, compared with what the database knows.
@@ -436,7 +437,7 @@ pub fn roots(vault: &Vault) -> Result<Roots> {
         .into_iter()
         .map(|id| id.to_string())
         .collect();
-    let incomplete = vault.db.read(|c| gc::incomplete(c, &vault.id))?;
+    let without = vault.db.read(|c| gc::without_root(c, &vault.id))?;
     let mut roots = Roots::default();
     for (object, _) in listed {
         let Some(name) = root_name(&vault.id, &object) else {
@@ -445,7 +446,8 @@ pub fn roots(vault: &Vault) -> Result<Roots> {
         roots.listed.insert(name.to_owned());
         let root = BackupId::new(name);
         if known.contains(name) {
-            if incomplete.contains(&root) && is_newer(vault, &root)? {
+            // The root may have been noted since.
+            if without.contains(&root) && is_newer(vault, &root)? {
                 roots.unknown.push(root);
             }
             continue;
@@ -461,24 +463,11 @@ pub fn roots(vault: &Vault) -> Result<Roots> {
     Ok(roots)
 }
 
-/// Whether a root needs packs of which the database knows nothing, or not that they are stored. The database is then a
-/// copy that was made before the root was stored, and what it says of the root's backup is out of date.
+/// Whether the root of a backup that never became available was stored without this database: it is a copy from before,
+/// and what it says of the backup is out of date.
 pub fn is_newer(vault: &Vault, root: &BackupId) -> Result<bool> {
-    let root = match vault.find_root(root) {
-        Ok(Some(root)) => root,
-        // What it needs is not known either.
-        Ok(None) | Err(Error::Corrupt { .. }) => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    let needed = decode_pack_set(&root.pack_set)?;
-    let numbers: Vec<PackNumber> = needed.iter().map(PackNumber::from).collect();
-    let known = vault
-        .db
-        .read(|c| gc::places_of(c, vault.number, &numbers))?;
-    let stored = known
-        .iter()
-        .filter(|(.., state)| *state != PackState::Writing);
-    Ok(stored.count() < numbers.len())
+    let is_noted = vault.db.read(|c| backups::is_root_noted(c, root))?;
+    Ok(!is_noted && vault.has_root(root)?)
 }
 
 /// The roots of the vault; an error if nothing may be reclaimed in it. That is so if there are roots that the database

@@ -185,9 +185,7 @@ pub fn packs(
         }
     })?;
     mark_missing(vault, found)?;
-    vault
-        .db
-        .write(|c| db::vaults::raise_next_pack(c, vault.number, found.next_pack()))?;
+    skip_numbers(vault, found)?;
     let unreadable = unreadable.into_inner().expect("nothing panics under it");
     Ok((wanted.len() - unreadable.len(), unreadable))
 }
@@ -206,6 +204,14 @@ fn of_first_kind(vault: &Vault, objects: &[Pack]) -> Result<Vec<Pack>> {
     let current = row.filter(|row| row.state != PackState::Gone);
     let kind = current.map_or(PackKind::Meta, |row| row.kind);
     Ok(of(kind).cloned().collect())
+}
+
+/// Makes sure that no new pack gets a number that was found.
+pub fn skip_numbers(vault: &Vault, found: &Found) -> Result<()> {
+    let next = found.next_pack();
+    Ok(vault
+        .db
+        .write(|c| db::vaults::raise_next_pack(c, vault.number, next))?)
 }
 
 /// Rewrite, last rewrite that was given out, and state of a pack's row.

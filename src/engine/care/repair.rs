@@ -18,6 +18,7 @@
 use crate::db::gc::{self, Needed};
 use crate::db::{self, health};
 use crate::engine::care::census::Census;
+use crate::engine::care::collect;
 use crate::engine::care::frames::{self, read_twice};
 use crate::engine::care::switch::{Old, Switch};
 use crate::engine::format::ChunkKind;
@@ -67,8 +68,11 @@ pub fn run(vault: &Vault, open_volume: OpenVolume<'_>) -> Result<Vec<Repaired>> 
     let (meta, data): (Vec<_>, Vec<_>) =
         damaged.iter().partition(|pack| pack.kind == PackKind::Meta);
     let mut repaired = Vec::new();
+    // What a root needs that the database does not know cannot be told.
+    let roots = collect::roots(vault)?;
+    let are_all_known = roots.unknown.is_empty() && roots.removed.is_empty();
     for packs in [meta, data] {
-        let census = read_twice(|| Census::take(vault))?;
+        let census = read_twice(|| Census::take(vault))?.filter(|_| are_all_known);
         for pack in packs {
             repaired.push(repair(
                 vault,
@@ -125,8 +129,8 @@ fn repair(
     };
     // The frames that backups need; where manifests cannot be read, every frame.
     let needed = match census {
-        Some(census) => census.used(name.number),
-        None => (0..pack.frame_count.get()).collect(),
+        Some(census) if !census.opaque.contains(name.number) => census.used(name.number),
+        _ => (0..pack.frame_count.get()).collect(),
     };
     // An earlier repair may have left out frames that can be restored now.
     if needed.iter().any(|ordinal| !frames.contains_key(&ordinal)) {

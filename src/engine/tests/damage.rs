@@ -129,6 +129,9 @@ fn rot_in_a_frame_that_no_backup_needs_is_repaired_by_leaving_it_out() {
     let (second, _) = bed.backup(Some(&first));
     let content = bed.content();
     bed.forget(&first.backup.id);
+    bed.vault()
+        .remove_root(&first.backup.id, &Progress::default())
+        .unwrap();
     let row = data_pack(&bed);
     let vault = bed.vault();
     let (name, length) = (vault::pack_name(&vault, &row), row.stored_bytes.get());

@@ -1,5 +1,6 @@
 //! One backup: spans in parallel, the blocks of a span in order. Packs first, the root last.
 
+use crate::db;
 use crate::engine::format::ChunkKind;
 use crate::engine::format::keys::random_bytes;
 use crate::engine::format::manifest::{Root, encode_pack_set};
@@ -65,7 +66,7 @@ pub fn run(
     if let Some(failure) = session.failure() {
         return Err(failure);
     }
-    let manifest = backup?;
+    let (manifest, is_disproved) = backup?;
     source.reader.check_length()?;
     session.confirm(&manifest.packs, &inherited)?;
     let root = Root {
@@ -76,7 +77,8 @@ pub fn run(
         levels: manifest.levels,
         pack_set: encode_pack_set(&manifest.packs),
         leaves_digest: manifest.leaves_digest,
-        source_change_id: source.change_id.clone(),
+        // Nothing may rely on what a source says that was wrong before.
+        source_change_id: source.change_id.clone().filter(|_| !is_disproved),
         logical_bytes: manifest.logical_bytes,
         read_bytes: Progress::value(&progress.read),
         stored_bytes: Progress::value(&progress.stored),
@@ -84,12 +86,16 @@ pub fn run(
         object_count: Progress::value(&progress.objects),
     };
     check(progress)?;
+    // First: a root whose backup does not have this note was stored by a database that this one is an old copy of.
+    session.write(|c| db::backups::note_root(c, &root.backup.id))?;
     vault.put_root(root, progress)
 }
 
 impl Job<'_, '_> {
-    fn run(&self) -> Result<Manifest> {
+    /// The manifest, and whether the source has reported changed blocks as unchanged.
+    fn run(&self) -> Result<(Manifest, bool)> {
         let mut tree = self.pass()?;
+        let mut is_disproved = false;
         if !self.are_reports_kept()? {
             tracing::warn!(
                 session = %self.session.lease.job_id,
@@ -103,12 +109,13 @@ impl Job<'_, '_> {
                 change.id = self.source.change_id,
                 "the source reported changed blocks as unchanged; the whole volume is read"
             );
+            is_disproved = true;
             tree = self.pass_again()?;
         }
         self.data.finish()?;
         let manifest = tree.finish(|node| self.put_meta(ChunkKind::Node, node))?;
         self.meta.finish()?;
-        Ok(manifest)
+        Ok((manifest, is_disproved))
     }
 
     fn pass_again(&self) -> Result<TreeWriter> {

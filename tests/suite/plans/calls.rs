@@ -338,7 +338,8 @@ fn of_backups() -> Vec<Call> {
         backups::of_vault(&vault(BIG));
         backups::count_children(&backup(OTHER));
         backups::mark_lost(&backup(OTHER), "lost");
-        backups::mark_found(&backup(OTHER));
+        backups::mark_found(&backup(OTHER), "lost");
+        backups::failed_for(&vault(BIG), "lost");
         backups::set_fail_reason(&backup(OTHER), "failed");
         backups::set_started(&backup(OTHER), &vault(BIG), "nova", "local");
         backups::set_data_timestamp(&backup(OTHER), NOW);
@@ -390,7 +391,10 @@ fn of_vaults() -> Vec<Call> {
         gc::available_roots(&vault(BIG));
         gc::unreadable_roots(&vault(BIG));
         gc::unfinished(&vault(BIG));
-        gc::incomplete(&vault(BIG));
+        gc::without_root(&vault(BIG));
+        backups::note_root(&backup(OTHER));
+        backups::is_root_noted(&backup(OTHER));
+        backups::forget_noted_root(&backup(OTHER));
         gc::written(BIG);
         gc::note_removed_root(BIG, &backup(OTHER), true);
         gc::removed_root(BIG, &backup(THEIRS));

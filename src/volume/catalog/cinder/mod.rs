@@ -369,6 +369,10 @@ impl Cinder {
         if found.status == VolumeStatus::Creating.as_str() {
             return Err(CatalogError::NotMadeYet);
         }
+        // Its owner has taken it for a volume like others.
+        if is_at_a_machine(&found) {
+            return Ok(());
+        }
         // Cinder deletes none that is being restored.
         match self.client.reset_status(id, VolumeStatus::Error.as_str()) {
             Err(CinderError::Refused { status: 404, .. }) => Ok(()),
