@@ -66,6 +66,10 @@ const WHOLE_TABLE: &[(&str, &str)] = &[
         "volumes::list_attachments of all",
         "the list has no pages; administrators alone ask for all",
     ),
+    (
+        "identity::named_assignments of all",
+        "administrators alone see it, sorted by names of two other tables",
+    ),
     ("identity::configured_users", "once at the start"),
     (
         "identity::configured_assignments",
