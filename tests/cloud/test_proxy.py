@@ -1,7 +1,11 @@
 """The proxies of the README: one address for Cinder and for backups, used by the real client."""
 
+import contextlib
+import http.client
+import http.server
 import json
 import re
+import threading
 import tomllib
 import urllib.parse
 import urllib.request
@@ -129,6 +133,49 @@ def test_the_client_backs_up_and_restores_through_one_address(openstack):
         found += [row["name"] for row in page["backups"]]
         place = next((link["href"] for link in page.get("backups_links", []) if link["rel"] == "next"), None)
     assert sorted(found) == ["another", "full"]
+
+
+class Named(http.server.BaseHTTPRequestHandler):
+    """Answers with its own name."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.name)))
+        self.end_headers()
+        self.wfile.write(self.name.encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def named(name):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type(name, (Named,), {"name": name}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("kind", [Nginx, Haproxy], ids=["nginx", "haproxy"])
+def test_no_spelling_of_our_paths_leads_to_cinder(tmp_path, kind):
+    ours = ["backups", "backups/detail", "backups.json", "backups.xml", "%62ackups", "backup%73/x", "backups;x",
+            "backups%0A", "backups%2fx", "backups?limit=1", "embervault/jobs", "embervault%2fjobs"]
+    cinders = ["volumes", "volumes/backups", "backups-x", "backups_x", "backups2", "types?name=backups", "group_backups"]
+    with named("cinder") as cinder, named("embervault") as backups:
+        with kind(tmp_path / "proxy").forward(cinder, backups) as proxy:
+            def answers(path):
+                asked = http.client.HTTPConnection("127.0.0.1", proxy.ports["http"], timeout=60)
+                asked.request("GET", path)
+                return asked.getresponse().read().decode()
+
+            for project in ("", "0f3c/"):
+                for path in ours:
+                    assert answers(f"/v3/{project}{path}") == "embervault", path
+            for path in cinders:
+                assert answers(f"/v3/0f3c/{path}") == "cinder", path
 
 
 def test_what_a_cloud_needs_is_gone_through(cinder, tmp_path):
