@@ -8,6 +8,7 @@ use crate::api::http::call::Call;
 use crate::api::http::connection::{Limits, Line, serve};
 use crate::api::http::cors;
 use crate::api::http::fault::{self, Fault, excerpt};
+use crate::api::http::gateway::REQUEST_BYTES;
 use crate::api::http::microversion::{BASE, Microversion};
 use crate::api::http::reply::{Form, Reply};
 use crate::api::http::state::Api;
@@ -51,19 +52,22 @@ const BELIEVED_FOR: Duration = Duration::from_secs(1);
 const GRACE_SECONDS: u64 = 10;
 
 impl Api {
-    /// The memory for a request and its answer, as soon as it is free.
+    /// The memory for a request and its answer, as soon as it is free. What waits for Cinder has a place of its own kind: a
+    /// Cinder that hangs must not take the memory of requests for backups with it.
     async fn hold(&self, admitted: &Admitted) -> Result<Option<Hold>, Fault> {
         let Some(caller) = admitted.callers() else {
             return Ok(None);
         };
         let body = admitted.incoming.body.len() as u64 * BODY_FACTOR;
         let memory = &self.memory;
-        let hold = match (admitted.asks_for_list(), &admitted.to) {
-            (true, _) => memory.lists.take(&caller, memory.list_bytes).await,
-            (false, To::Identity { .. }) => {
+        let gateway = self.gateway.as_ref().filter(|_| admitted.waits_for_cinder);
+        let hold = match (gateway, admitted.asks_for_list(), &admitted.to) {
+            (Some(gateway), ..) => gateway.places.take(&caller, body.max(REQUEST_BYTES)).await,
+            (None, true, _) => memory.lists.take(&caller, memory.list_bytes).await,
+            (None, false, To::Identity { .. }) => {
                 memory.objects.take(&caller, body + IDENTITY_BYTES).await
             }
-            (false, To::BlockStorage { .. }) => {
+            (None, false, To::BlockStorage { .. }) => {
                 let bytes = body.saturating_add(memory.object_bytes);
                 memory.objects.take(&caller, bytes).await
             }
@@ -95,12 +99,15 @@ async fn answer(api: web::Data<Api>, request: HttpRequest, payload: web::Payload
     let api = api.into_inner();
     let request_id = format!("req-{}", uuid::Uuid::new_v4());
     let (method, path) = (excerpt(request.method().as_str()), excerpt(request.path()));
-    let gateway = api.gateway.as_ref();
-    let mut response =
-        match gateway.filter(|_| is_passed_on(request.method().as_str(), request.path())) {
-            Some(gateway) => pass(&api, gateway, &request, payload, &request_id).await,
-            None => own(&api, &request, payload, &request_id).await,
-        };
+    let gateway = api.gateway.as_ref().filter(|_| {
+        // Cinder does not know which pages are allowed here.
+        !cors::is_preflight(&api.settings.cors, &request)
+            && is_passed_on(request.method().as_str(), request.path())
+    });
+    let mut response = match gateway {
+        Some(gateway) => pass(&api, gateway, &request, payload, &request_id).await,
+        None => own(&api, &request, payload, &request_id).await,
+    };
     let status = response.status().as_u16();
     let duration_ms = started.elapsed().as_millis() as u64;
     let global_id =
@@ -199,6 +206,8 @@ async fn block<T: Send + 'static>(
 struct Admitted {
     incoming: Incoming,
     to: To,
+    /// Whether Cinder is asked before there is an answer.
+    waits_for_cinder: bool,
     since: Instant,
 }
 
@@ -310,6 +319,10 @@ fn admit(api: &Api, incoming: Incoming) -> Result<Admitted, Answer> {
     };
     let merged = api.gateway.as_ref();
     let merged = merged.and_then(|_| router::find_merged(&incoming.method, path));
+    // Documents of versions wait for no more than a few seconds, and must be there while Cinder is not.
+    let waits_for_cinder = merged
+        .as_ref()
+        .is_some_and(|(route, _)| route.area == Area::BlockStorage);
     let found = merged.or_else(|| {
         // Another service keeps the volumes, and answers what is asked about them.
         router::find(&incoming.method, path)
@@ -332,6 +345,7 @@ fn admit(api: &Api, incoming: Incoming) -> Result<Admitted, Answer> {
     Ok(Admitted {
         incoming,
         to,
+        waits_for_cinder,
         since,
     })
 }

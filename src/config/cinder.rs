@@ -40,8 +40,9 @@ pub struct Cinder {
     /// itself waits for its volume services, for 60 s by default, so this should be longer.
     #[serde(with = "humantime_serde")]
     pub gateway_timeout: Duration,
-    /// Most requests that are passed on at once; further ones wait. Three quarters of them may be of one user or project.
-    /// Each takes 1 MiB of memory at most.
+    /// Most requests that are passed on at once; further ones wait. Three quarters of them may be of one user or project,
+    /// or of all who have no token that is known. Each takes 1 MiB of memory at most, and one whose answer is put together
+    /// with ours also holds Cinder's, up to 4 MiB.
     pub gateway_requests_max: usize,
 }
 

@@ -22,10 +22,16 @@ impl Caller {
     /// By what callers share what there is for all of them: a user has one share in all projects, and a project one for all
     /// its users.
     pub fn names(&self) -> Vec<String> {
-        let project = self.project_id.iter().map(|id| format!("project {id}"));
-        let user = format!("user {}", self.user_id);
-        [user].into_iter().chain(project).collect()
+        names(&self.user_id, self.project_id.as_ref())
     }
+}
+
+fn names(user: &UserId, project: Option<&ProjectId>) -> Vec<String> {
+    let project = project.map(|id| format!("project {id}"));
+    [format!("user {user}")]
+        .into_iter()
+        .chain(project)
+        .collect()
 }
 
 /// Who asks. Made by validating a token that is scoped to a project.
@@ -43,6 +49,11 @@ pub struct RequestContext {
 }
 
 impl RequestContext {
+    /// By what callers share what there is for all of them, as [`Caller::names`].
+    pub fn names(&self) -> Vec<String> {
+        names(&self.user_id, Some(&self.project_id))
+    }
+
     /// Whether the caller is an administrator of the cloud.
     pub fn is_admin(&self) -> bool {
         self.policy.is_admin(self)

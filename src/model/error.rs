@@ -48,6 +48,20 @@ pub enum Error {
         #[source]
         source: Option<Cause>,
     },
+    /// Another service was asked and has not answered in time. It may have done as asked.
+    #[error("{message}")]
+    NoAnswer {
+        message: String,
+        #[source]
+        source: Option<Cause>,
+    },
+    /// The answer of another service has not come as a whole, or is not understood. It may have done as asked.
+    #[error("{message}")]
+    BadAnswer {
+        message: String,
+        #[source]
+        source: Option<Cause>,
+    },
     /// A bug, or a broken part of the installation. The client learns nothing of it.
     #[error("The server has either erred or is incapable of performing the requested operation.")]
     Internal(#[source] Cause),

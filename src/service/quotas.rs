@@ -69,6 +69,25 @@ impl Services {
         })
     }
 
+    /// Sets limits that [`check_limits`](Self::check_limits) allowed, whatever is in use by now: others were set beside
+    /// them that cannot be taken back. New objects are refused until enough of them are gone.
+    pub fn set_checked_limits(
+        &self,
+        ctx: &RequestContext,
+        project: &ProjectId,
+        wanted: &BTreeMap<String, i64>,
+    ) -> Result<Amounts, Error> {
+        ctx.authorize(Rule::QuotaUpdate, project)?;
+        self.db.write(|c| {
+            db::lock_project(c, project)?;
+            self.check_resources(c, wanted, "quota set")?;
+            for (resource, limit) in wanted {
+                db::quotas::put(c, Scope::Project, project.as_str(), resource, *limit)?;
+            }
+            self.limits_in_force(c, Some(project))
+        })
+    }
+
     fn check_project_limits(
         &self,
         c: &mut DbConnection,

@@ -4,7 +4,7 @@
 //! from both of them together; where one side has more, the list ends with what was read of it. The newest come first, and
 //! messages are kept for 30 days.
 
-use crate::api::gateway::merge::{as_it_is, ask, ask_for, has_succeeded, read};
+use crate::api::gateway::merge::{as_it_is, ask, ask_for, has_succeeded, read, room, rows};
 use crate::api::http::call::Call;
 use crate::api::http::list::encode;
 use crate::api::http::microversion::MESSAGE_PAGES;
@@ -45,12 +45,12 @@ pub(super) fn list(call: &Call<'_>) -> Result {
     if !has_succeeded(&answer) {
         return Ok(as_it_is(answer));
     }
+    let _room = room(call)?;
     let mut document = read(&answer.body)?;
     drop(answer.body);
     let has_more = document.get(COLLECTION.links).is_some();
-    let rows = document[COLLECTION.name].as_array_mut();
     let of_cinder = Side {
-        rows: rows.map(std::mem::take).unwrap_or_default(),
+        rows: std::mem::take(rows(&mut document, COLLECTION.name)?),
         has_more,
     };
     let mut whole = query.page.clone();

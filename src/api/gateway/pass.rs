@@ -30,7 +30,9 @@ const RETRY_SECONDS: u64 = 5;
 /// Methods that mean something to the server that reads them, and not to the one behind it.
 const NOT_PASSED_ON: [&str; 2] = ["CONNECT", "TRACE"];
 /// The first part of the paths that are ours, after the version and the project.
-const OURS: [&str; 3] = ["backups", "backups.json", "embervault"];
+const OURS: [&str; 2] = ["backups", "embervault"];
+/// Who has no token that is known shares the places with all others who have none: addresses cost nothing.
+const NO_TOKEN: &str = "no token";
 
 /// How often a path is decoded to see what it is about: servers behind one another may each decode it once.
 const DECODINGS: usize = 3;
@@ -49,11 +51,20 @@ pub(crate) fn is_passed_on(method: &str, path: &str) -> bool {
     for _ in 0..DECODINGS {
         rest = decode(&rest);
         let mut names = rest.split(['/', '\\']).filter(|name| !name.is_empty());
-        if names.by_ref().take(2).any(|name| OURS.contains(&name)) {
+        if names.by_ref().take(2).any(is_ours) {
             return false;
         }
     }
     true
+}
+
+/// Whether a part of a path names what is ours. What may stand behind a name differs from server to server: a form, a
+/// parameter, or a newline, which some patterns do not see.
+fn is_ours(name: &str) -> bool {
+    let goes_on = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    let rests = OURS.iter().filter_map(|ours| name.strip_prefix(ours));
+    let mut next = rests.map(|rest| rest.bytes().next());
+    next.any(|byte| !byte.is_some_and(goes_on))
 }
 
 /// Why a request has no answer of Cinder's.
@@ -125,7 +136,8 @@ pub(crate) async fn pass(
     }
 }
 
-/// The head of a request as Cinder gets it. The headers of a proxy are added to, so that Cinder's links lead here.
+/// The head of a request as Cinder gets it. Its links lead where this service is reached,
+/// whatever the client says: a proxy in front of us has had its say about that in `base`.
 pub(crate) fn head_of(request: &HttpRequest, base: &str) -> Result<Head, UpstreamError> {
     let mut headers = http::HeaderMap::new();
     for (name, value) in request.headers() {
@@ -142,10 +154,16 @@ pub(crate) fn head_of(request: &HttpRequest, base: &str) -> Result<Head, Upstrea
     let method = method.map_err(|_| UpstreamError::Target)?;
     let mut head = Head::of(method, target.unwrap_or_default(), &headers);
     let (scheme, rest) = base.split_once("://").unwrap_or(("http", base));
-    let host = rest.split('/').next().unwrap_or_default();
-    for (name, value) in [("x-forwarded-host", host), ("x-forwarded-proto", scheme)] {
-        if let Ok(value) = http::HeaderValue::from_str(value) {
-            head.headers.entry(name).or_insert(value);
+    let (host, prefix) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    head.headers.remove(http::header::FORWARDED);
+    for (name, value) in [
+        ("x-forwarded-host", host),
+        ("x-forwarded-proto", scheme),
+        ("x-forwarded-prefix", prefix),
+    ] {
+        head.headers.remove(name);
+        if let (false, Ok(value)) = (value.is_empty(), http::HeaderValue::from_str(value)) {
+            head.headers.insert(name, value);
         }
     }
     // The last element is whom we see; what stands before it may come from a proxy, or from the client itself.
@@ -250,10 +268,11 @@ impl Passing<'_> {
     }
 }
 
-/// Who shares the places for requests: the user and the project, or the address of who has no token that is known.
+/// Who shares the places for requests: the user and the project, or all who have no token that is known, and the
+/// address of each.
 async fn callers(api: &Arc<Api>, incoming: Incoming) -> Vec<String> {
     let address = incoming.client.map(|client| client.to_string());
-    let address = vec![address.unwrap_or_default()];
+    let address = vec![NO_TOKEN.to_owned(), address.unwrap_or_default()];
     if incoming.token.is_none() {
         return address;
     }
@@ -330,4 +349,33 @@ fn pieces<T: 'static>(
         let piece = rest.split_to(rest.len().min(PIECE_BYTES));
         Some((Ok(piece), Some((answer, rest, line, kept))))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_ours_are_kept_from_cinder() {
+        for other in [
+            "backups-x",
+            "backups_x",
+            "backups2",
+            "Backups",
+            "group_backups",
+            "x",
+        ] {
+            assert!(is_passed_on("GET", &format!("/v3/0f/{other}")), "{other}");
+        }
+        for ours in [
+            "backups",
+            "backups.json",
+            "backups%0a",
+            "backups;x=1",
+            "embervault.x",
+        ] {
+            assert!(!is_passed_on("GET", &format!("/v3/0f/{ours}")), "{ours}");
+            assert!(!is_passed_on("GET", &format!("/v3/{ours}/x")), "{ours}");
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! Quotas and limits: those of backups are ours, all others Cinder's.
 
-use crate::api::gateway::merge::{as_it_is, ask, ask_for, has_succeeded, merged, own, put, read};
+use crate::api::gateway::merge::{
+    as_it_is, ask, ask_for, has_succeeded, merged, object, own, put, read,
+};
 use crate::api::http::call::Call;
 use crate::api::http::reply::Reply;
 use crate::api::quotas;
@@ -29,7 +31,7 @@ pub(super) fn limits(call: &Call<'_>) -> Result {
     merged(ask(call)?, |value| {
         let own = own(call, quotas::limits)?;
         let from = &own["limits"]["absolute"];
-        put(value.pointer_mut("/limits/absolute"), from, &OUR_LIMITS);
+        put(object(value, "/limits/absolute")?, from, &OUR_LIMITS);
         Ok(())
     })
 }
@@ -38,7 +40,7 @@ pub(super) fn limits(call: &Call<'_>) -> Result {
 fn with_ours(call: &Call<'_>, answer: WholeAnswer, set: &str, ours: Handler) -> Result {
     merged(answer, |value| {
         let own = own(call, ours)?;
-        put(value.get_mut(set), &own[set], &OURS);
+        put(object(value, &format!("/{set}"))?, &own[set], &OURS);
         Ok(())
     })
 }
@@ -55,7 +57,7 @@ pub(super) fn show_class(call: &Call<'_>) -> Result {
     with_ours(call, ask(call)?, "quota_class_set", quotas::show_class)
 }
 
-/// The limits of a request that are ours, and the answer of Cinder to the others. If there are no others, Cinder is only
+/// The limits of a request that are ours, after a check of them, and the answer of Cinder to the others. If there are no others, Cinder is only
 /// asked for those that it has.
 fn share_out(
     call: &Call<'_>,
@@ -65,9 +67,7 @@ fn share_out(
 ) -> Result<(BTreeMap<String, i64>, WholeAnswer)> {
     let is_ours = |(name, _): &(String, i64)| OURS.contains(&name.as_str());
     let (ours, others): (BTreeMap<_, _>, BTreeMap<_, _>) = wanted.into_iter().partition(is_ours);
-    if !ours.is_empty() {
-        check(&ours)?;
-    }
+    check(&ours)?;
     let answer = if others.is_empty() && !ours.is_empty() {
         let mut answer = ask_for(call, |head| head.method = Method::GET, Bytes::new())?;
         if let (true, Ok(mut value)) = (has_succeeded(&answer), read(&answer.body)) {
@@ -88,22 +88,27 @@ fn share_out(
     Ok((ours, answer))
 }
 
-/// `PUT /os-quota-sets/{project}`. What would be refused of ours is refused before Cinder changes anything.
+/// `PUT /os-quota-sets/{project}`. What would be refused of ours is refused before Cinder changes anything, and nothing of
+/// it afterwards: a backup that is made meanwhile does not undo what Cinder has done.
 pub(super) fn update(call: &Call<'_>) -> Result {
     let (services, ctx) = (&call.api.services, call.ctx()?);
     let project = quotas::project(call);
     let wanted = quotas::wanted_limits(call)?;
     let (ours, answer) = share_out(call, "quota_set", wanted, |ours| {
+        if ours.is_empty() {
+            return ctx.authorize(Rule::QuotaShow, &project);
+        }
         services.check_limits(ctx, &project, ours)
     })?;
     merged(answer, |value| {
+        let set = object(value, "/quota_set")?;
         let limits = if ours.is_empty() {
             services.limits(ctx, Rule::QuotaShow, &project)?.0
         } else {
-            services.set_limits(ctx, &project, &ours)?
+            services.set_checked_limits(ctx, &project, &ours)?
         };
         let limits = Value::Object(quotas::plain(&limits));
-        put(value.get_mut("quota_set"), &limits, &OURS);
+        put(set, &limits, &OURS);
         Ok(())
     })
 }
@@ -120,17 +125,21 @@ pub(super) fn update_class(call: &Call<'_>) -> Result {
     let (services, ctx) = (&call.api.services, call.ctx()?);
     let class = call.parameter("class");
     let wanted = quotas::wanted_class_limits(call)?;
-    let (ours, answer) = share_out(call, "quota_class_set", wanted, |_| {
+    let (ours, answer) = share_out(call, "quota_class_set", wanted, |ours| {
+        if ours.is_empty() {
+            return services.class_limits(ctx, class).map(drop);
+        }
         ctx.authorize(Rule::QuotaClassUpdate, &ctx.project_id)
     })?;
     merged(answer, |value| {
+        let set = object(value, "/quota_class_set")?;
         let limits = if ours.is_empty() {
             services.class_limits(ctx, class)?
         } else {
             services.set_class_limits(ctx, class, &ours)?
         };
         let limits = Value::Object(quotas::plain(&limits));
-        put(value.get_mut("quota_class_set"), &limits, &OURS);
+        put(set, &limits, &OURS);
         Ok(())
     })
 }

@@ -1,7 +1,7 @@
 //! The lists of services and of filters: what is said of backups is ours.
 
 use crate::api::backups;
-use crate::api::gateway::merge::{as_it_is, ask, merged, own};
+use crate::api::gateway::merge::{as_it_is, ask, merged, own, room, rows};
 use crate::api::http::call::Call;
 use crate::api::http::reply::Reply;
 use crate::api::programs;
@@ -20,12 +20,12 @@ fn is_for_backups(service: &Value) -> bool {
 
 pub(super) fn list(call: &Call<'_>) -> Result {
     merged(ask(call)?, |value| {
+        let _room = room(call)?;
         let mut own = own(call, programs::list)?;
         let ours = own["services"].as_array_mut().map(std::mem::take);
-        if let Some(rows) = value.get_mut("services").and_then(Value::as_array_mut) {
-            rows.retain(|row| !is_for_backups(row));
-            rows.extend(ours.into_iter().flatten().filter(is_for_backups));
-        }
+        let rows = rows(value, "services")?;
+        rows.retain(|row| !is_for_backups(row));
+        rows.extend(ours.into_iter().flatten().filter(is_for_backups));
         Ok(())
     })
 }
@@ -46,10 +46,7 @@ pub(super) fn change(call: &Call<'_>) -> Result {
 
 pub(super) fn resource_filters(call: &Call<'_>) -> Result {
     merged(ask(call)?, |value| {
-        let rows = value
-            .get_mut("resource_filters")
-            .and_then(Value::as_array_mut);
-        for row in rows.into_iter().flatten() {
+        for row in rows(value, "resource_filters")? {
             if row["resource"] == "backup" {
                 row["filters"] = json!(backups::COLLECTION.filters);
             }

@@ -25,7 +25,7 @@ const FIELDS: &[Field] = &[
     field("metadata", kinds::metadata_or_null),
     field("size", kinds::size_or_null),
     field("availability_zone", kinds::filled_or_null),
-    field("multiattach", kinds::flag_or_null),
+    field(MULTIATTACH, kinds::flag_or_null),
     field("backup_id", kinds::uuid_or_null),
     field("snapshot_id", kinds::uuid_or_null),
     field("source_volid", kinds::uuid_or_null),
@@ -34,7 +34,9 @@ const FIELDS: &[Field] = &[
     field("imageRef", kinds::text_or_null),
     field("group_id", kinds::text_or_null).since(VOLUME_GROUP),
 ];
-const HINTS: &[Field] = &[field("OS-SCH-HNT:scheduler_hints", kinds::object_or_null)];
+const MULTIATTACH: &str = "multiattach";
+const HINTS_KEY: &str = "OS-SCH-HNT:scheduler_hints";
+const HINTS: &[Field] = &[field(HINTS_KEY, kinds::object_or_null)];
 const CREATE: Schema = Schema::under("volume", FIELDS, &[]).beside(HINTS);
 const CREATE_STRICT: Schema = Schema::under("volume", FIELDS, &[Must::NoOthers]).beside(HINTS);
 /// Keys that name another source, or a group, which a restored volume cannot have.
@@ -60,11 +62,17 @@ pub(super) fn create(call: &Call<'_>) -> Result {
         &CREATE
     };
     let fields = call.fields(schema)?;
-    for key in OTHERS {
-        if fields.value(key).is_some_and(|value| !value.is_null()) {
-            let message = format!("{key} cannot be given together with backup_id.");
-            return Err(Error::invalid("input received", message));
-        }
+    let others = OTHERS.into_iter().filter(|key| {
+        let value = fields.value(key);
+        value.is_some_and(|value| !value.is_null())
+    });
+    // A restored volume is attached as its type says, and stands where Cinder puts it.
+    let multiattach = Some(MULTIATTACH).filter(|key| fields.flag(key));
+    let hints = body.and_then(|body| body.get(HINTS_KEY)?.as_object());
+    let hints = hints.filter(|hints| !hints.is_empty()).map(|_| HINTS_KEY);
+    if let Some(key) = others.chain(multiattach).chain(hints).next() {
+        let message = format!("{key} cannot be given together with backup_id.");
+        return Err(Error::invalid("input received", message));
     }
     let either = |name, other| fields.change_of_either(name, other).flatten();
     let wanted = RestoreBackup {

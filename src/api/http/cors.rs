@@ -26,19 +26,28 @@ const REQUEST_HEADERS: [&str; 15] = [
 ];
 const METHODS: &str = "GET,PUT,POST,DELETE,PATCH,HEAD";
 
+/// The origin of the page that asks, if it is allowed.
+fn allowed_origin(settings: &Cors, request: &HttpRequest) -> Option<HeaderValue> {
+    let origin = request.headers().get("Origin")?;
+    let is_allowed = |allowed: &String| allowed == "*" || allowed.as_bytes() == origin.as_bytes();
+    let origins = &settings.allowed_origins;
+    origins.iter().any(is_allowed).then(|| origin.clone())
+}
+
+/// Whether the browser of an allowed page asks what the page may send.
+pub(crate) fn is_preflight(settings: &Cors, request: &HttpRequest) -> bool {
+    let asks = request
+        .headers()
+        .contains_key("Access-Control-Request-Method");
+    request.method() == "OPTIONS" && asks && allowed_origin(settings, request).is_some()
+}
+
 /// Tells the browser that the page may read the answer, if its origin is allowed.
 pub(crate) fn allow(settings: &Cors, request: &HttpRequest, response: &mut HttpResponse) {
-    let Some(origin) = request.headers().get("Origin").cloned() else {
+    let Some(origin) = allowed_origin(settings, request) else {
         return;
     };
-    let is_allowed = |allowed: &String| allowed == "*" || allowed.as_bytes() == origin.as_bytes();
-    if !settings.allowed_origins.iter().any(is_allowed) {
-        return;
-    }
-    let is_preflight = request.method() == "OPTIONS"
-        && request
-            .headers()
-            .contains_key("Access-Control-Request-Method");
+    let is_preflight = is_preflight(settings, request);
     let mut set = |name: &'static str, value: HeaderValue| {
         let name = HeaderName::from_static(name);
         response.headers_mut().insert(name, value);

@@ -167,6 +167,8 @@ impl Fault {
             Error::Unavailable { message, .. } => {
                 Self::enveloped(503, "serviceUnavailable", message)
             }
+            Error::NoAnswer { message, .. } => Self::enveloped(504, "computeFault", message),
+            Error::BadAnswer { message, .. } => Self::enveloped(502, "computeFault", message),
             Error::Internal(_) => Self::internal(),
         }
     }
@@ -185,6 +187,8 @@ impl Fault {
             Error::IdentityUnavailable(_) => (503, "Service Unavailable"),
             Error::Stale => (412, "Precondition Failed"),
             Error::Unavailable { .. } => (503, "Service Unavailable"),
+            Error::NoAnswer { .. } => (504, "Gateway Timeout"),
+            Error::BadAnswer { .. } => (502, "Bad Gateway"),
             Error::Internal(_) => (500, "Internal Server Error"),
         };
         let message = match error {
@@ -233,7 +237,11 @@ pub(crate) fn excerpt(text: &str) -> String {
 pub(crate) fn log(error: &Error, request_id: &str, method: &str, path: &str) {
     let (method, path) = (excerpt(method), excerpt(path));
     match error {
-        Error::Internal(_) | Error::Unavailable { .. } | Error::IdentityUnavailable(_) => {
+        Error::Internal(_)
+        | Error::Unavailable { .. }
+        | Error::NoAnswer { .. }
+        | Error::BadAnswer { .. }
+        | Error::IdentityUnavailable(_) => {
             tracing::error!(
                 request.id = request_id,
                 method,
@@ -317,6 +325,22 @@ mod tests {
                 },
                 503,
                 r#"{"serviceUnavailable":{"code":503,"message":"m"}}"#,
+            ),
+            (
+                Error::NoAnswer {
+                    message: "m".into(),
+                    source: Some("secret".into()),
+                },
+                504,
+                r#"{"computeFault":{"code":504,"message":"m"}}"#,
+            ),
+            (
+                Error::BadAnswer {
+                    message: "m".into(),
+                    source: Some("secret".into()),
+                },
+                502,
+                r#"{"computeFault":{"code":502,"message":"m"}}"#,
             ),
             (
                 Error::internal("secret"),

@@ -70,21 +70,23 @@ impl Gateway {
     }
 }
 
-/// What a client is told when there is no answer of Cinder's.
+/// What a client is told when there is no answer of Cinder's. Only where Cinder was not reached has it surely done nothing.
 pub(crate) fn error_of(error: UpstreamError) -> Error {
-    let unavailable = |message: &str, source: UpstreamError| Error::Unavailable {
-        message: message.to_owned(),
-        source: Some(source.into()),
-    };
     match error {
         UpstreamError::Target => Error::Invalid("Malformed request url".to_owned()),
-        error @ UpstreamError::Connect(_) => unavailable(
-            "Cinder cannot be reached. Backups can be listed meanwhile.",
-            error,
-        ),
-        error @ UpstreamError::Late => unavailable("Cinder has not answered in time.", error),
+        error @ UpstreamError::Connect(_) => Error::Unavailable {
+            message: "Cinder cannot be reached. Backups can be listed meanwhile.".to_owned(),
+            source: Some(error.into()),
+        },
+        error @ UpstreamError::Late => Error::NoAnswer {
+            message: "Cinder has not answered in time.".to_owned(),
+            source: Some(error.into()),
+        },
         error @ (UpstreamError::Broken(_) | UpstreamError::TooLong | UpstreamError::Unreadable) => {
-            unavailable("Cinder's answer has not come as a whole.", error)
+            Error::BadAnswer {
+                message: "Cinder's answer has not come as a whole.".to_owned(),
+                source: Some(error.into()),
+            }
         }
     }
 }

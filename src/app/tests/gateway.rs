@@ -1,5 +1,7 @@
 //! The gateway, over its socket, in front of a Cinder that these tests play.
 
+mod merged;
+
 use super::*;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -205,6 +207,13 @@ fn what_leads_elsewhere_or_is_for_backups_is_not_passed_on() {
         "/v3/backup%73",
         "/v3/0f/backup%2573",
         "/v3//0f//backups",
+        "/v3/0f/backups%0A",
+        "/v3/0f/backups%250a",
+        "/v3/0f/backups%0A/detail",
+        "/v3/0f/backups.xml",
+        "/v3/0f/backups;x",
+        "/v3/0f/backups%00",
+        "/v3/0f/embervault%0a",
         "/v3/0f/embervault/x",
         "/v2/0f/volumes",
     ] {
@@ -381,7 +390,9 @@ fn a_cinder_that_is_away_or_slow_is_named() {
 
     let url = play(|mut stream| {
         let request = head(&mut stream);
-        if request.contains("/begun") {
+        if request.contains("/broken") {
+            return;
+        } else if request.contains("/begun") {
             stream
                 .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
                 .unwrap();
@@ -399,12 +410,15 @@ fn a_cinder_that_is_away_or_slow_is_named() {
         config.cinder.gateway_timeout = Duration::from_secs(1);
         config.api.client_timeout = Duration::from_secs(1);
     });
+    // Cinder may have done as asked.
     let answer = slow.get("/v3/0f/volumes");
-    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
     assert!(
         answer.contains("Cinder has not answered in time."),
         "{answer}"
     );
+    let answer = slow.get("/v3/0f/broken");
+    assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
     // A head that came cannot be taken back.
     let mut stream = slow.connect();
     stream
