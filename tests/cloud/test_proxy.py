@@ -114,7 +114,8 @@ def test_the_client_backs_up_and_restores_through_one_address(openstack):
     expected = bed.digest(volume)
     backup = openstack("volume", "backup", "create", "--name", "full", volume)["id"]
     openstack.wait("volume backup", backup)
-    restored = openstack("volume", "backup", "restore", backup, "restored")
+    # The cloud is shared with the test of the other proxy.
+    restored = openstack("volume", "backup", "restore", backup, f"restored-{backup}")
     openstack.wait("volume backup", backup)
     volume_id = restored.get("volume_id") or restored["id"]
     openstack.wait("volume", volume_id)
