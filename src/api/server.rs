@@ -23,7 +23,6 @@ use crate::identity::embedded::Session;
 use crate::identity::keystone::Presented;
 use crate::identity::{Caller, RequestContext};
 use crate::model::error::Error;
-use crate::model::id::UserId;
 use actix_web::dev::Server;
 use actix_web::http::Method;
 use actix_web::{App, HttpRequest, HttpResponse, web};
@@ -55,9 +54,10 @@ impl Api {
     /// The memory for a request and its answer, as soon as it is free. What waits for Cinder has a place of its own kind: a
     /// Cinder that hangs must not take the memory of requests for backups with it.
     async fn hold(&self, admitted: &Admitted) -> Result<Option<Hold>, Fault> {
-        let Some(caller) = admitted.callers() else {
+        if admitted.is_small() {
             return Ok(None);
-        };
+        }
+        let caller = admitted.callers();
         let body = admitted.incoming.body.len() as u64 * BODY_FACTOR;
         let memory = &self.memory;
         let gateway = self.gateway.as_ref().filter(|_| admitted.waits_for_cinder);
@@ -72,10 +72,20 @@ impl Api {
                 memory.objects.take(&caller, bytes).await
             }
         };
-        let busy = Error::TooMany {
-            retry_after: RETRY_SECONDS,
+        hold.map(Some).ok_or_else(|| admitted.busy())
+    }
+
+    /// The memory in which the body is kept until it has come and that of the request is held.
+    async fn hold_body(&self, admitted: &Admitted, length: &Length) -> Result<Option<Hold>, Fault> {
+        let most = admitted.body_bytes_max(&self.settings);
+        length.check(most)?;
+        let bytes = match length {
+            Length::None => return Ok(None),
+            Length::Bytes(bytes) => *bytes,
+            Length::Unknown => most,
         };
-        hold.map(Some).ok_or_else(|| admitted.fault(&busy))
+        let hold = self.memory.bodies.take(&admitted.callers(), bytes).await;
+        hold.map(Some).ok_or_else(|| admitted.busy())
     }
 }
 
@@ -166,14 +176,15 @@ async fn process(
         let admitted = block(id, move || admit(&api, incoming)).await;
         admitted.map_err(refused)??
     };
-    let most = admitted.body_bytes_max(&api.settings);
-    length.check(most).map_err(refused)?;
-    if !matches!(length, Length::None) {
+    let of_body = api.hold_body(&admitted, &length).await.map_err(refused)?;
+    if of_body.is_some() {
+        let most = admitted.body_bytes_max(&api.settings);
         let line = request.conn_data::<Line>().cloned().unwrap_or_default();
         let body = read_body(payload, most, api.settings.client_timeout, &line).await;
         admitted.incoming.body = body.map_err(refused)?;
     }
     let hold = api.hold(&admitted).await.map_err(refused)?;
+    drop(of_body);
     // What is held is kept until the handler ends, even if the client is gone.
     let work = move || {
         let mut answer = match admitted.again(&api) {
@@ -235,33 +246,45 @@ impl Admitted {
     }
 
     /// Who shares memory with this request: the user and the project, the user of identity, or the address of who has no
-    /// token. None if it needs no more than its head.
-    fn callers(&self) -> Option<Vec<String>> {
-        let user = |id: &UserId| format!("user {id}");
+    /// token.
+    fn callers(&self) -> Vec<String> {
         let known = match &self.to {
-            To::Identity { session, .. } => {
-                session.as_ref().map(|session| vec![user(&session.user.id)])
-            }
+            To::Identity { session, .. } => session
+                .as_ref()
+                .map(|session| vec![format!("user {}", session.user.id)]),
             To::BlockStorage { caller, .. } => caller.as_ref().map(Caller::names),
         };
-        let client = self.incoming.client;
-        let address = || client.map(|address| address.to_string());
-        let is_small = known.is_none() && self.incoming.body.is_empty();
-        (!is_small).then(|| known.unwrap_or_else(|| vec![address().unwrap_or_default()]))
+        let address = || self.incoming.client.map(|address| address.to_string());
+        known.unwrap_or_else(|| vec![address().unwrap_or_default()])
+    }
+
+    /// Whether it needs no more than its head.
+    fn is_small(&self) -> bool {
+        !self.has_token() && self.incoming.body.is_empty()
+    }
+
+    fn has_token(&self) -> bool {
+        match &self.to {
+            To::Identity { session, .. } => session.is_some(),
+            To::BlockStorage { caller, .. } => caller.is_some(),
+        }
     }
 
     /// Largest body.
     fn body_bytes_max(&self, settings: &config::Api) -> u64 {
         let most = settings.body_bytes_max.as_u64();
-        match &self.to {
-            To::Identity {
-                session: Some(_), ..
-            }
-            | To::BlockStorage {
-                caller: Some(_), ..
-            } => most,
-            _ => most.min(OPEN_BODY_BYTES_MAX),
+        if self.has_token() {
+            most
+        } else {
+            most.min(OPEN_BODY_BYTES_MAX)
         }
+    }
+
+    /// There was no memory in time.
+    fn busy(&self) -> Fault {
+        self.fault(&Error::TooMany {
+            retry_after: RETRY_SECONDS,
+        })
     }
 
     fn fault(&self, error: &Error) -> Fault {

@@ -90,16 +90,16 @@ pub struct Api {
     /// after this time, one that has had an answer after 5 seconds.
     #[serde(with = "humantime_serde")]
     pub client_timeout: Duration,
-    /// Largest request body.
+    /// Largest request body. All bodies that are on their way take at most 64 times as much memory.
     pub body_bytes_max: ByteSize,
     /// Largest page of a list, and its default.
     pub page_items_max: usize,
     /// A page of a list ends early, with a link to the next one, where its metadata would take more. All lists that are made
-    /// or wait for their clients take at most 48 times as much memory, and a MiB counts at least.
+    /// or wait for their clients take at most 48 times as much memory, and 512 KiB count at least.
     pub page_bytes_max: ByteSize,
     /// Most keys in the metadata of one object, in the specs of a type, and in the properties of an image.
     pub metadata_items_max: usize,
-    /// Most bytes of these keys and values together. All other requests and their answers take at most 512 times as much
+    /// Most bytes of these keys and values together. All other requests and their answers take at most 256 times as much
     /// memory, and 64 KiB count at least.
     pub metadata_bytes_max: ByteSize,
 }
@@ -115,7 +115,7 @@ impl Default for Api {
             client_timeout: Duration::from_secs(30),
             body_bytes_max: ByteSize(114_688),
             page_items_max: 1000,
-            page_bytes_max: ByteSize::mib(1),
+            page_bytes_max: ByteSize::kib(512),
             metadata_items_max: 1024,
             metadata_bytes_max: ByteSize::kib(64),
         }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// up to six.
 const LIST_FACTOR: u64 = 12;
 /// Names and dates take room even where pages have little metadata.
-const LIST_PAGE_MIN: ByteSize = ByteSize::mib(1);
+const LIST_PAGE_MIN: ByteSize = ByteSize::kib(512);
 /// How many lists of that size may be held at once. One place is left for others whatever a caller does.
 const LISTS_AT_ONCE: u64 = 4;
 
@@ -21,8 +21,11 @@ const LISTS_AT_ONCE: u64 = 4;
 const OBJECT_FACTOR: u64 = 8;
 const OBJECT_MIN: ByteSize = ByteSize::kib(64);
 /// How many objects of that size may be held at once, and by how many callers at least.
-const OBJECTS_AT_ONCE: u64 = 64;
+const OBJECTS_AT_ONCE: u64 = 32;
 const CALLERS_AT_ONCE: u64 = 4;
+
+/// How many of the largest bodies may be on their way at once.
+const BODIES_AT_ONCE: u64 = 64;
 
 /// What the API needs.
 pub struct Api {
@@ -56,10 +59,12 @@ impl Api {
     }
 }
 
-/// Bounds the memory that requests and their answers take together, whoever takes the answers: 80 MiB with the defaults
-/// of `api.page_bytes_max` and `api.metadata_bytes_max`. Beside it stand heads, bodies that have not been read yet, and
-/// answers of at most [`SMALL_BYTES`](crate::api::http::wire::SMALL_BYTES), one of each for a connection.
+/// Bounds the memory that requests and their answers take together, whoever takes the answers: 47 MiB with the defaults
+/// of `[api]`. Beside it stand heads, and answers of at most
+/// [`SMALL_BYTES`](crate::api::http::wire::SMALL_BYTES), one of each for a connection.
 pub(crate) struct Memory {
+    /// For bodies until they have come.
+    pub(crate) bodies: Budget,
     pub(crate) lists: Budget,
     /// What a list takes while it is made.
     pub(crate) list_bytes: u64,
@@ -81,7 +86,12 @@ impl Memory {
         let object = settings.metadata_bytes_max.max(OBJECT_MIN).as_u64();
         let object_bytes = object.saturating_mul(OBJECT_FACTOR);
         let objects = object_bytes.saturating_mul(OBJECTS_AT_ONCE);
+        let bodies = settings
+            .body_bytes_max
+            .as_u64()
+            .saturating_mul(BODIES_AT_ONCE);
         Self {
+            bodies: Budget::new(bodies, bodies / CALLERS_AT_ONCE),
             lists: Budget::new(
                 list_bytes.saturating_mul(LISTS_AT_ONCE),
                 list_bytes.saturating_mul(LISTS_AT_ONCE - 1),
