@@ -243,15 +243,14 @@ pub(super) fn usage(config: &Config, json: bool) -> anyhow::Result<()> {
     if json {
         let rows: Vec<Value> = usage
             .iter()
-            .map(|usage| {
-                let backup = &usage.backup;
+            .map(|backup| {
                 json!({
                     "backup": backup.id,
                     "project": backup.project_id,
                     "name": backup.name,
                     "logical_bytes": backup.logical_bytes,
                     "new_bytes": backup.stored_bytes,
-                    "unique_bytes": usage.unique_bytes,
+                    "unique_bytes": backup.unique_bytes,
                 })
             })
             .collect();
@@ -261,15 +260,14 @@ pub(super) fn usage(config: &Config, json: bool) -> anyhow::Result<()> {
     let megabytes = |bytes: i64| format!("{:.1}", bytes as f64 / 1e6);
     let rows: Vec<Vec<String>> = usage
         .iter()
-        .map(|usage| {
-            let backup = &usage.backup;
+        .map(|backup| {
             vec![
                 backup.id.to_string(),
                 backup.name.clone().unwrap_or_default(),
                 megabytes(backup.logical_bytes),
                 megabytes(backup.stored_bytes),
                 // For display alone.
-                megabytes(i64::try_from(usage.unique_bytes).unwrap_or(i64::MAX)),
+                megabytes(i64::try_from(backup.unique_bytes).unwrap_or(i64::MAX)),
             ]
         })
         .collect();

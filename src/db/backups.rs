@@ -336,12 +336,44 @@ pub fn failed_for(
         .load(connection)?)
 }
 
-/// All backups of a vault, by time.
-pub fn of_vault(connection: &mut DbConnection, vault: &VaultId) -> DbResult<Vec<Backup>> {
+/// What a backup takes in its vault.
+#[derive(Debug, Clone, Queryable)]
+pub struct Stored {
+    pub id: BackupId,
+    pub project_id: ProjectId,
+    pub name: Option<String>,
+    pub created_at: Timestamp,
+    /// Bytes of the volume that hold data.
+    pub logical_bytes: i64,
+    /// Bytes that the backup added to the storage.
+    pub stored_bytes: i64,
+    pub pack_set: Option<Vec<u8>>,
+}
+
+/// The next backups of a vault, by time, behind this one.
+pub fn stored_in_vault(
+    connection: &mut DbConnection,
+    vault: &VaultId,
+    after: Option<(Timestamp, &BackupId)>,
+    most: i64,
+) -> DbResult<Vec<Stored>> {
+    let first = BackupId::new("");
+    let (time, id) = after.unwrap_or((Timestamp(i64::MIN), &first));
     Ok(backups::table
         .filter(backups::vault_id.eq(vault))
+        .filter(backups::created_at.ge(time))
+        .filter(backups::created_at.gt(time).or(backups::id.gt(id)))
         .order((backups::created_at, backups::id))
-        .select(Backup::as_select())
+        .limit(most)
+        .select((
+            backups::id,
+            backups::project_id,
+            backups::name,
+            backups::created_at,
+            backups::logical_bytes,
+            backups::stored_bytes,
+            backups::pack_set,
+        ))
         .load(connection)?)
 }
 

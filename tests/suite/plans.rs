@@ -98,7 +98,6 @@ const WHOLE_TABLE: &[(&str, &str)] = &[
 const WHOLE_OWNER: &[(&str, &str)] = &[
     ("backups::list by name", "sorted by what the client chose"),
     ("backups::count", "`with_count`; from an index alone"),
-    ("backups::of_vault", "`vault usage` and repair"),
     (
         "backups::failed_for",
         "verification looks at all of a vault",

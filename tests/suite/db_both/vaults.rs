@@ -162,3 +162,37 @@ fn a_backup_whose_data_has_a_known_time_is_a_parent_before_one_without() {
         assert_eq!(id.as_str(), "new", "{database:?}");
     }
 }
+
+#[test]
+fn the_backups_of_a_vault_are_read_in_pages_by_time() {
+    for database in BOTH {
+        let bed = bed(database);
+        let (vault, other) = (vault(&bed.db), vault(&bed.db));
+        let rows = [("c", 1), ("a", 5), ("b", 5), ("d", 5), ("0", 9)];
+        let of_other = [("e", 5)].map(|row| (row, &other));
+        for ((id, time), vault) in rows.map(|row| (row, &vault)).into_iter().chain(of_other) {
+            let text = format!(
+                "INSERT INTO backups (id, project_id, user_id, storage_id, vault_id, volume_id, status, size_gib, \
+                 object_count, metadata, logical_bytes, read_bytes, stored_bytes, deduplicated_bytes, created_at) \
+                 VALUES ('{id}', 'p', 'u', '{}', '{}', 'v', 'available', 1, 1, '{{}}', 0, 0, 0, 0, {time})",
+                vault.storage_id, vault.id
+            );
+            bed.db
+                .write(|c| -> Result<(), DbError> { Ok(c.batch_execute(&text)?) })
+                .unwrap();
+        }
+        let (mut found, mut last) = (Vec::new(), None);
+        loop {
+            let page = bed.db.read(|c| {
+                let after = last.as_ref().map(|(time, id)| (*time, id));
+                db::backups::stored_in_vault(c, &vault.id, after, 2)
+            });
+            let page = page.unwrap();
+            let Some(end) = page.last() else { break };
+            last = Some((end.created_at, end.id.clone()));
+            found.extend(page.iter().map(|row| (row.id.to_string(), row.created_at)));
+        }
+        let expected = rows.map(|(id, time)| (id.to_owned(), Timestamp(time)));
+        assert_eq!(found, expected, "{database:?}");
+    }
+}
