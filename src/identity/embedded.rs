@@ -13,7 +13,7 @@ mod session;
 use crate::clock::Clock;
 use crate::config::{self, Secret};
 use crate::db::Db;
-use crate::db::standalone::identity;
+use crate::db::standalone::{credentials as credential_rows, identity};
 pub use crate::identity::embedded::accounts::{ProjectFields, UserFields};
 use crate::identity::embedded::backoff::Backoff;
 use crate::identity::embedded::passwords::Passwords;
@@ -141,7 +141,7 @@ impl Embedded {
 
     /// Application credentials of a user.
     pub fn credentials_of(&self, user: &UserId) -> Result<Vec<ApplicationCredential>, Error> {
-        Ok(self.db.read(|c| identity::credentials_of(c, user))?)
+        Ok(self.db.read(|c| credential_rows::of_user(c, user))?)
     }
 
     /// An application credential of a user.
@@ -150,16 +150,16 @@ impl Embedded {
         user: &UserId,
         id: &str,
     ) -> Result<Option<ApplicationCredential>, Error> {
-        let row = self.db.read(|c| identity::credential(c, id))?;
+        let row = self.db.read(|c| credential_rows::find(c, id))?;
         Ok(row.filter(|row| row.user_id == *user))
     }
 
     /// Removes an application credential of a user; `false` if there is none of this id.
     pub fn remove_credential(&self, user: &UserId, id: &str) -> Result<bool, Error> {
         self.db.write(|c| {
-            let row = identity::credential(c, id)?.filter(|row| row.user_id == *user);
+            let row = credential_rows::find(c, id)?.filter(|row| row.user_id == *user);
             if row.is_some() {
-                identity::remove_credential(c, id)?;
+                credential_rows::remove(c, id)?;
             }
             Ok(row.is_some())
         })

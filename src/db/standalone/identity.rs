@@ -1,5 +1,6 @@
-//! Rows of the embedded identity: users, projects, assignments, tokens, application credentials.
+//! Rows of the embedded identity: users, projects, assignments, tokens.
 
+use crate::db::standalone::credentials;
 use crate::db::{self, DbConnection, DbResult};
 use crate::model::column::Json;
 use crate::model::id::{ProjectId, UserId};
@@ -130,7 +131,7 @@ pub fn drop_user(connection: &mut DbConnection, id: &UserId) -> DbResult<()> {
 
 /// Removes a user's roles and application credentials, whoever gave them.
 fn remove_rights(connection: &mut DbConnection, id: &UserId) -> DbResult<()> {
-    remove_credentials(connection, id, None)?;
+    credentials::remove_of_user(connection, id, None)?;
     diesel::delete(assignments::table.filter(assignments::user_id.eq(id))).execute(connection)?;
     Ok(())
 }
@@ -296,7 +297,7 @@ pub fn remove_assignment(
     project: &ProjectId,
 ) -> DbResult<()> {
     db::lock(connection, TOKENS)?;
-    remove_credentials(connection, user, Some(project))?;
+    credentials::remove_of_user(connection, user, Some(project))?;
     diesel::delete(assignments::table.find((user, project))).execute(connection)?;
     revoke(connection, None, Some((project, i64::MAX)), Some(user))
 }
@@ -376,8 +377,8 @@ pub fn remove_project(connection: &mut DbConnection, id: &ProjectId) -> DbResult
     db::lock(connection, id.as_str())?;
     db::lock(connection, TOKENS)?;
     revoke(connection, None, Some((id, i64::MAX)), None)?;
-    let credentials = application_credentials::table;
-    diesel::delete(credentials.filter(application_credentials::project_id.eq(id)))
+    let theirs = application_credentials::table;
+    diesel::delete(theirs.filter(application_credentials::project_id.eq(id)))
         .execute(connection)?;
     diesel::delete(assignments::table.filter(assignments::project_id.eq(id)))
         .execute(connection)?;
@@ -513,101 +514,17 @@ fn revoke(
     Ok(())
 }
 
-/// Adds an application credential. Fails on the unique index if the user has one of that name.
-pub fn insert_credential(
-    connection: &mut DbConnection,
-    row: &ApplicationCredential,
-) -> DbResult<()> {
-    diesel::insert_into(application_credentials::table)
-        .values(row)
-        .execute(connection)?;
-    Ok(())
+/// A lock for a transaction that adds an application credential: until it ends, no role is taken away.
+pub fn lock_roles(connection: &mut DbConnection) -> DbResult<()> {
+    db::lock_shared(connection, TOKENS)
 }
 
-/// The application credential with this id.
-pub fn credential(
-    connection: &mut DbConnection,
-    id: &str,
-) -> DbResult<Option<ApplicationCredential>> {
-    Ok(application_credentials::table
-        .find(id)
-        .select(ApplicationCredential::as_select())
-        .first(connection)
-        .optional()?)
-}
-
-/// The application credential of a user that bears this name.
-pub fn credential_by_name(
-    connection: &mut DbConnection,
-    user: &UserId,
-    name: &str,
-) -> DbResult<Option<ApplicationCredential>> {
-    Ok(application_credentials::table
-        .filter(application_credentials::user_id.eq(user))
-        .filter(application_credentials::name.eq(name))
-        .select(ApplicationCredential::as_select())
-        .first(connection)
-        .optional()?)
-}
-
-/// Application credentials of a user, by name.
-pub fn credentials_of(
-    connection: &mut DbConnection,
-    user: &UserId,
-) -> DbResult<Vec<ApplicationCredential>> {
-    Ok(application_credentials::table
-        .filter(application_credentials::user_id.eq(user))
-        .order(application_credentials::name)
-        .select(ApplicationCredential::as_select())
-        .load(connection)?)
-}
-
-/// How many application credentials a user has.
-pub fn count_credentials(connection: &mut DbConnection, user: &UserId) -> DbResult<i64> {
-    Ok(application_credentials::table
-        .filter(application_credentials::user_id.eq(user))
-        .count()
-        .get_result(connection)?)
-}
-
-/// Removes an application credential and revokes its tokens.
-pub fn remove_credential(connection: &mut DbConnection, id: &str) -> DbResult<()> {
-    diesel::delete(tokens::table.filter(tokens::application_credential_id.eq(id)))
-        .execute(connection)?;
-    diesel::delete(application_credentials::table.find(id)).execute(connection)?;
-    Ok(())
-}
-
-/// Removes a user's application credentials: those in one project, or all. Their tokens end with them.
-pub fn remove_credentials(
-    connection: &mut DbConnection,
-    user: &UserId,
-    project: Option<&ProjectId>,
-) -> DbResult<()> {
-    let of_user = application_credentials::table.filter(application_credentials::user_id.eq(user));
-    match project {
-        Some(project) => {
-            let there = of_user.filter(application_credentials::project_id.eq(project));
-            diesel::delete(there).execute(connection)?;
-        }
-        None => {
-            diesel::delete(of_user).execute(connection)?;
-        }
-    }
-    Ok(())
-}
-
-/// The same for a user whose role in a project was lowered: what the credentials were given with is gone.
+/// Removes the application credentials of a user whose role in a project was lowered: what they were given with is gone.
 pub fn end_credentials(
     connection: &mut DbConnection,
     user: &UserId,
     project: &ProjectId,
 ) -> DbResult<()> {
     db::lock(connection, TOKENS)?;
-    remove_credentials(connection, user, Some(project))
-}
-
-/// A lock for a transaction that adds an application credential: until it ends, no role is taken away.
-pub fn lock_roles(connection: &mut DbConnection) -> DbResult<()> {
-    db::lock_shared(connection, TOKENS)
+    credentials::remove_of_user(connection, user, Some(project))
 }

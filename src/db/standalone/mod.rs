@@ -1,5 +1,6 @@
 //! Rows of the stand-in for Cinder and Keystone.
 
+pub mod credentials;
 pub mod groups;
 pub mod identity;
 pub mod owners;

@@ -2,7 +2,7 @@
 
 use crate::config::Secret;
 use crate::db::standalone::identity::{ProjectChanges, UserChanges};
-use crate::db::standalone::{identity, records, snapshots, volumes};
+use crate::db::standalone::{credentials, identity, records, snapshots, volumes};
 use crate::db::{self, DbConnection, DbResult};
 use crate::identity::embedded::Embedded;
 use crate::identity::embedded::configured::CONFIGURED;
@@ -72,7 +72,7 @@ impl Embedded {
                 identity::end_tokens(c, id)?;
             }
             if changes.is_enabled == Some(false) {
-                identity::remove_credentials(c, id, None)?;
+                credentials::remove_of_user(c, id, None)?;
             }
             Ok(identity::user(c, id)?)
         })

@@ -1,7 +1,7 @@
 //! Application credentials as their users make them.
 
 use crate::config::Secret;
-use crate::db::standalone::identity;
+use crate::db::standalone::{credentials, identity};
 use crate::db::{self, DbConnection};
 use crate::identity::embedded::session::session_now;
 use crate::identity::embedded::{Embedded, NewCredential, Session, random_text};
@@ -84,7 +84,7 @@ impl Embedded {
                 return Err(Error::Invalid(UNASSIGNED.to_owned()));
             }
             check_credential(c, &row.user_id, &row.name)?;
-            Ok(identity::insert_credential(c, &row)?)
+            Ok(credentials::insert(c, &row)?)
         })?;
         Ok((row, secret))
     }
@@ -92,7 +92,7 @@ impl Embedded {
 
 /// Whether a user may have one more application credential, and of this name.
 fn check_credential(connection: &mut DbConnection, user: &UserId, name: &str) -> Result<(), Error> {
-    if identity::count_credentials(connection, user)? >= CREDENTIALS_MAX {
+    if credentials::count(connection, user)? >= CREDENTIALS_MAX {
         let message = format!(
             "Unable to create additional application credentials, maximum of {CREDENTIALS_MAX} already exceeded for user."
         );
@@ -101,7 +101,7 @@ fn check_credential(connection: &mut DbConnection, user: &UserId, name: &str) ->
             message,
         });
     }
-    if identity::credential_by_name(connection, user, name)?.is_some() {
+    if credentials::find_by_name(connection, user, name)?.is_some() {
         return Err(Error::Conflict(format!(
             "Conflict occurred attempting to store application_credential - Duplicate entry found with name {name}."
         )));

@@ -2,6 +2,7 @@
 
 use crate::config::Secret;
 use crate::db::DbConnection;
+use crate::db::standalone::credentials;
 use crate::db::standalone::identity::{self, Issued, TokensMax};
 use crate::identity::embedded::session::{granted, session_now};
 use crate::identity::embedded::{
@@ -273,13 +274,11 @@ impl Embedded {
         named: &CredentialName,
     ) -> Result<Option<ApplicationCredential>, Error> {
         match named {
-            CredentialName::Id(id) => Ok(self.db.read(|c| identity::credential(c, id))?),
+            CredentialName::Id(id) => Ok(self.db.read(|c| credentials::find(c, id))?),
             CredentialName::Name { name, user } => {
                 let user = self.user_named(user)?.map(|user| user.id);
                 let id = user.unwrap_or_else(|| UserId::new(""));
-                Ok(self
-                    .db
-                    .read(|c| identity::credential_by_name(c, &id, name))?)
+                Ok(self.db.read(|c| credentials::find_by_name(c, &id, name))?)
             }
         }
     }

@@ -8,7 +8,9 @@ use embervault::db::quotas::Scope;
 use embervault::db::services::ServiceRow;
 use embervault::db::standalone::identity::{ProjectChanges, TokensMax, UserChanges};
 use embervault::db::standalone::types::Shown;
-use embervault::db::standalone::{groups, identity, owners, records, snapshots, types, volumes};
+use embervault::db::standalone::{
+    credentials, groups, identity, owners, records, snapshots, types, volumes,
+};
 use embervault::db::vaults::SHREDDED;
 use embervault::db::workers::WorkerRow;
 use embervault::db::{self, DbConnection, DbResult};
@@ -104,7 +106,7 @@ impl World {
             project: db::standalone::identity::project(c, &project(2))?.unwrap(),
             token: token(c, 101)?,
             child: token(c, 100)?,
-            credential: db::standalone::identity::credential(c, &id(THEIRS))?.unwrap(),
+            credential: db::standalone::credentials::find(c, &id(THEIRS))?.unwrap(),
             job: db::jobs::find(c, &job(THEIRS))?.unwrap(),
             vault: db::vaults::find_by_id(c, &vault(BIG))?.unwrap(),
             pack: db::packs::find(c, BIG, PACK.into())?.unwrap(),
@@ -335,7 +337,7 @@ fn of_backups() -> Vec<Call> {
         backups::with_root(&vault(BIG), &backup(39));
         backups::set_imported(&w.backup);
         backups::disown(&backup(OTHER));
-        backups::of_vault(&vault(BIG));
+        backups::stored_in_vault(&vault(BIG), Some((NOW, &backup(OTHER))), 100);
         backups::count_children(&backup(OTHER));
         backups::mark_lost(&backup(OTHER), "lost");
         backups::mark_found(&backup(OTHER), "lost");

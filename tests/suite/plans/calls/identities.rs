@@ -44,17 +44,17 @@ pub(super) fn of_identity() -> Vec<Call> {
         }), NOW, TokensMax { chain: 1000, user: 1000 });
         identity::find_token(id(OTHER).as_bytes(), NOW);
         identity::revoke_token(&w.token);
-        identity::insert_credential(&with(&w.credential, |row| {
+        credentials::insert(&with(&w.credential, |row| {
             row.id = "new".to_owned();
             row.name = "new".to_owned();
         }));
-        identity::count_credentials(&user(1000));
-        identity::credential(&id(OTHER));
-        identity::credential_by_name(&w.credential.user_id, &w.credential.name);
-        identity::credentials_of(&w.credential.user_id);
-        identity::remove_credential(&id(OTHER));
-        identity::remove_credentials(&w.credential.user_id, None);
-        identity::remove_credentials["in project"](&w.credential.user_id, Some(&w.credential.project_id));
+        credentials::count(&user(1000));
+        credentials::find(&id(OTHER));
+        credentials::find_by_name(&w.credential.user_id, &w.credential.name);
+        credentials::of_user(&w.credential.user_id);
+        credentials::remove(&id(OTHER));
+        credentials::remove_of_user(&w.credential.user_id, None);
+        credentials::remove_of_user["in project"](&w.credential.user_id, Some(&w.credential.project_id));
         identity::end_credentials(&w.credential.user_id, &w.credential.project_id);
         identity::lock_roles();
     }
