@@ -47,7 +47,7 @@
 //!
 //! # One request
 //!
-//! A request passes a handful of files. `POST /v3/{project}/backups`, for example, passes seven:
+//! `POST /v3/{project}/backups`, for example, passes these files, and behind them the queries of `db/`:
 //!
 //! | file | what it does there |
 //! |---|---|
@@ -57,7 +57,8 @@
 //! | `service/backups.rs` | looks the volume up and authorizes |
 //! | `admission/create.rs` | describes the backup; what the transaction does for it: holds the volume, chooses the parent, inserts the backup (`creating`) |
 //! | `admission/mod.rs` | the transaction, which takes the project's lock first and inserts the job last; the check of the quota |
-//! | `db/backups.rs` | the queries on the table of backups |
+//! | `volume/catalog/mod.rs` | the port to what keeps the volumes: finds the volume, and holds it in the same transaction |
+//! | `db/backups.rs`, `db/quotas.rs`, `db/jobs.rs` | the rows of backups, limits and jobs |
 //!
 //! Every error becomes status, headers and body in `api/http/fault.rs`, and nowhere else. Who asks is decided by
 //! [`identity`], our own or a Keystone; what they may do, by the rules of [`identity::policy`], which services ask
@@ -114,7 +115,9 @@
 //!   (`set_imported`).
 //! * What may be changed: `Changes` in `db/backups.rs` and `UPDATE` in `api/backups.rs`. By what lists are filtered and
 //!   sorted: `COLUMNS` in `model/backup.rs`, and `COLLECTION` in `api/backups.rs` for members.
+//! * A value that is known only later: `set_finished` and `set_place` in `db/backups.rs`.
 //! * `api/http/microversion.rs` if clients get it only from some version on; `api-ref/`: README, `openapi.yaml`, samples.
+//! * `tests/suite/plans/calls.rs`, where each query is made once.
 //!
 //! A new field of `vault.json` or its `Parameters` changes what its MAC is computed of, so a default is not enough there.
 //!
@@ -122,7 +125,16 @@
 //!
 //! **A source of volumes** is a variant of [`volume::catalog::Catalog`] with an arm in each of its methods, chosen in
 //! `Catalog::open`. `volume/catalog/memory.rs` is the smallest one, for tests. Its volumes must be opened for reading and
-//! writing (`volume/reader.rs`, `volume/writer.rs`).
+//! writing (`volume/reader.rs`, `volume/writer.rs`). It is chosen by a `VolumesMode` in `config/cinder.rs`. What it holds
+//! for jobs stands in `db/volume_holds.rs`; its errors become refusals in `volume/catalog/error.rs` and
+//! `admission/mod.rs`. `cli/cloud.rs` has the check that operators run.
+//!
+//! **A resource with requests of its own** has a type in `model/`, a table in `model/schema.rs` with a migration for both
+//! databases, queries in `db/`, a service in `service/`, handlers in `api/` with their lines in `api/routes.rs`, and rules
+//! in `identity/policy.rs`. Tests ask for a line in `tests/suite/plans/calls.rs` for each query, rows in
+//! `tests/suite/filled.rs`, rules in `tests/suite/policy.txt`, and the routes in `api-ref/openapi.yaml` with samples. In
+//! front of a Cinder its paths must lead here: `is_passed_on` in `api/gateway/pass.rs`, and the samples for proxies in the
+//! README.
 //!
 //! **Work that no request asks for** begins in `app/mod.rs`, in the processes that run jobs: `schedule` asks
 //! `tasks/maintenance.rs` from time to time which jobs are due, `look_after_orphans` settles what no job will end. Other

@@ -1,5 +1,5 @@
 //! From a request to its answer, in one line: request id, size, route, token, body, memory, the token again, version,
-//! project, handler, fault (the order of checks is Cinder's; reference, 1.1 and 8.2).
+//! media type, project, handler, fault (the order of checks is Cinder's; reference, 1.1 and 8.2).
 
 use crate::api::gateway::{head_of, is_passed_on, pass};
 use crate::api::http::body::document;

@@ -521,14 +521,14 @@ pub fn sizes(connection: &mut DbConnection, vault: i64) -> DbResult<Vec<(PackNum
 
 /// The pack's number, the rewrite of its current or last object, the last rewrite that was given out, and the pack's
 /// state.
-pub type Place = (PackNumber, Rewrite, Rewrite, PackState);
+pub type PackPlace = (PackNumber, Rewrite, Rewrite, PackState);
 
 /// The places of some packs of a vault.
 pub fn places_of(
     connection: &mut DbConnection,
     vault: i64,
     numbers: &[PackNumber],
-) -> DbResult<Vec<Place>> {
+) -> DbResult<Vec<PackPlace>> {
     let mut found = Vec::with_capacity(numbers.len());
     for batch in numbers.chunks(BATCH) {
         found.extend(
@@ -536,14 +536,14 @@ pub fn places_of(
                 .filter(packs::vault.eq(vault))
                 .filter(packs::number.eq_any(batch))
                 .select((packs::number, packs::rewrite, packs::rewrites, packs::state))
-                .load::<Place>(connection)?,
+                .load::<PackPlace>(connection)?,
         );
     }
     Ok(found)
 }
 
 /// The places of all packs of a vault.
-pub fn places(connection: &mut DbConnection, vault: i64) -> DbResult<Vec<Place>> {
+pub fn places(connection: &mut DbConnection, vault: i64) -> DbResult<Vec<PackPlace>> {
     Ok(packs::table
         .filter(packs::vault.eq(vault))
         .select((packs::number, packs::rewrite, packs::rewrites, packs::state))

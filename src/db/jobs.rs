@@ -416,12 +416,12 @@ pub fn renew(
 
 /// Whether the job was asked to end.
 pub fn is_cancel_requested(connection: &mut DbConnection, id: &JobId) -> DbResult<bool> {
-    let wish = jobs::table
+    let is_requested = jobs::table
         .find(id)
         .select(jobs::cancel_requested)
         .first(connection)
         .optional()?;
-    Ok(wish.unwrap_or(false))
+    Ok(is_requested.unwrap_or(false))
 }
 
 /// Asks the live job of a subject to end; one that waits is made due, in the queue where it need not

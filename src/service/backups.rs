@@ -253,7 +253,7 @@ impl Services {
         );
         if let Err(error) = self.db.write(|c| db::messages::insert(c, &message)) {
             let error = chain(&error);
-            tracing::warn!(backup.id = %backup.id, error, "the user was not told that the new volume has another type or zone");
+            tracing::warn!(backup.id = %backup.id, error, "no message says that the new volume has another type or zone");
         }
     }
 

@@ -74,7 +74,7 @@ impl Meter {
     /// Waits until so many bytes may go.
     async fn take(&self, party: u64, bytes: u64) {
         let call = self.line().join(party);
-        let _place = Place { meter: self, call };
+        let _place = Turn { meter: self, call };
         let mut left = bytes;
         loop {
             let turned = self.turned.notified();
@@ -129,12 +129,12 @@ impl Line {
 }
 
 /// A place in the line, until it is dropped.
-struct Place<'m> {
+struct Turn<'m> {
     meter: &'m Meter,
     call: u64,
 }
 
-impl Drop for Place<'_> {
+impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.meter.line().leave(self.call);
         self.meter.turned.notify_waiters();

@@ -45,10 +45,12 @@ pub(super) fn guarded(work: impl FnOnce() -> Result<(), TaskError>) -> Result<()
 impl Tasks {
     /// Runs a claimed job.
     pub fn run(&self, claimed: Claimed) -> Outcome {
-        let result = match claimed.job.orphaned >= self.attempts_max {
-            true => Err(TaskError::Attempts(self.attempts_max)),
-            false if claimed.job.cancel_requested => return self.cancel(&claimed),
-            false => guarded(|| self.attempt(&claimed)),
+        let result = if claimed.job.orphaned >= self.attempts_max {
+            Err(TaskError::Attempts(self.attempts_max))
+        } else if claimed.job.cancel_requested {
+            return self.cancel(&claimed);
+        } else {
+            guarded(|| self.attempt(&claimed))
         };
         match result {
             Err(_) if self.is_cancel_requested(&claimed) => self.cancel(&claimed),

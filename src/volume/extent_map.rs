@@ -47,14 +47,14 @@ struct RawExtent {
 const FS_IOC_FIEMAP: rustix::ioctl::Opcode = opcode::read_write::<[u8; 32]>(b'f', 11);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Extent {
     /// Reads as zeros.
     Nowhere,
     At(u64),
     Uncertain,
 }
 
-impl Place {
+impl Extent {
     /// The place of what lies so many bytes behind.
     fn after(self, bytes: u64) -> Self {
         match self {
@@ -95,8 +95,8 @@ impl FilePair {
 fn places(
     (file, path): &(File, PathBuf),
     range: &Range<u64>,
-) -> Result<Vec<(Range<u64>, Place)>, VolumeError> {
-    let mut found: Vec<(Range<u64>, Place)> = Vec::new();
+) -> Result<Vec<(Range<u64>, Extent)>, VolumeError> {
+    let mut found: Vec<(Range<u64>, Extent)> = Vec::new();
     let mut at = range.start;
     while at < range.end {
         let extents = map(file, at..range.end)
@@ -110,18 +110,18 @@ fn places(
                 continue;
             }
             if at < start {
-                found.push((at..start, Place::Nowhere));
+                found.push((at..start, Extent::Nowhere));
             }
             let place = match extent.flags {
-                flags if flags & EXTENT_UNCERTAIN != 0 => Place::Uncertain,
-                flags if flags & EXTENT_UNWRITTEN != 0 => Place::Nowhere,
-                _ => Place::At(extent.physical).after(start - extent.logical),
+                flags if flags & EXTENT_UNCERTAIN != 0 => Extent::Uncertain,
+                flags if flags & EXTENT_UNWRITTEN != 0 => Extent::Nowhere,
+                _ => Extent::At(extent.physical).after(start - extent.logical),
             };
             found.push((start..end, place));
             at = end;
         }
         if is_last && at < range.end {
-            found.push((at..range.end, Place::Nowhere));
+            found.push((at..range.end, Extent::Nowhere));
             at = range.end;
         }
     }
@@ -151,14 +151,14 @@ fn map(file: &File, range: Range<u64>) -> rustix::io::Result<Vec<RawExtent>> {
     Ok(map.extents[..count].to_vec())
 }
 
-fn differences(older: &[(Range<u64>, Place)], newer: &[(Range<u64>, Place)]) -> Vec<Range<u64>> {
+fn differences(older: &[(Range<u64>, Extent)], newer: &[(Range<u64>, Extent)]) -> Vec<Range<u64>> {
     let mut changed: Vec<Range<u64>> = Vec::new();
     let (mut left, mut right) = (older.iter().peekable(), newer.iter().peekable());
     while let (Some((old, old_place)), Some((new, new_place))) = (left.peek(), right.peek()) {
         let part = old.start.max(new.start)..old.end.min(new.end);
         let before = old_place.after(part.start - old.start);
         let after = new_place.after(part.start - new.start);
-        if before != after || after == Place::Uncertain {
+        if before != after || after == Extent::Uncertain {
             match changed.last_mut() {
                 Some(last) if last.end == part.start => last.end = part.end,
                 _ => changed.push(part.clone()),
@@ -181,20 +181,20 @@ mod tests {
     #[test]
     fn what_lies_elsewhere_or_is_not_told_has_changed() {
         let older = [
-            (0..100, Place::At(1000)),
-            (100..200, Place::Nowhere),
-            (200..300, Place::Uncertain),
-            (300..400, Place::At(5000)),
+            (0..100, Extent::At(1000)),
+            (100..200, Extent::Nowhere),
+            (200..300, Extent::Uncertain),
+            (300..400, Extent::At(5000)),
         ];
         let newer = [
-            (0..40, Place::At(1000)),
-            (40..50, Place::At(9000)),
-            (50..100, Place::At(1050)),
-            (100..150, Place::Nowhere),
-            (150..200, Place::At(7000)),
-            (200..300, Place::Uncertain),
-            (300..350, Place::At(5000)),
-            (350..400, Place::Nowhere),
+            (0..40, Extent::At(1000)),
+            (40..50, Extent::At(9000)),
+            (50..100, Extent::At(1050)),
+            (100..150, Extent::Nowhere),
+            (150..200, Extent::At(7000)),
+            (200..300, Extent::Uncertain),
+            (300..350, Extent::At(5000)),
+            (350..400, Extent::Nowhere),
         ];
         let changed = differences(&older, &newer);
         assert_eq!(changed, [40..50, 150..300, 350..400]);

@@ -70,7 +70,7 @@ impl Gateway {
     }
 }
 
-/// What a client is told when there is no answer of Cinder's. Only where Cinder was not reached has it surely done nothing.
+/// The answer to a client where Cinder gave none. Only if Cinder could not be reached is it sure that it did nothing.
 pub(crate) fn error_of(error: UpstreamError) -> Error {
     match error {
         UpstreamError::Target => Error::Invalid("Malformed request url".to_owned()),

@@ -68,7 +68,7 @@ pub fn run(vault: &Vault, open_volume: OpenVolume<'_>) -> Result<Vec<Repaired>> 
     let (meta, data): (Vec<_>, Vec<_>) =
         damaged.iter().partition(|pack| pack.kind == PackKind::Meta);
     let mut repaired = Vec::new();
-    // What a root needs that the database does not know cannot be told.
+    // A root that the database does not know may need packs that this one does not see.
     let roots = collect::roots(vault)?;
     let are_all_known = roots.unknown.is_empty() && roots.removed.is_empty();
     for packs in [meta, data] {

@@ -86,7 +86,7 @@ pub(crate) fn run_within(
 }
 
 /// Where in the span a slice of a frame belongs.
-struct Place {
+struct SpanSlice {
     at: u64,
     slice: Range<usize>,
 }
@@ -245,7 +245,7 @@ impl<'r> Restore<'r, '_> {
         let extents = decode_leaf(&bytes, span.end - span.start).ok_or_else(|| {
             Error::corrupt(format!("a leaf in pack {:08x}", leaf.pack), "unreadable")
         })?;
-        let mut targets: HashMap<FrameRef, Vec<Place>> = HashMap::new();
+        let mut targets: HashMap<FrameRef, Vec<SpanSlice>> = HashMap::new();
         let mut data: Vec<Range<u64>> = Vec::new();
         let mut count = 0;
         for (extent, piece) in pieces(&extents, &span, parts) {
@@ -258,7 +258,10 @@ impl<'r> Restore<'r, '_> {
                     let (at, end) = (piece.at, piece.at + piece.length);
                     let start = (u64::from(*offset) + piece.skipped) as usize;
                     let slice = start..start + piece.length as usize;
-                    targets.entry(*frame).or_default().push(Place { at, slice });
+                    targets
+                        .entry(*frame)
+                        .or_default()
+                        .push(SpanSlice { at, slice });
                     match data.last_mut() {
                         Some(last) if last.end == at => last.end = end,
                         _ => data.push(at..end),
@@ -290,12 +293,12 @@ impl<'r> Restore<'r, '_> {
     fn frames(
         &self,
         scratch: &mut Scratch,
-        targets: &HashMap<FrameRef, Vec<Place>>,
+        targets: &HashMap<FrameRef, Vec<SpanSlice>>,
         mut give: impl FnMut(u64, &[u8]) -> Result<()>,
     ) -> Result<()> {
         let wanted = targets.keys().copied();
         self.reader.frames(scratch, wanted, |frame, plain| {
-            for Place { at, slice } in &targets[frame] {
+            for SpanSlice { at, slice } in &targets[frame] {
                 let bytes = plain.get(slice.clone()).ok_or_else(|| {
                     let object = format!("a leaf that names pack {:08x}", frame.pack);
                     Error::corrupt(object, "a slice lies outside its frame")
@@ -314,7 +317,7 @@ impl<'r> Restore<'r, '_> {
         &self,
         desk: &mut Desk<'_>,
         span: &Range<u64>,
-        targets: &HashMap<FrameRef, Vec<Place>>,
+        targets: &HashMap<FrameRef, Vec<SpanSlice>>,
         data: &[Range<u64>],
     ) -> Result<()> {
         let Desk { scratch, room, .. } = desk;

@@ -13,14 +13,14 @@ fn verify_all(bed: &Bed) -> Report {
     care::verify::run(&bed.vault(), Depth::Full { since }, since, &progress).unwrap()
 }
 
-fn condition_packs(bed: &Bed) -> Vec<Pack> {
+fn health_packs(bed: &Bed) -> Vec<Pack> {
     let packs = bed.db.read(|c| health::packs(c, bed.row.number));
     packs.unwrap().into_iter().map(|(pack, _)| pack).collect()
 }
 
 /// The row of the first data pack.
 fn data_pack(bed: &Bed) -> Pack {
-    let mut packs = condition_packs(bed).into_iter();
+    let mut packs = health_packs(bed).into_iter();
     packs.find(|pack| pack.kind == PackKind::Data).unwrap()
 }
 
@@ -216,7 +216,7 @@ fn an_hour_without_the_storage_costs_no_deduplication() {
     bed.backup(None);
     let packs = bed.objects("/p/");
     look(&without_packs(&bed));
-    assert_eq!(damaged(&bed).len(), condition_packs(&bed).len());
+    assert_eq!(damaged(&bed).len(), health_packs(&bed).len());
     assert_eq!(look(&bed.vault()).backups, [] as [BackupId; 0]);
     assert!(damaged(&bed).is_empty());
     let (again, _) = bed.backup(None);
@@ -229,7 +229,7 @@ fn a_verification_that_is_asked_to_stop_reads_no_further_damaged_pack() {
     let bed = Bed::new();
     bed.write(&noise(5, 400_000), 0);
     bed.backup(None);
-    let packs = condition_packs(&bed);
+    let packs = health_packs(&bed);
     for pack in &packs {
         bed.db
             .write(|c| health::mark_damaged(c, pack, "a fault"))
@@ -341,7 +341,7 @@ fn only_backups_that_need_a_damaged_frame_are_called_damaged() {
         live
     };
     let (of_full, of_child) = (live(&full), live(&child));
-    let packs = condition_packs(&bed);
+    let packs = health_packs(&bed);
     let (row, ordinal) = packs
         .iter()
         .filter(|row| row.kind == PackKind::Data)

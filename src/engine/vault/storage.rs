@@ -47,7 +47,7 @@ pub fn create(store: &Store, id: &StorageId, created: Timestamp) -> Result<Stora
 fn read(store: &Store) -> Result<StorageId> {
     let bytes = store.get(&Key::Format)?;
     let record: StorageFile = serde_json::from_slice(&bytes)
-        .map_err(|_| Error::corrupt(Key::Format, "it is not a storage record"))?;
+        .map_err(|_| Error::corrupt(Key::Format, "it is not the format of a storage"))?;
     if record.magic != MAGIC || record.version != VERSION {
         let detail = format!("format version {} is not {VERSION}", record.version);
         return Err(Error::corrupt(Key::Format, detail));

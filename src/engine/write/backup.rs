@@ -9,8 +9,8 @@ use crate::engine::vault::Vault;
 use crate::engine::write::chunker::Cutter;
 use crate::engine::write::packer::{Packer, Uploads};
 use crate::engine::write::parent::{unless_damaged, usable_parent};
-use crate::engine::write::session::Session;
-use crate::engine::write::shared::Job;
+use crate::engine::write::session::WriteSession;
+use crate::engine::write::shared::BackupRun;
 use crate::engine::write::span::SpanWriter;
 use crate::engine::write::tree::{Manifest, TreeWriter};
 use crate::engine::{Result, check};
@@ -33,7 +33,7 @@ pub fn run(
     source: &Source,
     progress: &Progress,
 ) -> Result<Root> {
-    let session = Session::begin(vault, lease, progress)?;
+    let session = WriteSession::begin(vault, lease, progress)?;
     let reader = FrameReader::new(vault);
     let parent = match parent {
         Some(root) => unless_damaged(&session, usable_parent(&session, &reader, root))?.flatten(),
@@ -48,7 +48,7 @@ pub fn run(
         for _ in 0..vault.options.uploads {
             scope.spawn(|| uploads.run(&session));
         }
-        let job = Job {
+        let job = BackupRun {
             session: &session,
             source,
             parent,
@@ -91,7 +91,7 @@ pub fn run(
     vault.put_root(root, progress)
 }
 
-impl Job<'_, '_> {
+impl BackupRun<'_, '_> {
     /// The manifest, and whether the source has reported changed blocks as unchanged.
     fn run(&self) -> Result<(Manifest, bool)> {
         let mut tree = self.pass()?;

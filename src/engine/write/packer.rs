@@ -5,7 +5,7 @@ use crate::db;
 use crate::engine::format::pack::{NewFrame, PackBuilder};
 use crate::engine::vault::pack_name;
 use crate::engine::write::index::ChunkLocation;
-use crate::engine::write::session::Session;
+use crate::engine::write::session::WriteSession;
 use crate::engine::{Error, Result};
 use crate::model::pack::PackKind;
 use crate::model::progress::Progress;
@@ -32,7 +32,7 @@ impl Uploads {
     }
 
     /// One uploading thread: until all senders are gone. After a failure it only drains.
-    pub(crate) fn run(&self, session: &Session<'_>) {
+    pub(crate) fn run(&self, session: &WriteSession<'_>) {
         loop {
             let received = self
                 .receiver
@@ -57,7 +57,7 @@ impl Uploads {
 
 /// Fills packs of one kind.
 pub(crate) struct Packer<'a, 's> {
-    session: &'s Session<'a>,
+    session: &'s WriteSession<'a>,
     kind: PackKind,
     pack_bytes: usize,
     open: Mutex<Option<PackBuilder>>,
@@ -66,7 +66,7 @@ pub(crate) struct Packer<'a, 's> {
 
 impl<'a, 's> Packer<'a, 's> {
     pub(crate) fn new(
-        session: &'s Session<'a>,
+        session: &'s WriteSession<'a>,
         kind: PackKind,
         uploads: SyncSender<PackBuilder>,
     ) -> Self {

@@ -4,14 +4,14 @@ use crate::db;
 use crate::engine::format::manifest::{Root, SpanEntry, decode_pack_set};
 use crate::engine::read::reader::FrameReader;
 use crate::engine::read::tree::TreeReader;
-use crate::engine::write::session::Session;
+use crate::engine::write::session::WriteSession;
 use crate::engine::{Error, Result};
 use roaring::RoaringBitmap;
 use std::sync::atomic::Ordering;
 
 /// A damaged parent does not damage its child: a part of it that cannot be read is treated as missing, and that data is
 /// read and stored again.
-pub(super) fn unless_damaged<T>(session: &Session<'_>, read: Result<T>) -> Result<Option<T>> {
+pub(super) fn unless_damaged<T>(session: &WriteSession<'_>, read: Result<T>) -> Result<Option<T>> {
     match read {
         Ok(value) => Ok(Some(value)),
         Err(Error::Corrupt { .. } | Error::Missing { .. }) => {
@@ -52,7 +52,7 @@ impl Parent<'_, '_> {
 }
 
 pub(super) fn usable_parent<'r, 'a>(
-    session: &Session<'a>,
+    session: &WriteSession<'a>,
     reader: &'r FrameReader<'a>,
     root: &Root,
 ) -> Result<Option<Parent<'r, 'a>>> {

@@ -21,7 +21,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard};
 
 /// State that the packers and the uploading threads of one session share.
-pub(crate) struct Session<'a> {
+pub(crate) struct WriteSession<'a> {
     pub(crate) vault: &'a Vault,
     pub(crate) lease: &'a Lease,
     pub(crate) index: Index<'a>,
@@ -36,7 +36,7 @@ pub(crate) struct Session<'a> {
     failure: Failure,
 }
 
-impl<'a> Session<'a> {
+impl<'a> WriteSession<'a> {
     /// Begins the session of a job, or takes it over from an earlier run of the job.
     pub(crate) fn begin(
         vault: &'a Vault,

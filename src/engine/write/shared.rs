@@ -10,7 +10,7 @@ use crate::engine::format::sums::whole_blocks;
 use crate::engine::write::chunker::Cutter;
 use crate::engine::write::packer::Packer;
 use crate::engine::write::parent::{Parent, unless_damaged};
-use crate::engine::write::session::Session;
+use crate::engine::write::session::WriteSession;
 use crate::model::error::chain;
 use crate::volume::Source;
 use std::ops::Range;
@@ -22,8 +22,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 const SAMPLED_SPANS: u64 = 32;
 
 /// State that the threads of one backup share.
-pub(super) struct Job<'a, 's> {
-    pub(super) session: &'s Session<'a>,
+pub(super) struct BackupRun<'a, 's> {
+    pub(super) session: &'s WriteSession<'a>,
     pub(super) source: &'s Source,
     pub(super) parent: Option<Parent<'s, 'a>>,
     pub(super) data: Packer<'a, 's>,
@@ -38,7 +38,7 @@ pub(super) struct Job<'a, 's> {
     pub(super) source_disproved: AtomicBool,
 }
 
-impl Job<'_, '_> {
+impl BackupRun<'_, '_> {
     /// The parent's entry for a span, if it covers the same bytes and needs no damaged pack.
     pub(super) fn inherited(&self, number: usize, span: &Range<u64>) -> Result<Option<SpanEntry>> {
         let Some(parent) = &self.parent else {

@@ -9,7 +9,7 @@ use crate::engine::format::manifest::{
 use crate::engine::format::sums::{self, ZERO_SUM, whole_blocks};
 use crate::engine::format::{BLOCK_BYTES, ChunkKind};
 use crate::engine::write::parent::unless_damaged;
-use crate::engine::write::shared::Job;
+use crate::engine::write::shared::BackupRun;
 use crate::engine::write::splice::{scattered, splice};
 use crate::engine::write::stage::Stage;
 use crate::model::progress::Progress;
@@ -25,7 +25,7 @@ const SAMPLED_BLOCKS: u64 = 8;
 
 /// Writes the spans one thread takes, one after the other.
 pub(super) struct SpanWriter<'j, 'a, 's> {
-    job: &'j Job<'a, 's>,
+    job: &'j BackupRun<'a, 's>,
     stage: Stage<'j, 'a, 's>,
     piece: Vec<u8>,
     span_bytes: u64,
@@ -44,7 +44,7 @@ struct Before {
 }
 
 impl<'j, 'a, 's> SpanWriter<'j, 'a, 's> {
-    pub(super) fn new(job: &'j Job<'a, 's>) -> Self {
+    pub(super) fn new(job: &'j BackupRun<'a, 's>) -> Self {
         Self {
             job,
             stage: Stage::new(job),
@@ -374,7 +374,11 @@ fn next_data(reader: &VolumeReader, range: Range<u64>) -> Result<Range<u64>> {
     })
 }
 
-fn read_piece<'b>(job: &Job<'_, '_>, buffer: &'b mut [u8], range: Range<u64>) -> Result<&'b [u8]> {
+fn read_piece<'b>(
+    job: &BackupRun<'_, '_>,
+    buffer: &'b mut [u8],
+    range: Range<u64>,
+) -> Result<&'b [u8]> {
     let length = (range.end - range.start).min(buffer.len() as u64) as usize;
     let piece = &mut buffer[..length];
     job.source.reader.read_at(piece, range.start)?;

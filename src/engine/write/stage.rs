@@ -8,7 +8,7 @@ use crate::engine::format::manifest::{ChunkId, Extent};
 use crate::engine::format::pack::NewFrame;
 use crate::engine::format::row::ChunkRow;
 use crate::engine::write::index::ChunkLocation;
-use crate::engine::write::shared::Job;
+use crate::engine::write::shared::BackupRun;
 use crate::engine::write::splice::Change;
 use crate::model::progress::Progress;
 use std::collections::{HashMap, HashSet};
@@ -21,7 +21,7 @@ const SMALL_BATCH_BYTES: usize = 1 << 20;
 
 /// The staged runs of one span, in the order of the volume.
 pub(super) struct Stage<'j, 'a, 's> {
-    job: &'j Job<'a, 's>,
+    job: &'j BackupRun<'a, 's>,
     encoder: Encoder<'j>,
     bytes: Vec<u8>,
     runs: Vec<Run>,
@@ -54,7 +54,7 @@ struct Cut {
 }
 
 impl<'j, 'a, 's> Stage<'j, 'a, 's> {
-    pub(super) fn new(job: &'j Job<'a, 's>) -> Self {
+    pub(super) fn new(job: &'j BackupRun<'a, 's>) -> Self {
         Self {
             job,
             encoder: job.session.encoder(),

@@ -76,7 +76,7 @@ impl Embedded {
                 let message = format!("Could not find user: {}.", row.user_id);
                 return Err(Error::NotFound(message));
             }
-            // What was taken away meanwhile must not come back with the credential.
+            // A role that is taken away at this moment must not come back with the credential.
             identity::lock_roles(c)?;
             let now = session_now(c, &session.row.hash, row.created_at)?;
             let roles = now.ok_or(Error::Unauthenticated)?.roles;

@@ -36,7 +36,7 @@ struct Proof {
 }
 
 /// A project, and a user's roles in it.
-type Place = (Project, Vec<Role>);
+type Granted = (Project, Vec<Role>);
 
 impl Proof {
     fn of(user: User) -> Self {
@@ -79,7 +79,7 @@ impl Embedded {
 
     /// The scope of a token if none was asked for: the user's default project. A user who has no role there gets an
     /// unscoped token, as from Keystone.
-    fn default_place(&self, proof: &Proof) -> Result<Option<Place>, Error> {
+    fn default_place(&self, proof: &Proof) -> Result<Option<Granted>, Error> {
         match &proof.user.default_project_id {
             Some(id) => self.place(proof, &Named::Id(id.to_string())),
             None => Ok(None),
@@ -87,7 +87,7 @@ impl Embedded {
     }
 
     /// A project and the user's roles in it now; `None` without any role.
-    fn place(&self, proof: &Proof, named: &Named) -> Result<Option<Place>, Error> {
+    fn place(&self, proof: &Proof, named: &Named) -> Result<Option<Granted>, Error> {
         let project = self.project_named(named)?;
         let Some(project) = project.filter(|project| project.is_enabled) else {
             return Ok(None);
@@ -101,7 +101,7 @@ impl Embedded {
         &self,
         methods: Vec<String>,
         proof: Proof,
-        place: Option<Place>,
+        place: Option<Granted>,
     ) -> Result<(Secret, Session), Error> {
         let (project, roles) = place.unzip();
         let Proof {

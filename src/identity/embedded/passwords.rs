@@ -179,7 +179,7 @@ impl Gate {
         }
     }
 
-    fn enter(&self, asker: &str) -> Result<Place<'_>, Error> {
+    fn enter(&self, asker: &str) -> Result<Seat<'_>, Error> {
         let busy = Error::TooMany {
             retry_after: RETRY_AFTER_SECONDS,
         };
@@ -208,14 +208,14 @@ impl Gate {
             return Err(busy);
         }
         crowd.inside += 1;
-        Ok(Place(self))
+        Ok(Seat(self))
     }
 }
 
 /// A place inside, until it is dropped.
-struct Place<'a>(&'a Gate);
+struct Seat<'a>(&'a Gate);
 
-impl Drop for Place<'_> {
+impl Drop for Seat<'_> {
     fn drop(&mut self) {
         let mut crowd = self.0.crowd.lock().expect("no panic while it is locked");
         crowd.inside -= 1;

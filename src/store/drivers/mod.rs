@@ -11,7 +11,9 @@
 //! * in `store/open.rs` its arm, which also says how an object comes to be there whole or not at all: by itself, or stored
 //!   under a temporary name and renamed;
 //! * the table of storages and the comment at `url` in the README;
-//! * a server to test it against (`tests/servers`), and its name in `tests/stores/conftest.py` and `test_drivers.py`.
+//! * a redirect policy in `client` of `store/open.rs`;
+//! * a server to test it against (`tests/servers`, with its packages in `__main__.py` there or in `tests/tools`), and its
+//!   name in `tests/stores/conftest.py` and `test_drivers.py`.
 
 pub(super) mod azblob;
 pub(super) mod fs;

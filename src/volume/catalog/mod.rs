@@ -23,7 +23,7 @@
 //! | `end_backup`, `end_restore`, `give_target_back` | never in one | by each run of the job; what a later run holds or has made stays |
 //! | `give_back`, `give_snapshot_back`, `remove_work_file` | never in one | by any worker; nothing happens once the state has changed |
 //! | `resources`, `usage` | read in the caller's, beside the quota of backups | they change nothing |
-//! | `volume`, `snapshot`, `saved`, `held`, `held_snapshots`, `work_files`, `open_volume`, `availability_zone` | none | they change nothing |
+//! | `volume`, `snapshot`, `saved`, `held`, `held_snapshots`, `work_files`, `open_volume`, `availability_zone`, `check_owner` | none | they change nothing |
 //!
 //! A database may run a transaction twice, or throw it away after the hold. A catalogue that is not in our
 //! database cannot follow: it must take the same hold twice, and a hold whose job was never inserted is found

@@ -227,10 +227,10 @@ impl Client {
 
     fn find<T: DeserializeOwned>(&self, key: &str, path: &str) -> Result<Option<T>, CinderError> {
         match self.send(As::Service, Method::GET, path, None) {
-            // Who is no administrator is told of others' volumes that they are not there.
+            // Without the rights of an administrator, Cinder answers 404 for volumes of others.
             Err(CinderError::Refused { status: 404, .. }) => self.backends().map(|_| None),
             other => {
-                // What is no object has no such part.
+                // Only an object can have the part.
                 let found = other?.get_mut(key).map_or(Value::Null, Value::take);
                 let found = serde_json::from_value(found);
                 let found = found.map_err(|_| CinderError::Unreadable(format!("GET {path}")));

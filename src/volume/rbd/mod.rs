@@ -330,8 +330,8 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Whether it is still there. Asks an image that is opened anew, as one that was opened to be read is not told of
-    /// what others remove.
+    /// Whether it is still there. It opens the image once more: an image that was opened for reading does not learn that
+    /// others remove snapshots.
     pub(super) fn is_there(&self) -> Result<bool, VolumeError> {
         let (backend, name) = (&self.backend, self.image.as_str());
         let look = |pool: &Arc<Pool>| -> io::Result<bool> {
