@@ -51,7 +51,8 @@
 //!
 //! | file | what it does there |
 //! |---|---|
-//! | `api/server.rs` | the pipeline: request id, size, route, token, body, memory, the token again, version, media type, project, handler, answer |
+//! | `api/server.rs` | the pipeline: request id, size, body, memory, answer |
+//! | `api/dispatch.rs` | route, token, version, media type, project, handler |
 //! | `api/routes.rs` | the table of all routes leads to `api::backups::create` |
 //! | `api/backups.rs` | parses the body, calls the service, shows the result |
 //! | `service/backups.rs` | looks the volume up and authorizes |

@@ -60,7 +60,7 @@ const CHOOSERS: &[&str] = &[
 ];
 
 /// Files that name the stand-in though they choose nothing. None may be added.
-const OPEN_IN_THE_WALL: &[&str] = &["api/http/call", "api/server"];
+const OPEN_IN_THE_WALL: &[&str] = &["api/http/call", "api/dispatch"];
 
 /// Rooms of which neither names the other: what they do is safe side by side by the rows they hold alone.
 const APART: &[(&str, &str)] = &[("engine/write", "engine/care")];

@@ -5,6 +5,7 @@
 //! ordinary blocking functions, run on a blocking thread.
 
 mod backups;
+mod dispatch;
 mod gateway;
 mod http;
 mod jobs;

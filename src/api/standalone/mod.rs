@@ -1,5 +1,5 @@
 //! Handlers of the stand-in for Cinder and Keystone. Their routes are always in the table of `api/routes.rs`. Without
-//! the embedded identity, its routes answer 404. Without our catalogue of volumes, `api/server.rs` answers as if there
+//! the embedded identity, its routes answer 404. Without our catalogue of volumes, `api/dispatch.rs` answers as if there
 //! were no routes to it.
 
 pub(super) mod attachments;
