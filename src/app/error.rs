@@ -6,7 +6,7 @@ use crate::engine::format::keys::MasterKeyError;
 use crate::identity::keystone::KeystoneError;
 use crate::identity::policy::PolicyError;
 use crate::keystone::TrustError;
-use crate::model::id::{StorageId, VaultId};
+use crate::model::id::{BackupId, ProjectId, StorageId, VaultId};
 use crate::store::OpenError;
 use crate::volume::catalog::CatalogError;
 use std::net::SocketAddr;
@@ -64,6 +64,11 @@ pub enum StartError {
          content back"
     )]
     EmptyStorage { name: String },
+    #[error(
+        "backups of other projects lie in the vaults of this one, as an administrator has imported them, and would be \
+         destroyed too: {}. Delete them first", named(.0)
+    )]
+    Guests(Vec<(BackupId, ProjectId)>),
     #[error("storage {name:?} cannot be opened")]
     Open { name: String, source: OpenError },
     #[error("storage {name:?} cannot be used")]
@@ -115,4 +120,12 @@ pub enum StartError {
         .0.display()
     )]
     OtherUsers(PathBuf),
+}
+
+/// Backups with their projects.
+fn named(backups: &[(BackupId, ProjectId)]) -> String {
+    let each = backups
+        .iter()
+        .map(|(backup, project)| format!("{backup} of project {project}"));
+    each.collect::<Vec<_>>().join(", ")
 }

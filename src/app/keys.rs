@@ -27,9 +27,10 @@ use crate::engine;
 use crate::engine::care::rebuild;
 use crate::engine::format::keys::{Keyring, MasterKey, NEXT};
 use crate::engine::vault::{self, shred};
-use crate::model::id::VaultId;
+use crate::model::id::{BackupId, VaultId};
 use crate::model::vault::VaultRow;
 use crate::store::Store;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -53,13 +54,19 @@ pub struct Shredded {
     pub vaults: Vec<(VaultId, usize)>,
     /// Each vault whose key may still stand in its storage, and why.
     pub left: Vec<(VaultId, StartError)>,
+    /// Vaults that the database does not know, with their storages. Any of them may be the project's.
+    pub unknown: Vec<(String, VaultId)>,
+    /// Storages that may have such vaults, and why nobody could look.
+    pub unseen: Vec<(String, StartError)>,
+    /// Some backups of the project that lie in vaults of others, as an administrator has imported them.
+    pub elsewhere: Vec<BackupId>,
     /// Where the wrapped keys may still be read.
     pub old_rows: OldRows,
 }
 
-/// One step of a rotation, done for each vault in turn.
+/// One step of a rotation, done for each vault in turn. Says whether the vault has a key.
 type Work =
-    fn(&Db, &Store, &VaultId, Option<&VaultRow>, &Keyring, &MasterKey) -> engine::Result<()>;
+    fn(&Db, &Store, &VaultId, Option<&VaultRow>, &Keyring, &MasterKey) -> engine::Result<bool>;
 
 /// Wraps the keys of all vaults with a new master key: of those that the database knows, and of those that
 /// only the storages hold. Nothing is changed unless every one of them can be opened. Cut off at any point,
@@ -103,18 +110,20 @@ pub fn rotate(config: &Config, handle: &Handle) -> Result<Rotated, StartError> {
         .filter(|row| !elsewhere(row))
         .map(|row| (&row.storage_id, row.id.clone(), Some(row)));
     vaults.extend(known);
-    let each = |work: Work| -> Result<(), StartError> {
+    let each = |work: Work| -> Result<usize, StartError> {
+        let mut count = 0;
         for (storage, vault, row) in &vaults {
             let (name, store) = &stores[*storage];
             rotation.check()?;
-            work(&db, store, vault, *row, &old, &new)
+            let has_key = work(&db, store, vault, *row, &old, &new)
                 .map_err(|source| unusable(name, &path, source))?;
+            count += usize::from(has_key);
         }
-        Ok(())
+        Ok(count)
     };
     each(vault::record::check_opens)?;
-    let change = || -> Result<PathBuf, StartError> {
-        each(vault::record::rewrap)?;
+    let change = || -> Result<(usize, PathBuf), StartError> {
+        let wrapped = each(vault::record::rewrap)?;
         // No other process stores records while this one runs.
         for (name, store) in stores.values() {
             vault::record::remove_temporaries(store, None)
@@ -125,14 +134,14 @@ pub fn rotate(config: &Config, handle: &Handle) -> Result<Rotated, StartError> {
             db.write(|c| db::vaults::set_master_key_check(c, storage, &check))?;
         }
         rotation.check()?;
-        Ok(old.promote(&next, &path)?)
+        Ok((wrapped, old.promote(&next, &path)?))
     };
-    let kept = change().map_err(|source| StartError::Unfinished {
+    let (wrapped, kept) = change().map_err(|source| StartError::Unfinished {
         next: next.clone(),
         source: Box::new(source),
     })?;
     Ok(Rotated {
-        vaults: vaults.len(),
+        vaults: wrapped,
         kept,
         old_rows: db.erase_old_rows(),
     })
@@ -180,6 +189,11 @@ fn refuse_beside_workers(db: &Db, lease: Duration) -> Result<(), StartError> {
 pub fn shred(config: &Config, handle: &Handle, project: &str) -> Result<Shredded, StartError> {
     let db = Db::open(&config.database_url())?;
     let rows = db.read(|c| db::vaults::of_project(c, project))?;
+    let vaults: Vec<VaultId> = rows.iter().map(|row| row.id.clone()).collect();
+    let guests = db.read(|c| db::backups::of_others_in(c, &vaults, project))?;
+    if !guests.is_empty() {
+        return Err(StartError::Guests(guests));
+    }
     for row in &rows {
         shred::forget_key(&db, row).map_err(of_database)?;
     }
@@ -191,7 +205,7 @@ pub fn shred(config: &Config, handle: &Handle, project: &str) -> Result<Shredded
         }
     }
     let old_rows = db.erase_old_rows();
-    let mut vaults = Vec::new();
+    let mut shredded = Vec::new();
     for (row, mut count) in removed {
         if !matches!(old_rows, OldRows::Remain(_)) {
             // Erasing takes minutes in a large database: a process that was killed meanwhile may have left something.
@@ -204,13 +218,59 @@ pub fn shred(config: &Config, handle: &Handle, project: &str) -> Result<Shredded
             }
             shred::remove_rows(&db, &row).map_err(of_database)?;
         }
-        vaults.push((row.id, count));
+        shredded.push((row.id, count));
     }
+    let (unknown, unseen) = unknown_vaults(config, handle, &db)?;
+    let elsewhere = db.read(|c| db::backups::of_project_outside(c, project, &vaults))?;
     Ok(Shredded {
-        vaults,
+        vaults: shredded,
         left,
+        unknown,
+        unseen,
+        elsewhere,
         old_rows,
     })
+}
+
+type Unseen = Vec<(String, StartError)>;
+
+/// Vaults in the configured storages that the database does not know: it was lost, or is an old copy. A rebuild would
+/// bring their backups back.
+fn unknown_vaults(
+    config: &Config,
+    handle: &Handle,
+    db: &Db,
+) -> Result<(Vec<(String, VaultId)>, Unseen), StartError> {
+    let (mut unknown, mut unseen) = (Vec::new(), Vec::new());
+    let known = db.read(db::vaults::all)?;
+    let known: HashSet<VaultId> = known.into_iter().map(|row| row.id).collect();
+    for (name, settings) in config.storages() {
+        let look = || -> Result<Vec<VaultId>, StartError> {
+            let opened = Store::open(&settings, handle.clone());
+            let store = opened.map_err(|source| StartError::Open {
+                name: name.clone(),
+                source,
+            })?;
+            let unusable = |source| StartError::Storage {
+                name: name.clone(),
+                source,
+            };
+            let mut found = rebuild::vault_names(&store).map_err(unusable)?;
+            found.retain(|vault| !known.contains(vault));
+            let mut there = Vec::new();
+            for vault in found {
+                if vault::is_there(&store, &vault).map_err(unusable)? {
+                    there.push(vault);
+                }
+            }
+            Ok(there)
+        };
+        match look() {
+            Ok(found) => unknown.extend(found.into_iter().map(|vault| (name.clone(), vault))),
+            Err(error) => unseen.push((name, error)),
+        }
+    }
+    Ok((unknown, unseen))
 }
 
 /// Removes what a vault has in its storage.

@@ -286,6 +286,20 @@ pub(super) fn shred(config: &Config, project: &str, yes: bool) -> anyhow::Result
     let runtime = serve::runtime()?;
     let shredded = app::keys::shred(config, runtime.handle(), project)?;
     let is_unknown = shredded.vaults.is_empty() && shredded.left.is_empty();
+    for (storage, vault) in &shredded.unknown {
+        println!("vault {vault} in storage {storage}: the database does not know whose it is");
+    }
+    for (storage, error) in &shredded.unseen {
+        println!(
+            "storage {storage}: whether it has more vaults of the project is not known: {}",
+            chain(error)
+        );
+    }
+    for backup in &shredded.elsewhere {
+        println!(
+            "backup {backup} of the project lies in the vault of another project and can still be read"
+        );
+    }
     for (vault, objects) in shredded.vaults {
         println!("vault {vault}: its key is destroyed, {objects} objects are removed");
     }
@@ -302,15 +316,34 @@ pub(super) fn shred(config: &Config, project: &str, yes: bool) -> anyhow::Result
     println!(
         "To make them useless too, run `embervault key rotate` and destroy all earlier master keys (master.previous-… and, if there is one, master.partial)."
     );
-    if is_unknown {
-        bail!(
-            "project {project} has no vault. Give its id, not its name. If it was shredded earlier, only the steps printed above remain"
-        );
-    }
     if !shredded.left.is_empty() {
         bail!(
             "{} vaults lie in storages that are not configured or cannot be reached. Configure or repair these storages and run this command again, or delete the folder v/VAULT in them",
             shredded.left.len()
+        );
+    }
+    if !shredded.elsewhere.is_empty() {
+        bail!(
+            "backups of project {project} lie in vaults of other projects, where an administrator has imported them. \
+             Delete them, such as {}; then run this command again",
+            shredded.elsewhere[0]
+        );
+    }
+    if let Some((storage, _)) = shredded.unknown.first() {
+        bail!(
+            "{} vaults in the storages are unknown to the database, and may be the project's. Run `embervault vault \
+             rebuild --storage {storage}`, then this command again",
+            shredded.unknown.len()
+        );
+    }
+    if let Some((storage, _)) = shredded.unseen.first() {
+        bail!(
+            "storage {storage} could not be looked at. Repair it, or remove it from the configuration, and run this command again"
+        );
+    }
+    if is_unknown {
+        bail!(
+            "project {project} has no vault. Give its id, not its name. If it was shredded earlier, only the steps printed above remain"
         );
     }
     if !are_erased {

@@ -202,6 +202,24 @@ pub struct Quota {
     pub groups: i64,
 }
 
+impl Quota {
+    fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        let limits = [
+            ("quota.volumes", self.volumes),
+            ("quota.per_volume_gigabytes", self.per_volume_gigabytes),
+            ("quota.snapshots", self.snapshots),
+            ("quota.gigabytes", self.gigabytes),
+            ("quota.backups", self.backups),
+            ("quota.backup_gigabytes", self.backup_gigabytes),
+            ("quota.groups", self.groups),
+        ];
+        match limits.into_iter().find(|(_, limit)| *limit < -1) {
+            Some((name, _)) => Err((name, "must be at least 0, or -1 for no limit")),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Default for Quota {
     fn default() -> Self {
         Self {
@@ -283,6 +301,9 @@ impl Config {
         };
         if let Err((key, why)) = self.check_durations() {
             return refuse(&key, &why);
+        }
+        if let Err((key, why)) = self.quota.check() {
+            return refuse(key, why);
         }
         if let Err((key, why)) = self.jobs.check() {
             return refuse(key, why);
@@ -545,6 +566,7 @@ mod tests {
                 "[storage.a]\nurl = \"fs:x\"\nretry_for = \"1year\"",
                 "storage.a.retry_for: must be from 0s to 30days",
             ),
+            ("[quota]\nbackups = -2", "quota.backups"),
             ("[jobs]\ncopies = 0", "copies"),
             ("[jobs]\nquick = 1001", "quick"),
             ("[api]\nmetadata_items_max = 0", "api.metadata_items_max"),

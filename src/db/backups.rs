@@ -9,13 +9,16 @@ use crate::model::page::{Filter, Listed, Page};
 use crate::model::schema::{backups, noted_roots};
 use crate::model::time::Timestamp;
 use crate::model::volume::SavedVolume;
-use diesel::dsl::count_star;
+use diesel::dsl::{count_star, not};
 use diesel::prelude::*;
 use std::collections::{BTreeMap, HashSet};
 
 /// Bytes of a page that a row counts for. Metadata is taken apart, and then takes over ten times as much as its
 /// text; a bitmap takes what it is.
 const BYTES: &str = "OCTET_LENGTH(metadata) + COALESCE(OCTET_LENGTH(pack_set), 0) / 16";
+
+/// How many rows are named as examples.
+const SOME: i64 = 10;
 
 /// One page of the backups that match.
 pub fn list(
@@ -333,6 +336,35 @@ pub fn failed_for(
         .filter(backups::status.eq(BackupStatus::Error))
         .filter(backups::fail_reason.eq(reason))
         .select(Backup::as_select())
+        .load(connection)?)
+}
+
+/// Some backups of other projects that lie in these vaults, with their projects.
+pub fn of_others_in(
+    connection: &mut DbConnection,
+    vaults: &[VaultId],
+    project: &str,
+) -> DbResult<Vec<(BackupId, ProjectId)>> {
+    Ok(backups::table
+        .filter(backups::vault_id.eq_any(vaults))
+        .filter(backups::project_id.ne(project))
+        .select((backups::id, backups::project_id))
+        .limit(SOME)
+        .load(connection)?)
+}
+
+/// Some backups of a project that lie in no vault of these.
+pub fn of_project_outside(
+    connection: &mut DbConnection,
+    project: &str,
+    vaults: &[VaultId],
+) -> DbResult<Vec<BackupId>> {
+    Ok(backups::table
+        .filter(backups::project_id.eq(project))
+        .filter(backups::vault_id.is_not_null())
+        .filter(not(backups::vault_id.assume_not_null().eq_any(vaults)))
+        .select(backups::id)
+        .limit(SOME)
         .load(connection)?)
 }
 

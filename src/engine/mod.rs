@@ -177,6 +177,11 @@ pub enum Error {
     /// Something that must be stored is not.
     #[error("{object} is missing")]
     Missing { object: String },
+    /// Nothing of the storage is there: a file system that is not mounted, another bucket.
+    #[error(
+        "the backup storage is not there: it has neither {object} nor its format.json. Mount it, or put its content back"
+    )]
+    Away { object: String },
     /// The backup storage has acknowledged an object that is not there.
     #[error("the backup storage acknowledged {object}, but it is not there")]
     Lost { object: String },
@@ -259,7 +264,11 @@ impl Error {
             Error::Db(error) => !error.is_lasting(),
             // A cluster that keeps the volume may be away for a while; a disk may not.
             Error::Volume(error) => error.is_temporary(),
-            Error::Lost { .. } | Error::Taken { .. } | Error::Panicked(_) | Error::Overdue => true,
+            Error::Away { .. }
+            | Error::Lost { .. }
+            | Error::Taken { .. }
+            | Error::Panicked(_)
+            | Error::Overdue => true,
             Error::Corrupt { .. }
             | Error::Missing { .. }
             | Error::Key { .. }

@@ -108,3 +108,50 @@ def test_a_record_makes_no_other_projects_backup_a_parent(tmp_path):
         assert member.show("backups", backup)["has_dependent_backups"]
         member.delete("backups", child)
         assert not has_dependents()
+
+
+def test_a_shredding_says_what_lies_in_vaults_of_others(tmp_path):
+    with Bed(tmp_path, users=USERS) as bed:
+        process = bed.start()
+        member, admin = Client(bed, process), Client(bed, process, "admin", "beta")
+        backup, digest = backed_up(bed, member)
+        given = take_in(admin, record_of(admin, backup))
+        assert given["status"] == "available"
+        # The vault of one project holds a backup of another, which would be destroyed with it.
+        refused = bed.run("vault", "shred", member.project, "--yes", status=1).stderr
+        assert f"{given['id']} of project {admin.project}" in refused, refused
+        admin.check(given["id"], digest)
+        # And what is the project's is not all in its vaults.
+        own, _ = backed_up(bed, admin)
+        told = bed.run("vault", "shred", admin.project, "--yes", status=1)
+        assert given["id"] in told.stdout and "vaults of other projects" in told.stderr, told
+        assert own not in [row["id"] for row in admin.ask("GET", "/backups")["backups"]]
+        admin.delete("backups", given["id"])
+        # Nothing is left but the steps for copies.
+        assert "has no vault" in bed.run("vault", "shred", admin.project, "--yes", status=1).stderr
+        bed.run("vault", "shred", member.project, "--yes")
+        assert bed.objects("vault.json") == []
+
+
+def test_a_shredding_names_vaults_that_the_database_does_not_know(tmp_path):
+    with Bed(tmp_path) as bed:
+        process = bed.start()
+        member = Client(bed, process)
+        backup, digest = backed_up(bed, member)
+        process.stop()
+        lose_database(bed)
+        process = bed.start()
+        member = Client(bed, process)
+        backed_up(bed, member)
+        process.stop()
+        assert len(bed.objects("vault.json")) == 2
+        told = bed.run("vault", "shred", member.project, "--yes", status=1)
+        assert "does not know whose it is" in told.stdout and "vault rebuild --storage main" in told.stderr, told
+        bed.run("vault", "rebuild", "--storage", "main")
+        process = bed.start()
+        Client(bed, process).check(backup, digest)
+        process.stop()
+        bed.run("vault", "shred", member.project, "--yes")
+        assert bed.objects("vault.json") == []
+        # A rotation counts the vaults that have a key.
+        assert "0 vaults" in bed.run("key", "rotate").stdout

@@ -102,6 +102,8 @@ const WHOLE_OWNER: &[(&str, &str)] = &[
         "backups::failed_for",
         "verification looks at all of a vault",
     ),
+    ("backups::of_others_in", "`vault shred`"),
+    ("backups::of_project_outside", "`vault shred`"),
     ("backups::usage", "quota; from an index alone"),
     ("snapshots::count", "`with_count`; from an index alone"),
     ("snapshots::usage", "quota; from an index alone"),

@@ -335,3 +335,19 @@ fn a_thread_that_fails_does_not_look_as_if_the_job_was_asked_to_stop() {
         assert!(!progress.is_asked_to_stop());
     }
 }
+
+#[test]
+fn a_storage_that_is_not_there_is_waited_for() {
+    let bed = Bed::new();
+    fill(&bed);
+    let (root, _) = bed.backup(None);
+    let (store, away) = (bed.dir.path().join("store"), bed.dir.path().join("away"));
+    std::fs::rename(&store, &away).unwrap();
+    std::fs::create_dir(&store).unwrap();
+    let error = bed.vault_on(bed.store()).err().unwrap();
+    assert!(matches!(error, Error::Away { .. }), "{error}");
+    assert!(error.is_temporary());
+    std::fs::remove_dir_all(&store).unwrap();
+    std::fs::rename(&away, &store).unwrap();
+    assert!(bed.restore(&root.backup.id).unwrap() == bed.content());
+}

@@ -70,11 +70,13 @@ impl Vault {
         let bytes = match store.get(&key) {
             Ok(bytes) => bytes,
             Err(error) if error.kind != StoreErrorKind::Missing => return Err(error.into()),
-            Err(error) if is_used && known.is_none() => return Err(error.into()),
             // In a storage that is not mounted everything seems missing. Do not store a new key there.
             Err(error) if storage::identify(&store)?.as_ref() != Some(&row.storage_id) => {
-                return Err(error.into());
+                return Err(Error::Away {
+                    object: error.object,
+                });
             }
+            Err(error) if is_used && known.is_none() => return Err(error.into()),
             Err(_) => create_record(&db, &store, &masters.current, row, parameters)?,
         };
         let (record, vault_key) = match (read_record(&bytes, &key, row, masters), known) {

@@ -72,7 +72,7 @@ pub fn is_shredded(db: &Db, row: &VaultRow) -> Result<bool> {
     Ok(known.as_deref() == Some(SHREDDED))
 }
 
-/// Makes sure that a master key opens a vault, before any vault is wrapped anew.
+/// Makes sure that a master key opens a vault, before any vault is wrapped anew. `false`: it has no key.
 pub fn check_opens(
     db: &Db,
     store: &Store,
@@ -80,8 +80,9 @@ pub fn check_opens(
     row: Option<&VaultRow>,
     old: &Keyring,
     new: &MasterKey,
-) -> Result<()> {
-    opened_record(db, store, &Key::Vault(vault.clone()), row, (old, new)).map(drop)
+) -> Result<bool> {
+    let opened = opened_record(db, store, &Key::Vault(vault.clone()), row, (old, new))?;
+    Ok(opened.is_some())
 }
 
 /// The record of a vault, and its key: from the database's copy, or, if there is none or it cannot be opened, from the
@@ -128,7 +129,7 @@ fn either<'k>(
 }
 
 /// Wraps the key of a vault with another master key: first in the database, if it knows the vault, then in the store.
-/// Can be repeated after an interruption.
+/// Can be repeated after an interruption. `false`: it has no key.
 pub fn rewrap(
     db: &Db,
     store: &Store,
@@ -136,22 +137,24 @@ pub fn rewrap(
     row: Option<&VaultRow>,
     old: &Keyring,
     new: &MasterKey,
-) -> Result<()> {
+) -> Result<bool> {
     let key = Key::Vault(vault.clone());
     let Some((mut record, vault_key)) = opened_record(db, store, &key, row, (old, new))? else {
-        return Ok(());
+        return Ok(false);
     };
     record.wrapped_key =
         BASE64_STANDARD.encode(new.wrap(&vault_key, &record.storage, &record.vault));
     record.mac = record.authenticate(&vault_key);
     let json = serde_json::to_string_pretty(&record).expect("own types serialize to JSON");
     let Some(row) = row else {
-        return Ok(store.replace(&key, json.into_bytes())?);
+        store.replace(&key, json.into_bytes())?;
+        return Ok(true);
     };
     db.write(|c| db::vaults::set_record(c, row.number, &json))?;
     store_unless_shredded(db, store, row, &|until| {
         store.replace_until(&key, json.clone().into_bytes(), until)
-    })
+    })?;
+    Ok(true)
 }
 
 /// Stores a record in the transaction that looks whether the vault is being shredded. The shredding waits for this

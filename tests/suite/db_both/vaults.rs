@@ -174,7 +174,7 @@ fn the_backups_of_a_vault_are_read_in_pages_by_time() {
             let text = format!(
                 "INSERT INTO backups (id, project_id, user_id, storage_id, vault_id, volume_id, status, size_gib, \
                  object_count, metadata, logical_bytes, read_bytes, stored_bytes, deduplicated_bytes, created_at) \
-                 VALUES ('{id}', 'p', 'u', '{}', '{}', 'v', 'available', 1, 1, '{{}}', 0, 0, 0, 0, {time})",
+                 VALUES ('{id}', 'p', 'u', '{}', '{}', 'v', 'error', 1, 1, '{{}}', 0, 0, 0, 0, {time})",
                 vault.storage_id, vault.id
             );
             bed.db

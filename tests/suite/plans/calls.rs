@@ -338,6 +338,8 @@ fn of_backups() -> Vec<Call> {
         backups::set_imported(&w.backup);
         backups::disown(&backup(OTHER));
         backups::stored_in_vault(&vault(BIG), Some((NOW, &backup(OTHER))), 100);
+        backups::of_others_in(&[vault(BIG), vault(1)], project(BIG).as_str());
+        backups::of_project_outside(project(BIG).as_str(), &[vault(BIG), vault(1)]);
         backups::count_children(&backup(OTHER));
         backups::mark_lost(&backup(OTHER), "lost");
         backups::mark_found(&backup(OTHER), "lost");
