@@ -27,6 +27,7 @@ mod bench;
 mod client;
 mod cloud;
 mod compare;
+mod database;
 mod demo;
 mod image;
 mod serve;
@@ -120,6 +121,9 @@ enum Command {
     /// Manage the master key.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Look after the database.
+    #[command(subcommand)]
+    Db(DbCommand),
     /// Check the backup storages.
     #[command(subcommand)]
     Storage(StorageCommand),
@@ -231,6 +235,27 @@ enum KeyCommand {
     /// Stop all processes first. Afterwards copy the new key to the other machines. If it is interrupted,
     /// run it again: it resumes.
     Rotate {
+        #[command(flatten)]
+        settings: SettingsArguments,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum DbCommand {
+    /// Show the versions of the database, of this program, and of the processes that use the database.
+    ///
+    /// Changes nothing. Exit status 1 if the database is newer than this program.
+    Status {
+        #[command(flatten)]
+        settings: SettingsArguments,
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Bring the tables to the version of this program, as every start of the service does.
+    ///
+    /// Refuses while processes of an earlier version use the database. Copy the database first: there is no way back.
+    Migrate {
         #[command(flatten)]
         settings: SettingsArguments,
     },
@@ -407,6 +432,12 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         }) => vault::shred(&settings.load_for_command(&mut logs)?, &project, yes),
         Command::Key(KeyCommand::Rotate { settings }) => {
             vault::rotate(&settings.load_for_command(&mut logs)?)
+        }
+        Command::Db(DbCommand::Status { settings, json }) => {
+            database::status(&settings.load_for_command(&mut logs)?, json)
+        }
+        Command::Db(DbCommand::Migrate { settings }) => {
+            database::migrate(&settings.load_for_command(&mut logs)?)
         }
         Command::Storage(StorageCommand::Check {
             settings,

@@ -1,6 +1,7 @@
 //! `embervault volume import` and `export`: raw images in and out of standalone volumes, on the
 //! machine that holds them, whether the service runs or not.
 
+use crate::cli::database;
 use crate::cli::demo::bar;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -262,13 +263,9 @@ fn with_volume(
     mode: AttachMode,
     work: impl FnOnce(&Path) -> anyhow::Result<u64>,
 ) -> anyhow::Result<u64> {
-    let url = config.database_url();
-    if let Some(path) = url.strip_prefix("sqlite:")
-        && !Path::new(path).exists()
-    {
-        bail!("there is no database at {path}; name the service's --data-dir or --config");
-    }
-    let catalog = Catalog::open_standalone(Db::open(&url)?, Clock::System, config)?;
+    database::must_exist(config)?;
+    let db = Db::open(&config.database_url())?;
+    let catalog = Catalog::open_standalone(db, Clock::System, config)?;
     // Before the volume is held: nothing may fail, and no signal end the program, between that and the release.
     end_when_interrupted()?;
     let transfer = catalog

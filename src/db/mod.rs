@@ -26,20 +26,24 @@ pub mod messages;
 pub mod orphans;
 pub mod packs;
 mod page;
+pub mod processes;
 pub mod quotas;
 mod reserve;
 pub mod services;
 pub mod sessions;
 pub mod standalone;
 pub mod vaults;
+mod versions;
 pub mod volume_holds;
 pub mod workers;
 
 pub use connection::DbConnection;
 pub use error::{DbError, DbResult, is_duplicate};
+pub use versions::Schema;
 
-use crate::db::connection::{Manager, create_private, migrate, pool, warn_of_language};
+use crate::db::connection::{Manager, create_private, pool, warn_of_language};
 use crate::db::error::{is_full, is_thrown_out, is_unwritable};
+use crate::db::processes::ProcessRow;
 use crate::db::reserve::Reserve;
 use crate::model::schema::storages;
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
@@ -122,7 +126,7 @@ impl Db {
         };
         let writer = pool(manager.clone(), writers)?;
         let mut first = writer.get().map_err(DbError::Connect)?;
-        migrate(&mut first)?;
+        versions::migrate(&mut first)?;
         warn_of_language(&mut first)?;
         drop(first);
         let renewals = pool(manager.clone(), RENEWALS_MAX)?;
@@ -140,6 +144,23 @@ impl Db {
         };
         db.has_room();
         Ok(db)
+    }
+
+    /// The versions of a database and the processes that use it. Changes nothing.
+    pub fn look(url: &str) -> Result<(Schema, Vec<ProcessRow>), DbError> {
+        let mut connection = Manager::from_url(url)?.connect_once()?;
+        let schema = versions::of(&mut connection)?;
+        let processes = if schema.has_processes() {
+            processes::all(&mut connection)?
+        } else {
+            Vec::new()
+        };
+        Ok((schema, processes))
+    }
+
+    /// An error once a newer program has changed the tables.
+    pub fn check_version(&self) -> Result<(), DbError> {
+        self.read(versions::of)?.check()
     }
 
     /// Whether the disk of an SQLite database has room to spare. If so, the reserve is filled too.

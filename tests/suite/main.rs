@@ -24,3 +24,4 @@ mod rotation;
 mod support;
 mod tracking;
 mod upgrade;
+mod versions;

@@ -30,6 +30,7 @@ const ROWS_MAX: f64 = 300.0;
 
 /// Tables that stay small whatever is backed up.
 const SMALL: &[&str] = &[
+    "processes",
     "services",
     "storages",
     "volume_types",
