@@ -37,7 +37,7 @@ mod transfer;
 mod vault;
 
 use crate::app::{Role, logging, memory};
-use crate::config::{Config, DataDir};
+use crate::config::{Config, DataDir, without_passwords};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -348,10 +348,17 @@ pub fn run() -> ExitCode {
     memory::settle();
     // Only our own user may read keys, database, volumes and objects.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    // Until logs are on, and in commands.
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!(
+            "embervault: a thread panicked: {}",
+            without_passwords(&panic.to_string())
+        );
+    }));
     match dispatch(Arguments::parse().command).and_then(|()| printed()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("embervault: {error:#}");
+            eprintln!("embervault: {}", without_passwords(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
@@ -454,7 +461,9 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             json,
         ),
         Command::Config(ConfigCommand::Print { settings }) => {
-            println!("{}", toml::to_string_pretty(&settings.load()?)?.trim_end());
+            let config = settings.load_for_command(&mut logs)?;
+            let text = toml::to_string_pretty(&config)?;
+            println!("{}", without_passwords(text.trim_end()));
             Ok(())
         }
     }

@@ -101,10 +101,20 @@ pub(super) fn create_private(path: &PathBuf) -> Result<(), DbError> {
 
 /// Makes connections for the pools. Our own, so that a mistyped PostgreSQL URL can never open a
 /// SQLite file of that name.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) enum Manager {
     Sqlite(PathBuf),
     Postgres(String),
+}
+
+impl std::fmt::Debug for Manager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sqlite(path) => f.debug_tuple("Sqlite").field(path).finish(),
+            // There may be a password in its URL.
+            Self::Postgres(_) => f.write_str("Postgres"),
+        }
+    }
 }
 
 impl Manager {

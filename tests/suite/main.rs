@@ -16,6 +16,7 @@ mod isolation;
 mod lifecycle;
 mod lists;
 mod metadata;
+mod operators;
 mod plans;
 mod policy;
 mod quotas;
