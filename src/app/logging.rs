@@ -3,7 +3,7 @@
 //! The reader of standard error may go away, stop reading, or have no space. Then lines are lost, but nothing waits or
 //! fails: lines go through a queue of their own, which drops what does not fit.
 
-use crate::config::{Log, LogFormat, without_passwords};
+use crate::config::{Log, LogFormat, Variables, without_passwords};
 use crate::logs;
 use std::io::{self, IsTerminal, Write};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
@@ -47,6 +47,13 @@ pub fn start(settings: &Log) -> Result<WorkerGuard, String> {
         }
     };
     started.map_err(|error| error.to_string())?;
+    // One that cannot be read was an error when the configuration was loaded.
+    if let Some(warning) = Variables::of_process()
+        .ok()
+        .and_then(|found| found.warning())
+    {
+        tracing::warn!("{warning}");
+    }
     Ok(guard)
 }
 

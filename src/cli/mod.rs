@@ -37,7 +37,7 @@ mod transfer;
 mod vault;
 
 use crate::app::{Role, logging, memory};
-use crate::config::{Config, DataDir, without_passwords};
+use crate::config::{Config, DataDir, Variables, without_passwords};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -327,8 +327,11 @@ struct SettingsArguments {
 
 impl SettingsArguments {
     fn load(&self) -> anyhow::Result<Config> {
-        let mut config = Config::load(self.config.as_deref(), std::env::vars())
-            .context("the configuration cannot be used")?;
+        let variables = Variables::of_process();
+        let config = variables.and_then(|variables| {
+            Config::load(self.config.as_deref(), variables.settings.into_iter())
+        });
+        let mut config = config.context("the configuration cannot be used")?;
         if let Some(dir) = &self.data_dir {
             config.data_dir = DataDir(dir.clone());
         }

@@ -4,6 +4,7 @@
 mod cinder;
 mod durations;
 mod engine;
+mod environment;
 mod error;
 mod hidden;
 mod identity;
@@ -15,6 +16,7 @@ mod url;
 
 pub use cinder::{Cinder, Rbd, VolumesMode};
 pub use engine::{Compression, Engine, META_SHARE, Share, UPKEEP_BYTES, thread_bytes};
+pub use environment::{ENVIRONMENT_PREFIX, Variables};
 pub use error::{ConfigError, without_content};
 pub use hidden::without_passwords;
 pub use identity::{ConfiguredUser, Identity, IdentityMode, KeystoneSettings, Policy};
@@ -31,9 +33,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// Prefix of the variables that override settings.
-pub const ENVIRONMENT_PREFIX: &str = "EMBERVAULT_";
 
 /// Name of the storage that exists when none is configured.
 pub const DEFAULT_STORAGE: &str = "local";
@@ -271,7 +270,7 @@ pub enum LogFormat {
 }
 
 impl Config {
-    /// Reads the file, if any, then the variables (name and value) that bear the prefix.
+    /// Reads the file, if any, then those of the variables (name and value) that are settings.
     pub fn load(
         file: Option<&Path>,
         environment: impl Iterator<Item = (String, String)>,
@@ -282,7 +281,7 @@ impl Config {
         };
         let mut names = Vec::new();
         for (name, value) in environment {
-            if let Some(path) = name.strip_prefix(ENVIRONMENT_PREFIX) {
+            if let Some(path) = environment::path(&name) {
                 overlay(&mut table, path, &value);
                 names.push(name);
             }

@@ -12,6 +12,23 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
+fn variables_of_kubernetes_are_ignored_with_one_warning() {
+    let mut bed = Bed::new(Database::Sqlite);
+    bed.set("PORT", "tcp://10.0.0.1:8776");
+    bed.set("PORT_8776_TCP_ADDR", "10.0.0.1");
+    bed.set("SERVICE_HOST", "10.0.0.1");
+    assert!(bed.start().terminate());
+    let log = bed.log();
+    assert_eq!(log.matches("EMBERVAULT_SERVICE_HOST").count(), 1, "{log}");
+    let printed = output(&bed, &["config", "print"]);
+    assert!(printed.status.success(), "{}", text(&printed.stderr));
+    assert!(text(&printed.stderr).contains("EMBERVAULT_PORT_8776_TCP_ADDR"));
+    // A mistake in the name of a setting is still an error.
+    bed.set("JOBS__LEESE", "3s");
+    assert!(!output(&bed, &["config", "print"]).status.success());
+}
+
+#[test]
 fn no_output_shows_the_password_of_a_url() {
     let mut bed = Bed::new(Database::Sqlite);
     // Nothing listens there.
