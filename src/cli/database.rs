@@ -126,3 +126,27 @@ pub(super) fn migrate(config: &Config) -> anyhow::Result<()> {
     );
     Ok(())
 }
+
+/// Copies the database to a file, while the service may run.
+pub(super) fn backup(config: &Config, file: &Path, force: bool) -> anyhow::Result<()> {
+    must_exist(config)?;
+    if file.symlink_metadata().is_ok() && !force {
+        bail!(
+            "{} exists; name another file, or replace it with --force",
+            file.display()
+        );
+    }
+    match Db::copy(&config.database_url(), file, force)? {
+        Some(length) => {
+            println!("{length} bytes were copied to {}", file.display());
+            println!(
+                "It holds wrapped keys and password hashes. Keep it from others, and the master key elsewhere."
+            );
+            Ok(())
+        }
+        None => bail!(
+            "the database is PostgreSQL, which makes its own copies: run `pg_dump --format=custom --file={} URL` with the URL in database.url",
+            file.display()
+        ),
+    }
+}

@@ -252,6 +252,19 @@ enum DbCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Copy the SQLite database to a file, while the service runs or not.
+    ///
+    /// The copy is the database as it was at one moment, readable by its owner alone. It holds wrapped keys and password
+    /// hashes. For PostgreSQL use pg_dump.
+    Backup {
+        #[command(flatten)]
+        settings: SettingsArguments,
+        /// The new file.
+        file: PathBuf,
+        /// Replace a file that exists.
+        #[arg(long)]
+        force: bool,
+    },
     /// Bring the tables to the version of this program, as every start of the service does.
     ///
     /// Refuses while processes of an earlier version use the database. Copy the database first: there is no way back.
@@ -446,6 +459,11 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Db(DbCommand::Status { settings, json }) => {
             database::status(&settings.load_for_command(&mut logs)?, json)
         }
+        Command::Db(DbCommand::Backup {
+            settings,
+            file,
+            force,
+        }) => database::backup(&settings.load_for_command(&mut logs)?, &file, force),
         Command::Db(DbCommand::Migrate { settings }) => {
             database::migrate(&settings.load_for_command(&mut logs)?)
         }

@@ -42,6 +42,13 @@ pub enum DbError {
         path.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default()
     )]
     Foreign { path: Option<PathBuf> },
+    #[error(
+        "database {}: it is damaged, or no SQLite database ({reason}). Stop all processes, move the file and those beside \
+         it that end in -wal and -shm away, and put a copy back that `embervault db backup` made. Without a copy start with \
+         none and run `embervault vault rebuild` for each storage: it brings the backups back",
+        path.display()
+    )]
+    Damaged { path: PathBuf, reason: String },
     #[error("database {}", path.display())]
     File {
         path: PathBuf,
@@ -91,6 +98,7 @@ impl From<DbError> for Error {
             | DbError::Newer { .. }
             | DbError::InUse(_)
             | DbError::Foreign { .. }
+            | DbError::Damaged { .. }
             | DbError::File { .. } => Error::internal(error),
         }
     }

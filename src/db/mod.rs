@@ -19,6 +19,7 @@ pub mod chunks;
 mod connection;
 mod error;
 mod exclusive;
+mod file;
 pub mod gc;
 pub mod health;
 pub mod jobs;
@@ -49,7 +50,7 @@ use crate::model::schema::storages;
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::prelude::*;
 use diesel::r2d2::Pool;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -116,6 +117,7 @@ impl Db {
                 let reserve = Reserve::beside(path);
                 reserve.make_room_to_start();
                 create_private(path)?;
+                file::check(path)?;
                 Some(Arc::new(reserve))
             }
             Manager::Postgres(_) => None,
@@ -148,7 +150,15 @@ impl Db {
 
     /// The versions of a database and the processes that use it. Changes nothing.
     pub fn look(url: &str) -> Result<(Schema, Vec<ProcessRow>), DbError> {
-        let mut connection = Manager::from_url(url)?.connect_once()?;
+        let manager = Manager::from_url(url)?;
+        if let Manager::Sqlite(path) = &manager {
+            match file::check(path) {
+                // It is looked at to see that.
+                Err(DbError::Newer { .. }) => {}
+                result => result?,
+            }
+        }
+        let mut connection = manager.connect_once()?;
         let schema = versions::of(&mut connection)?;
         let processes = if schema.has_processes() {
             processes::all(&mut connection)?
@@ -156,6 +166,14 @@ impl Db {
             Vec::new()
         };
         Ok((schema, processes))
+    }
+
+    /// Copies an SQLite database to a file, and gives the length. `None`: it is PostgreSQL, which has its own tools.
+    pub fn copy(url: &str, target: &Path, replaces: bool) -> Result<Option<u64>, DbError> {
+        match Manager::from_url(url)? {
+            Manager::Sqlite(path) => file::copy(&path, target, replaces).map(Some),
+            Manager::Postgres(_) => Ok(None),
+        }
     }
 
     /// An error once a newer program has changed the tables.

@@ -23,6 +23,9 @@ use std::time::{Duration, Instant};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
+/// Where diesel notes the migrations that a database has had.
+pub(super) const TABLE: &str = "__diesel_schema_migrations";
+
 /// The migration that made the table `workers`, and the one that made `processes`.
 const WORKERS: &str = "20261122000005";
 const PROCESSES: &str = "20261130000046";

@@ -1,7 +1,11 @@
 //! What operators meet: variables, secrets, the file of the database, images.
 
-use crate::support::{Bed, Database};
+use crate::support::{Bed, Database, Postgres, noise};
+use diesel::connection::SimpleConnection;
+use diesel::prelude::*;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 fn output(bed: &Bed, arguments: &[&str]) -> Output {
     bed.command(arguments).output().unwrap()
@@ -55,5 +59,129 @@ fn no_output_shows_the_password_of_a_url() {
     assert!(
         shown.contains("postgresql://u:<hidden>@127.0.0.1:1/n"),
         "{shown}"
+    );
+}
+
+/// A file that is no database of ours is refused at once, by name, and stays as it is.
+#[test]
+fn a_damaged_or_foreign_database_is_refused_at_once() {
+    let bed = Bed::new(Database::Sqlite);
+    assert!(bed.start().terminate());
+    let path = bed.data().join("embervault.db");
+    for end in ["-wal", "-shm"] {
+        std::fs::remove_file(bed.data().join(format!("embervault.db{end}"))).ok();
+    }
+    let sound = std::fs::read(&path).unwrap();
+    let mut holed = sound.clone();
+    let middle = holed.len() / 4096 / 2 * 4096;
+    holed[4096..middle].fill(0xa5);
+    let other = bed.dir.path().join("other");
+    SqliteConnection::establish(other.to_str().unwrap())
+        .unwrap()
+        .batch_execute("CREATE TABLE notes (text TEXT); INSERT INTO notes VALUES ('mine')")
+        .unwrap();
+    let theirs = bed.dir.path().join("theirs");
+    SqliteConnection::establish(theirs.to_str().unwrap())
+        .unwrap()
+        .batch_execute(
+            "CREATE TABLE __diesel_schema_migrations (version TEXT PRIMARY KEY, run_on TEXT); \
+             INSERT INTO __diesel_schema_migrations (version) VALUES ('20200101000000')",
+        )
+        .unwrap();
+    let damaged = "vault rebuild";
+    let foreign = "tables of another program";
+    for (bytes, expected) in [
+        (noise(1, 20_000), damaged),
+        (b"# a text file, no database\n".repeat(100), damaged),
+        (sound[..sound.len() / 2].to_vec(), damaged),
+        (holed, damaged),
+        (std::fs::read(&other).unwrap(), foreign),
+        (std::fs::read(&theirs).unwrap(), foreign),
+    ] {
+        std::fs::write(&path, &bytes).unwrap();
+        for command in [
+            &["serve", "--listen", "127.0.0.1:0"][..],
+            &["vault", "gc"],
+            &["db", "status"],
+        ] {
+            let started = Instant::now();
+            let refused = output(&bed, command);
+            let took = started.elapsed();
+            let shown = text(&refused.stderr);
+            assert!(!refused.status.success(), "{command:?}");
+            assert!(
+                shown.contains("embervault.db") && shown.contains(expected),
+                "{command:?}: {shown}"
+            );
+            assert!(shown.lines().count() <= 2, "{command:?}: {shown}");
+            assert!(took < Duration::from_secs(5), "{command:?}: {took:?}");
+        }
+        assert!(
+            std::fs::read(&path).unwrap() == bytes,
+            "the file was changed"
+        );
+    }
+    std::fs::write(&path, &sound).unwrap();
+    assert!(bed.start().terminate());
+}
+
+#[test]
+fn the_database_is_copied_while_it_is_used() {
+    let bed = Bed::new(Database::Sqlite);
+    let service = bed.start();
+    let demo = bed.client(&service, "demo");
+    let volume = demo.create_volume(1);
+    let file = bed.dir.path().join("copy");
+    let name = file.to_str().unwrap();
+    let done = output(&bed, &["db", "backup", name]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let before = std::fs::read(&file).unwrap();
+    let later = demo.create_volume(1);
+    let refused = output(&bed, &["db", "backup", name]);
+    assert!(!refused.status.success());
+    assert!(
+        text(&refused.stderr).contains("--force"),
+        "{}",
+        text(&refused.stderr)
+    );
+    assert!(std::fs::read(&file).unwrap() == before);
+    let nowhere = output(&bed, &["db", "backup", "/nowhere/at/all"]);
+    assert!(!nowhere.status.success());
+    assert!(text(&nowhere.stderr).contains("/nowhere/at/all"));
+    service.kill();
+    // The copy is the whole database as it was then.
+    let database = bed.data().join("embervault.db");
+    for end in ["", "-wal", "-shm"] {
+        std::fs::remove_file(format!("{}{end}", database.display())).ok();
+    }
+    std::fs::copy(&file, &database).unwrap();
+    let service = bed.start();
+    let demo = bed.client(&service, "demo");
+    assert_eq!(demo.get(&format!("/volumes/{volume}")).status, 200);
+    assert_eq!(demo.get(&format!("/volumes/{later}")).status, 404);
+    let replaced = output(&bed, &["db", "backup", "--force", name]);
+    assert!(replaced.status.success(), "{}", text(&replaced.stderr));
+    let left: Vec<_> = std::fs::read_dir(bed.dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .filter(|name| name.to_string_lossy().contains("partial"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn postgresql_makes_its_own_copies() {
+    let postgres = Postgres::start();
+    let mut bed = Bed::new(Database::Sqlite);
+    bed.set("DATABASE__URL", &postgres.url());
+    let file = bed.dir.path().join("copy");
+    let refused = output(&bed, &["db", "backup", file.to_str().unwrap()]);
+    assert!(!refused.status.success() && !file.exists());
+    assert!(
+        text(&refused.stderr).contains("pg_dump"),
+        "{}",
+        text(&refused.stderr)
     );
 }
