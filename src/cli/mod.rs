@@ -29,6 +29,7 @@ mod cloud;
 mod compare;
 mod database;
 mod demo;
+mod format;
 mod image;
 mod serve;
 mod storage;
@@ -139,15 +140,22 @@ enum Command {
 enum VolumeCommand {
     /// Write a raw image to a volume.
     ///
-    /// The volume must be available. If the image is shorter than the volume, the rest becomes zeros.
+    /// The volume must be available. If the image is shorter than the volume, the rest becomes zeros. Images that are not raw
+    /// (qcow2, VMDK, VHDX, VHD) or compressed are refused, with the command that makes a raw image.
     Import {
         #[command(flatten)]
         transfer: TransferArguments,
+        /// Write the file as it is, whatever its format.
+        #[arg(long)]
+        as_raw: bool,
     },
     /// Read a volume into a raw image.
     Export {
         #[command(flatten)]
         transfer: TransferArguments,
+        /// Overwrite a file that has content, or a block device.
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -321,7 +329,7 @@ enum ConfigCommand {
 struct TransferArguments {
     #[command(flatten)]
     settings: SettingsArguments,
-    /// Id of the volume.
+    /// Id of the volume, or its name if no other volume has the same.
     #[arg(long, value_name = "ID")]
     volume: String,
     /// Raw image; `-` for standard input or output.
@@ -359,6 +367,9 @@ impl SettingsArguments {
     }
 }
 
+/// Exit status of a command that its user has interrupted.
+const INTERRUPTED: u8 = 130;
+
 /// Runs the program.
 pub fn run() -> ExitCode {
     memory::settle();
@@ -375,6 +386,9 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("embervault: {}", without_passwords(&format!("{error:#}")));
+            if transfer::was_interrupted() {
+                return ExitCode::from(INTERRUPTED);
+            }
             ExitCode::FAILURE
         }
     }
@@ -419,11 +433,13 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Demo { size, input } => demo::run(size, input.as_deref()),
         Command::Bench { bench } => bench::run(&bench),
         Command::BenchStep { step } => bench::step(&step),
-        Command::Volume(VolumeCommand::Import { transfer }) => {
-            transfer::import(&transfer.settings.load()?, &transfer.volume, &transfer.file)
+        Command::Volume(VolumeCommand::Import { transfer, as_raw }) => {
+            let config = transfer.settings.load_for_command(&mut logs)?;
+            transfer::import(&config, &transfer.volume, &transfer.file, as_raw)
         }
-        Command::Volume(VolumeCommand::Export { transfer }) => {
-            transfer::export(&transfer.settings.load()?, &transfer.volume, &transfer.file)
+        Command::Volume(VolumeCommand::Export { transfer, force }) => {
+            let config = transfer.settings.load_for_command(&mut logs)?;
+            transfer::export(&config, &transfer.volume, &transfer.file, force)
         }
         Command::Vault(VaultCommand::Gc {
             settings,

@@ -3,8 +3,9 @@
 use crate::support::{Bed, Database, Postgres, noise};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 fn output(bed: &Bed, arguments: &[&str]) -> Output {
@@ -184,4 +185,114 @@ fn postgresql_makes_its_own_copies() {
         "{}",
         text(&refused.stderr)
     );
+}
+
+#[test]
+fn images_that_are_not_raw_do_not_reach_a_volume() {
+    let bed = Bed::new(Database::Sqlite);
+    let service = bed.start();
+    let demo = bed.client(&service, "demo");
+    let volume = demo.create_volume(1);
+    demo.write(&volume, &[(0, noise(3, 4096))]);
+    let before = demo.digest(&volume);
+    let image = bed.dir.path().join("image");
+    let name = image.to_str().unwrap();
+    let import = |arguments: &[&str], piped: Option<&[u8]>| {
+        let mut all = vec!["volume", "import", "--volume", &volume];
+        all.extend(arguments);
+        let mut command = bed.command(&all);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // It may end before it has read everything.
+        stdin.write_all(piped.unwrap_or_default()).ok();
+        drop(stdin);
+        child.wait_with_output().unwrap()
+    };
+    let mut fixed_vhd = noise(4, 8192);
+    fixed_vhd.extend(b"conectix");
+    fixed_vhd.resize(8192 + 512, 0);
+    for (bytes, expected) in [
+        (
+            [b"QFI\xfb\0\0\0\x03", &noise(5, 4096)[..]].concat(),
+            "qemu-img convert -f qcow2 -O raw",
+        ),
+        (
+            [b"KDMV\x01\0\0\0", &noise(5, 4096)[..]].concat(),
+            "qemu-img convert -f vmdk -O raw",
+        ),
+        (
+            [b"vhdxfile", &noise(5, 4096)[..]].concat(),
+            "qemu-img convert -f vhdx -O raw",
+        ),
+        (fixed_vhd, "qemu-img convert -f vpc -O raw"),
+        (
+            [b"\x1f\x8b\x08\0", &noise(5, 4096)[..]].concat(),
+            "gzip -dc",
+        ),
+        ([b"\xfd7zXZ\0", &noise(5, 4096)[..]].concat(), "xz -dc"),
+        (
+            [b"\x28\xb5\x2f\xfd", &noise(5, 4096)[..]].concat(),
+            "zstd -dc",
+        ),
+        ([b"BZh91AY&SY", &noise(5, 4096)[..]].concat(), "bzip2 -dc"),
+    ] {
+        std::fs::write(&image, &bytes).unwrap();
+        let refused = import(&[name], None);
+        let shown = text(&refused.stderr);
+        assert!(!refused.status.success(), "{expected}");
+        assert!(shown.contains(expected) && shown.contains(name), "{shown}");
+        if !expected.contains("vpc") {
+            let refused = import(&["-"], Some(&bytes));
+            assert!(!refused.status.success(), "{expected}");
+            assert!(text(&refused.stderr).contains(expected));
+        }
+    }
+    demo.wait("volumes", &volume, "available");
+    assert_eq!(demo.digest(&volume), before);
+    // Whoever means it can have it.
+    let meant = import(&["--as-raw", name], None);
+    assert!(meant.status.success(), "{}", text(&meant.stderr));
+    assert_ne!(demo.digest(&volume), before);
+}
+
+#[test]
+fn an_export_overwrites_nothing_by_itself_and_takes_names() {
+    let bed = Bed::new(Database::Sqlite);
+    let service = bed.start();
+    let demo = bed.client(&service, "demo");
+    let create = |name: &str| {
+        let body = serde_json::json!({ "volume": { "size": 1, "name": name } });
+        let answer = demo.post("/volumes", body);
+        let id = answer.body["volume"]["id"].as_str().unwrap().to_owned();
+        demo.wait("volumes", &id, "available");
+        id
+    };
+    let (only, one, other) = (create("only"), create("twice"), create("twice"));
+    demo.write(&only, &[(0, noise(6, 4096))]);
+    let file = bed.dir.path().join("image");
+    std::fs::write(&file, "precious").unwrap();
+    let name = file.to_str().unwrap();
+    let refused = output(&bed, &["volume", "export", "--volume", "only", name]);
+    assert!(!refused.status.success());
+    assert!(
+        text(&refused.stderr).contains("--force"),
+        "{}",
+        text(&refused.stderr)
+    );
+    assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+    let done = output(
+        &bed,
+        &["volume", "export", "--force", "--volume", "only", name],
+    );
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert!(std::fs::read(&file).unwrap()[..4096] == noise(6, 4096)[..]);
+    let ambiguous = output(&bed, &["volume", "export", "--volume", "twice", "-"]);
+    let shown = text(&ambiguous.stderr);
+    assert!(!ambiguous.status.success() && ambiguous.stdout.is_empty());
+    assert!(shown.contains(&one) && shown.contains(&other), "{shown}");
 }

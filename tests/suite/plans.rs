@@ -85,6 +85,7 @@ const WHOLE_TABLE: &[(&str, &str)] = &[
         "commands beside the service, and its first start",
     ),
     ("vaults::of_project", "`vault shred`"),
+    ("volumes::named", "`volume import` and `export`"),
     (
         "vaults::maintained",
         "narrow rows, at most once in some seconds",
