@@ -7,12 +7,14 @@ pub mod keys;
 mod locks;
 pub mod logging;
 pub mod memory;
+mod presence;
 mod role;
 mod storages;
 
 use crate::admission::Admission;
 use crate::api::{Api, Gateway, listen, serve_metrics};
 pub use crate::app::error::StartError;
+use crate::app::presence::Presence;
 pub use crate::app::role::Role;
 use crate::clock::Clock;
 use crate::config::{Config, ConfiguredUser, IdentityMode, Maintenance, VolumesMode};
@@ -64,6 +66,8 @@ pub struct Running {
     stop: Stop,
     tracker: TaskTracker,
     servers: Vec<ServerHandle>,
+    /// Others see this process until its last job has ended.
+    presence: (CancellationToken, TaskTracker),
     /// Held while the service runs.
     _locks: Vec<File>,
 }
@@ -82,6 +86,7 @@ struct Stop {
 /// The parts that need no running loop.
 struct Parts {
     db: Db,
+    presence: Presence,
     api: Api,
     tasks: Tasks,
     wake: Arc<Wake>,
@@ -116,6 +121,9 @@ pub async fn start(config: Config, role: Role) -> Result<Running, StartError> {
     .await
     .expect("assembling does not panic")?;
     let tracker = TaskTracker::new();
+    let presence = (CancellationToken::new(), TaskTracker::new());
+    let keep = parts.presence.keep(presence.0.clone());
+    spawn_vital("presence", keep, &stop, &presence.1);
     let worker = match role {
         Role::Api => None,
         Role::Serve | Role::Worker => {
@@ -172,6 +180,7 @@ pub async fn start(config: Config, role: Role) -> Result<Running, StartError> {
         stop,
         tracker,
         servers,
+        presence,
         _locks: locks,
     })
 }
@@ -197,6 +206,10 @@ impl Running {
             self.stop.working.cancel();
             self.tracker.wait().await;
         }
+        let (end, presence) = self.presence;
+        end.cancel();
+        presence.close();
+        presence.wait().await;
     }
 }
 
@@ -259,6 +272,7 @@ fn assemble(
 ) -> Result<Parts, StartError> {
     let clock = Clock::System;
     let db = Db::open(&config.database_url())?;
+    let presence = Presence::begin(&db, role)?;
     let masters = storages::open_keys(config, &db)?;
     let (storages, default_storage) =
         storages::open(config, &db, &clock, &masters, &handle, &stop, metrics)?;
@@ -293,6 +307,7 @@ fn assemble(
     }
     Ok(Parts {
         db,
+        presence,
         api,
         tasks,
         wake,

@@ -10,3 +10,14 @@ pub enum Role {
     /// Jobs only.
     Worker,
 }
+
+impl Role {
+    /// Its word on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Serve => "serve",
+            Self::Api => "api",
+            Self::Worker => "worker",
+        }
+    }
+}

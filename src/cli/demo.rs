@@ -4,7 +4,7 @@ use crate::app::{self, Running, logging};
 use crate::cli::client::Client;
 use crate::cli::table::{self, mebibytes};
 use crate::cli::{compare, image, serve};
-use crate::config::{Api, Config, ConfiguredUser, DataDir, Log};
+use crate::config::{Api, Config, ConfiguredUser, DataDir, Log, Variables};
 use crate::db::{self, Db};
 use crate::model::backup::Backup;
 use crate::model::id::BackupId;
@@ -57,7 +57,10 @@ pub(super) fn run(size_gib: u32, input: Option<&Path>) -> anyhow::Result<()> {
     let dir = tempfile::Builder::new()
         .prefix("embervault-demo-")
         .tempdir()?;
-    let config = own_config(Config::load(None, std::env::vars())?, dir.path());
+    let config = own_config(
+        Config::load(None, Variables::of_process()?.settings.into_iter())?,
+        dir.path(),
+    );
     let runtime = serve::runtime()?;
     let running = runtime.block_on(app::start(config, app::Role::Serve))?;
     let address = running.address.context("the API does not listen")?;

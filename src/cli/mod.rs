@@ -27,7 +27,9 @@ mod bench;
 mod client;
 mod cloud;
 mod compare;
+mod database;
 mod demo;
+mod format;
 mod image;
 mod serve;
 mod storage;
@@ -36,7 +38,7 @@ mod transfer;
 mod vault;
 
 use crate::app::{Role, logging, memory};
-use crate::config::{Config, DataDir};
+use crate::config::{Config, DataDir, Variables, without_passwords};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -120,6 +122,9 @@ enum Command {
     /// Manage the master key.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Look after the database.
+    #[command(subcommand)]
+    Db(DbCommand),
     /// Check the backup storages.
     #[command(subcommand)]
     Storage(StorageCommand),
@@ -135,15 +140,22 @@ enum Command {
 enum VolumeCommand {
     /// Write a raw image to a volume.
     ///
-    /// The volume must be available. If the image is shorter than the volume, the rest becomes zeros.
+    /// The volume must be available. If the image is shorter than the volume, the rest becomes zeros. Images that are not raw
+    /// (qcow2, VMDK, VHDX, VHD) or compressed are refused, with the command that makes a raw image.
     Import {
         #[command(flatten)]
         transfer: TransferArguments,
+        /// Write the file as it is, whatever its format.
+        #[arg(long)]
+        as_raw: bool,
     },
     /// Read a volume into a raw image.
     Export {
         #[command(flatten)]
         transfer: TransferArguments,
+        /// Overwrite a file that has content, or a block device.
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -237,6 +249,40 @@ enum KeyCommand {
 }
 
 #[derive(Debug, Subcommand)]
+enum DbCommand {
+    /// Show the versions of the database, of this program, and of the processes that use the database.
+    ///
+    /// Changes nothing. Exit status 1 if the database is newer than this program.
+    Status {
+        #[command(flatten)]
+        settings: SettingsArguments,
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Copy the SQLite database to a file, while the service runs or not.
+    ///
+    /// The copy is the database as it was at one moment, readable by its owner alone. It holds wrapped keys and password
+    /// hashes. For PostgreSQL use pg_dump.
+    Backup {
+        #[command(flatten)]
+        settings: SettingsArguments,
+        /// The new file.
+        file: PathBuf,
+        /// Replace a file that exists.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Bring the tables to the version of this program, as every start of the service does.
+    ///
+    /// Refuses while processes of an earlier version use the database. Copy the database first: there is no way back.
+    Migrate {
+        #[command(flatten)]
+        settings: SettingsArguments,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 enum StorageCommand {
     /// Test a storage before it is used: write, read, range, list, conditional create, delete, latency.
     ///
@@ -283,7 +329,7 @@ enum ConfigCommand {
 struct TransferArguments {
     #[command(flatten)]
     settings: SettingsArguments,
-    /// Id of the volume.
+    /// Id of the volume, or its name if no other volume has the same.
     #[arg(long, value_name = "ID")]
     volume: String,
     /// Raw image; `-` for standard input or output.
@@ -302,8 +348,11 @@ struct SettingsArguments {
 
 impl SettingsArguments {
     fn load(&self) -> anyhow::Result<Config> {
-        let mut config = Config::load(self.config.as_deref(), std::env::vars())
-            .context("the configuration cannot be used")?;
+        let variables = Variables::of_process();
+        let config = variables.and_then(|variables| {
+            Config::load(self.config.as_deref(), variables.settings.into_iter())
+        });
+        let mut config = config.context("the configuration cannot be used")?;
         if let Some(dir) = &self.data_dir {
             config.data_dir = DataDir(dir.clone());
         }
@@ -318,15 +367,28 @@ impl SettingsArguments {
     }
 }
 
+/// Exit status of a command that its user has interrupted.
+const INTERRUPTED: u8 = 130;
+
 /// Runs the program.
 pub fn run() -> ExitCode {
     memory::settle();
     // Only our own user may read keys, database, volumes and objects.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    // Until logs are on, and in commands.
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!(
+            "embervault: a thread panicked: {}",
+            without_passwords(&panic.to_string())
+        );
+    }));
     match dispatch(Arguments::parse().command).and_then(|()| printed()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("embervault: {error:#}");
+            eprintln!("embervault: {}", without_passwords(&format!("{error:#}")));
+            if transfer::was_interrupted() {
+                return ExitCode::from(INTERRUPTED);
+            }
             ExitCode::FAILURE
         }
     }
@@ -371,11 +433,13 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Demo { size, input } => demo::run(size, input.as_deref()),
         Command::Bench { bench } => bench::run(&bench),
         Command::BenchStep { step } => bench::step(&step),
-        Command::Volume(VolumeCommand::Import { transfer }) => {
-            transfer::import(&transfer.settings.load()?, &transfer.volume, &transfer.file)
+        Command::Volume(VolumeCommand::Import { transfer, as_raw }) => {
+            let config = transfer.settings.load_for_command(&mut logs)?;
+            transfer::import(&config, &transfer.volume, &transfer.file, as_raw)
         }
-        Command::Volume(VolumeCommand::Export { transfer }) => {
-            transfer::export(&transfer.settings.load()?, &transfer.volume, &transfer.file)
+        Command::Volume(VolumeCommand::Export { transfer, force }) => {
+            let config = transfer.settings.load_for_command(&mut logs)?;
+            transfer::export(&config, &transfer.volume, &transfer.file, force)
         }
         Command::Vault(VaultCommand::Gc {
             settings,
@@ -408,6 +472,17 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Key(KeyCommand::Rotate { settings }) => {
             vault::rotate(&settings.load_for_command(&mut logs)?)
         }
+        Command::Db(DbCommand::Status { settings, json }) => {
+            database::status(&settings.load_for_command(&mut logs)?, json)
+        }
+        Command::Db(DbCommand::Backup {
+            settings,
+            file,
+            force,
+        }) => database::backup(&settings.load_for_command(&mut logs)?, &file, force),
+        Command::Db(DbCommand::Migrate { settings }) => {
+            database::migrate(&settings.load_for_command(&mut logs)?)
+        }
         Command::Storage(StorageCommand::Check {
             settings,
             name,
@@ -423,7 +498,9 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             json,
         ),
         Command::Config(ConfigCommand::Print { settings }) => {
-            println!("{}", toml::to_string_pretty(&settings.load()?)?.trim_end());
+            let config = settings.load_for_command(&mut logs)?;
+            let text = toml::to_string_pretty(&config)?;
+            println!("{}", without_passwords(text.trim_end()));
             Ok(())
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::app::{self, Role, Running, logging};
 use crate::config::Config;
+use crate::model::version::VERSION;
 use anyhow::Context;
 use std::io::Write;
 use std::pin::pin;
@@ -69,7 +70,7 @@ fn greet(lines: &[String]) {
 }
 
 fn greeting(running: &Running) -> Vec<String> {
-    let version = env!("CARGO_PKG_VERSION");
+    let version = VERSION;
     let metrics = running
         .metrics
         .map(|address| format!("Metrics are at http://{address}/metrics"));

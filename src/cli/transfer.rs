@@ -2,6 +2,7 @@
 //! machine that holds them, whether the service runs or not.
 
 use crate::cli::demo::bar;
+use crate::cli::{database, format};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::Db;
@@ -14,7 +15,7 @@ use indicatif::ProgressBar;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,7 +25,12 @@ const PIECE_BYTES: usize = 1 << 20;
 const HOLE_BYTES: usize = 4096;
 
 /// Writes a raw image to a volume: from a file, a block device, or a pipe.
-pub(super) fn import(config: &Config, volume: &str, file: &Path) -> anyhow::Result<()> {
+pub(super) fn import(
+    config: &Config,
+    volume: &str,
+    file: &Path,
+    as_raw: bool,
+) -> anyhow::Result<()> {
     let mut input = if is_pipe(file) {
         File::from(std::io::stdin().as_fd().try_clone_to_owned()?)
     } else {
@@ -32,9 +38,20 @@ pub(super) fn import(config: &Config, volume: &str, file: &Path) -> anyhow::Resu
     };
     let written = with_volume(config, volume, AttachMode::ReadWrite, |path| {
         refuse_itself(&input, path)?;
+        let head = read_head(&mut input)?;
+        if !as_raw {
+            let footer = footer(&input)?;
+            if let Some(format) = format::of(&head, footer.as_deref()) {
+                let advice = format.advice(file, volume);
+                bail!(
+                    "{}: {advice}. If it is meant to be written as it is, use --as-raw",
+                    file.display()
+                );
+            }
+        }
         let writer = VolumeWriter::open(path)?;
         // Before the volume is touched, if the length is known: that of a pipe is not.
-        if let Some(length) = length_left(&mut input)?
+        if let Some(length) = length_left(&mut input)?.map(|left| left + head.len() as u64)
             && length > writer.length()
         {
             bail!(
@@ -43,7 +60,8 @@ pub(super) fn import(config: &Config, volume: &str, file: &Path) -> anyhow::Resu
             );
         }
         let bar = bar("import", writer.length());
-        let written = copy_in(&mut input, &writer, &bar)?;
+        let mut image = head.chain(&mut input);
+        let written = copy_in(&mut image, &writer, &bar)?;
         writer.zero(written..writer.length())?;
         writer.sync()?;
         bar.finish_and_clear();
@@ -51,6 +69,29 @@ pub(super) fn import(config: &Config, volume: &str, file: &Path) -> anyhow::Resu
     })?;
     say(&format!("{written} bytes were imported to volume {volume}"));
     Ok(())
+}
+
+/// The first bytes of the image. A pipe gives them only once.
+fn read_head(input: &mut File) -> std::io::Result<Vec<u8>> {
+    let mut head = vec![0; format::HEAD_BYTES];
+    let count = read_full(input, &mut head)?;
+    head.truncate(count);
+    Ok(head)
+}
+
+/// The last sector of a file or block device.
+fn footer(input: &File) -> anyhow::Result<Option<Vec<u8>>> {
+    let mut file = input.try_clone()?;
+    let Some(left) = length_left(&mut file)? else {
+        return Ok(None);
+    };
+    let end = file.stream_position()? + left;
+    let Some(at) = end.checked_sub(format::FOOTER_BYTES as u64) else {
+        return Ok(None);
+    };
+    let mut footer = vec![0; format::FOOTER_BYTES];
+    input.read_exact_at(&mut footer, at)?;
+    Ok(Some(footer))
 }
 
 /// Bytes from here to the end of a file or block device; `None` for what has no end that could be known.
@@ -127,7 +168,18 @@ fn read_full(input: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> 
 }
 
 /// Reads a volume into a raw image: a file, a block device, or a pipe.
-pub(super) fn export(config: &Config, volume: &str, file: &Path) -> anyhow::Result<()> {
+pub(super) fn export(
+    config: &Config,
+    volume: &str,
+    file: &Path,
+    force: bool,
+) -> anyhow::Result<()> {
+    if !force && holds_data(file) {
+        bail!(
+            "{}: it exists and is not empty; name another file, or overwrite it with --force",
+            file.display()
+        );
+    }
     let bytes = with_volume(config, volume, AttachMode::ReadOnly, |path| {
         let reader = VolumeReader::open(path)?;
         let bar = bar("export", reader.length());
@@ -141,6 +193,15 @@ pub(super) fn export(config: &Config, volume: &str, file: &Path) -> anyhow::Resu
     })?;
     say(&format!("{bytes} bytes were exported from volume {volume}"));
     Ok(())
+}
+
+/// Whether an export would overwrite something: a file with content, or a block device.
+fn holds_data(file: &Path) -> bool {
+    !is_pipe(file)
+        && std::fs::metadata(file).is_ok_and(|found| {
+            let kind = found.file_type();
+            kind.is_block_device() || (kind.is_file() && found.len() > 0)
+        })
 }
 
 fn export_to(
@@ -247,11 +308,32 @@ fn end_when_interrupted() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether a command has ended because its user interrupted it.
+pub(super) fn was_interrupted() -> bool {
+    IS_INTERRUPTED.load(Ordering::SeqCst)
+}
+
 fn check_interrupted() -> anyhow::Result<()> {
     if IS_INTERRUPTED.load(Ordering::SeqCst) {
         bail!("interrupted: the volume is released, and the copy is incomplete");
     }
     Ok(())
+}
+
+/// The only one of these volumes, which have this id or name.
+fn only(volume: &str, found: &[VolumeId]) -> anyhow::Result<VolumeId> {
+    match found {
+        [] => bail!("volume {volume:?} does not exist: no volume has this id or name"),
+        [one] => Ok(one.clone()),
+        several => {
+            let ids: Vec<&str> = several.iter().map(VolumeId::as_str).collect();
+            bail!(
+                "{} volumes are called {volume:?}; give the id of one: {}",
+                ids.len(),
+                ids.join(", ")
+            )
+        }
+    }
 }
 
 /// Holds a volume during a transfer, and releases it afterwards. If the program is killed, the next transfer takes
@@ -262,17 +344,14 @@ fn with_volume(
     mode: AttachMode,
     work: impl FnOnce(&Path) -> anyhow::Result<u64>,
 ) -> anyhow::Result<u64> {
-    let url = config.database_url();
-    if let Some(path) = url.strip_prefix("sqlite:")
-        && !Path::new(path).exists()
-    {
-        bail!("there is no database at {path}; name the service's --data-dir or --config");
-    }
-    let catalog = Catalog::open_standalone(Db::open(&url)?, Clock::System, config)?;
+    database::must_exist(config)?;
+    let db = Db::open(&config.database_url())?;
+    let catalog = Catalog::open_standalone(db, Clock::System, config)?;
     // Before the volume is held: nothing may fail, and no signal end the program, between that and the release.
     end_when_interrupted()?;
+    let id = only(volume, &catalog.volumes_called(volume)?)?;
     let transfer = catalog
-        .begin_transfer(&VolumeId::new(volume), mode)
+        .begin_transfer(&id, mode)
         .with_context(|| format!("volume {volume}"))?;
     let result = work(transfer.path());
     transfer.end()?;

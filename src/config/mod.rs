@@ -4,7 +4,9 @@
 mod cinder;
 mod durations;
 mod engine;
+mod environment;
 mod error;
+mod hidden;
 mod identity;
 mod jobs;
 mod maintenance;
@@ -14,7 +16,9 @@ mod url;
 
 pub use cinder::{Cinder, Rbd, VolumesMode};
 pub use engine::{Compression, Engine, META_SHARE, Share, UPKEEP_BYTES, thread_bytes};
+pub use environment::{ENVIRONMENT_PREFIX, Variables};
 pub use error::{ConfigError, without_content};
+pub use hidden::without_passwords;
 pub use identity::{ConfiguredUser, Identity, IdentityMode, KeystoneSettings, Policy};
 pub use jobs::Jobs;
 pub use maintenance::Maintenance;
@@ -29,9 +33,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// Prefix of the variables that override settings.
-pub const ENVIRONMENT_PREFIX: &str = "EMBERVAULT_";
 
 /// Name of the storage that exists when none is configured.
 pub const DEFAULT_STORAGE: &str = "local";
@@ -141,8 +142,25 @@ impl Api {
         if !(1..=1_000_000).contains(&self.connections_max) {
             return Err(("api.connections_max", "must be 1 to 1000000"));
         }
+        if !self
+            .cors
+            .allowed_origins
+            .iter()
+            .all(|origin| is_origin(origin))
+        {
+            return Err((
+                "api.cors.allowed_origins",
+                "each must be `*` or scheme, host and port alone, such as https://dashboard.example.com",
+            ));
+        }
         Ok(())
     }
+}
+
+/// Whether a browser may send this as an origin. It has no user and no password, and is shown in answers.
+fn is_origin(text: &str) -> bool {
+    let host = text.split_once("://").map(|(_, host)| host);
+    text == "*" || host.is_some_and(|host| !host.is_empty() && !host.contains(['@', '/', '?', '#']))
 }
 
 /// Web pages of other origins that may call the API from a browser.
@@ -270,7 +288,7 @@ pub enum LogFormat {
 }
 
 impl Config {
-    /// Reads the file, if any, then the variables (name and value) that bear the prefix.
+    /// Reads the file, if any, then those of the variables (name and value) that are settings.
     pub fn load(
         file: Option<&Path>,
         environment: impl Iterator<Item = (String, String)>,
@@ -281,7 +299,7 @@ impl Config {
         };
         let mut names = Vec::new();
         for (name, value) in environment {
-            if let Some(path) = name.strip_prefix(ENVIRONMENT_PREFIX) {
+            if let Some(path) = environment::path(&name) {
                 overlay(&mut table, path, &value);
                 names.push(name);
             }
@@ -578,6 +596,31 @@ mod tests {
             let error = load(text, &[]).unwrap_err().to_string();
             assert!(error.contains(key), "{error}");
         }
+    }
+
+    #[test]
+    fn variables_that_are_no_settings_are_ignored() {
+        let config = load(
+            "",
+            &[
+                ("EMBERVAULT_PORT", "tcp://10.0.0.1:8776"),
+                ("EMBERVAULT_SERVICE_HOST", "10.0.0.1"),
+                ("EMBERVAULT_DATA_DIR", "/srv/embervault"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(config.data_dir(), Path::new("/srv/embervault"));
+    }
+
+    #[test]
+    fn an_origin_with_a_password_is_refused_without_it() {
+        for origin in ["https://u:hunter2@h", "hunter2", "https://h/?key=hunter2"] {
+            let text = format!("api.cors.allowed_origins = ['https://h:1', '*', '{origin}']");
+            let error = load(&text, &[]).unwrap_err().to_string();
+            assert!(error.contains("api.cors.allowed_origins"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        load("api.cors.allowed_origins = ['https://h:1', '*']", &[]).unwrap();
     }
 
     #[test]

@@ -1,14 +1,11 @@
-//! Connections to either database: how they are made and what they are set to, and the form of the tables.
+//! Connections to either database: how they are made and what they are set to.
 
 use crate::db::error::DbError;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::r2d2::{ManageConnection, Pool, R2D2Connection};
-use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use std::path::PathBuf;
 use std::time::Duration;
-
-const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
 /// SQLite waits for a lock of another process for 30 seconds; signs of life for less. What all connections of
 /// the process keep of the database is bounded together: the pages used last, wherever they were used.
@@ -19,7 +16,7 @@ const SQLITE_PRAGMAS: &str = "PRAGMA soft_heap_limit = 16777216; PRAGMA busy_tim
 /// A process that is halted inside a transaction must not hold its locks for ever, and a wait for a lock ends
 /// while the waiting job still has its lease (15 s by default). The longest transactions, those that look at
 /// all packs of a vault, take seconds.
-const POSTGRES_LIMITS: &str =
+pub(super) const POSTGRES_LIMITS: &str =
     "SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '8s'";
 
 /// Has the server speak English, if we may ask for that: a deadlock, and a lock that was not got in time, are
@@ -71,27 +68,6 @@ pub(super) fn pool(manager: Manager, size: u32) -> Result<Pool<Manager>, DbError
         .map_err(DbError::Connect)
 }
 
-pub(super) fn migrate(connection: &mut DbConnection) -> Result<(), DbError> {
-    match connection {
-        DbConnection::Postgres(connection) => {
-            // Several processes may start at once.
-            connection
-                .batch_execute("SET lock_timeout = 0; SELECT pg_advisory_lock(7223021)")
-                .map_err(DbError::Query)?;
-            let result = connection.run_pending_migrations(MIGRATIONS).map(|_| ());
-            connection
-                .batch_execute("SELECT pg_advisory_unlock(7223021)")
-                .and_then(|()| connection.batch_execute(POSTGRES_LIMITS))
-                .map_err(DbError::Query)?;
-            result
-        }
-        DbConnection::Sqlite(connection) => {
-            connection.run_pending_migrations(MIGRATIONS).map(|_| ())
-        }
-    }
-    .map_err(DbError::Migrate)
-}
-
 /// Logs a warning if PostgreSQL's messages are not in English.
 pub(super) fn warn_of_language(connection: &mut DbConnection) -> Result<(), DbError> {
     let DbConnection::Postgres(connection) = connection else {
@@ -125,10 +101,20 @@ pub(super) fn create_private(path: &PathBuf) -> Result<(), DbError> {
 
 /// Makes connections for the pools. Our own, so that a mistyped PostgreSQL URL can never open a
 /// SQLite file of that name.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) enum Manager {
     Sqlite(PathBuf),
     Postgres(String),
+}
+
+impl std::fmt::Debug for Manager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sqlite(path) => f.debug_tuple("Sqlite").field(path).finish(),
+            // There may be a password in its URL.
+            Self::Postgres(_) => f.write_str("Postgres"),
+        }
+    }
 }
 
 impl Manager {
@@ -140,6 +126,14 @@ impl Manager {
             return Ok(Self::Postgres(url.to_owned()));
         }
         Err(DbError::Url)
+    }
+}
+
+impl Manager {
+    /// A connection that no pool keeps. Only one try is made.
+    pub(super) fn connect_once(&self) -> Result<DbConnection, DbError> {
+        self.connect()
+            .map_err(|source| DbError::Open(Box::new(source)))
     }
 }
 

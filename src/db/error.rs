@@ -2,6 +2,7 @@
 //! again.
 
 use crate::model::error::Error;
+use crate::model::version::VERSION;
 use std::path::PathBuf;
 
 /// Failure of the database.
@@ -12,12 +13,42 @@ pub enum DbError {
     Url,
     #[error("database: no connection")]
     Connect(#[source] diesel::r2d2::PoolError),
+    #[error("database: it cannot be opened")]
+    Open(#[source] Box<diesel::r2d2::Error>),
     #[error("database: a query panicked")]
     Panicked,
     #[error("database: {0}")]
     Query(#[from] diesel::result::Error),
     #[error("database: migration failed")]
     Migrate(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(
+        "database: its tables have version {database}, made by {program}. This is embervault {VERSION}, which knows \
+         versions up to {known}, and must not use them. Start {program} instead, or put back a copy of the database \
+         from before the upgrade"
+    )]
+    Newer {
+        database: String,
+        program: String,
+        known: String,
+    },
+    #[error(
+        "database: its tables must be brought to a new version, but processes of another version use it: {}. Stop them \
+         first",
+        .0.join(", ")
+    )]
+    InUse(Vec<String>),
+    #[error(
+        "database{}: it holds the tables of another program, and nothing was changed. Name another one in database.url",
+        path.as_ref().map(|path| format!(" {}", path.display())).unwrap_or_default()
+    )]
+    Foreign { path: Option<PathBuf> },
+    #[error(
+        "database {}: it is damaged, or no SQLite database ({reason}). Stop all processes, move the file and those beside \
+         it that end in -wal and -shm away, and put a copy back that `embervault db backup` made. Without a copy start with \
+         none and run `embervault vault rebuild` for each storage: it brings the backups back",
+        path.display()
+    )]
+    Damaged { path: PathBuf, reason: String },
     #[error("database {}", path.display())]
     File {
         path: PathBuf,
@@ -63,6 +94,11 @@ impl From<DbError> for Error {
             | DbError::Query(_)
             | DbError::Migrate(_)
             | DbError::Panicked
+            | DbError::Open(_)
+            | DbError::Newer { .. }
+            | DbError::InUse(_)
+            | DbError::Foreign { .. }
+            | DbError::Damaged { .. }
             | DbError::File { .. } => Error::internal(error),
         }
     }

@@ -19,6 +19,7 @@ pub mod chunks;
 mod connection;
 mod error;
 mod exclusive;
+mod file;
 pub mod gc;
 pub mod health;
 pub mod jobs;
@@ -26,26 +27,30 @@ pub mod messages;
 pub mod orphans;
 pub mod packs;
 mod page;
+pub mod processes;
 pub mod quotas;
 mod reserve;
 pub mod services;
 pub mod sessions;
 pub mod standalone;
 pub mod vaults;
+mod versions;
 pub mod volume_holds;
 pub mod workers;
 
 pub use connection::DbConnection;
 pub use error::{DbError, DbResult, is_duplicate};
+pub use versions::Schema;
 
-use crate::db::connection::{Manager, create_private, migrate, pool, warn_of_language};
+use crate::db::connection::{Manager, create_private, pool, warn_of_language};
 use crate::db::error::{is_full, is_thrown_out, is_unwritable};
+use crate::db::processes::ProcessRow;
 use crate::db::reserve::Reserve;
 use crate::model::schema::storages;
 use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::prelude::*;
 use diesel::r2d2::Pool;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -112,6 +117,7 @@ impl Db {
                 let reserve = Reserve::beside(path);
                 reserve.make_room_to_start();
                 create_private(path)?;
+                file::check(path)?;
                 Some(Arc::new(reserve))
             }
             Manager::Postgres(_) => None,
@@ -122,7 +128,7 @@ impl Db {
         };
         let writer = pool(manager.clone(), writers)?;
         let mut first = writer.get().map_err(DbError::Connect)?;
-        migrate(&mut first)?;
+        versions::migrate(&mut first)?;
         warn_of_language(&mut first)?;
         drop(first);
         let renewals = pool(manager.clone(), RENEWALS_MAX)?;
@@ -140,6 +146,39 @@ impl Db {
         };
         db.has_room();
         Ok(db)
+    }
+
+    /// The versions of a database and the processes that use it. Changes nothing.
+    pub fn look(url: &str) -> Result<(Schema, Vec<ProcessRow>), DbError> {
+        let manager = Manager::from_url(url)?;
+        if let Manager::Sqlite(path) = &manager {
+            match file::check(path) {
+                // It is looked at to see that.
+                Err(DbError::Newer { .. }) => {}
+                result => result?,
+            }
+        }
+        let mut connection = manager.connect_once()?;
+        let schema = versions::of(&mut connection)?;
+        let processes = if schema.has_processes() {
+            processes::all(&mut connection)?
+        } else {
+            Vec::new()
+        };
+        Ok((schema, processes))
+    }
+
+    /// Copies an SQLite database to a file, and gives the length. `None`: it is PostgreSQL, which has its own tools.
+    pub fn copy(url: &str, target: &Path, replaces: bool) -> Result<Option<u64>, DbError> {
+        match Manager::from_url(url)? {
+            Manager::Sqlite(path) => file::copy(&path, target, replaces).map(Some),
+            Manager::Postgres(_) => Ok(None),
+        }
+    }
+
+    /// An error once a newer program has changed the tables.
+    pub fn check_version(&self) -> Result<(), DbError> {
+        self.read(versions::of)?.check()
     }
 
     /// Whether the disk of an SQLite database has room to spare. If so, the reserve is filled too.

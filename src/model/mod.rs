@@ -34,4 +34,5 @@ pub mod snapshot;
 pub mod standalone;
 pub mod time;
 pub mod vault;
+pub mod version;
 pub mod volume;

@@ -157,6 +157,12 @@ diesel::table! {
 diesel::table! {
     volumes_in_making (marker) { marker -> Text, volume -> Nullable<Text>, begun_at -> BigInt, unwanted -> Bool, }
 }
+diesel::table! {
+    processes (id) {
+        id -> Text, role -> Text, host -> Text, version -> Text, started_at -> BigInt, seen_at -> BigInt,
+    }
+}
+diesel::table! { migrated_by (migration) { migration -> Text, program -> Text, } }
 diesel::allow_tables_to_appear_in_same_query!(
     backups,
     noted_roots,

@@ -571,7 +571,7 @@ def test_a_volume_is_exported_to_a_named_pipe(moved, tmp_path):
 def test_an_exported_image_holds_nothing_of_what_the_file_held(moved, tmp_path):
     bed, _, volume = moved
     image = stale(tmp_path / "image", GIB + 3 * MIB)
-    bed.run("volume", "export", "--volume", volume, image)
+    bed.run("volume", "export", "--force", "--volume", volume, image)
     assert read_all(image) == (bed.digest(volume), GIB)
 
 
@@ -580,7 +580,7 @@ def test_a_volume_is_exported_to_a_device_with_its_zeros(moved, tmp_path, more):
     bed, _, volume = moved
     image = stale(tmp_path / "image", GIB + more)
     with loop_device(image) as device:
-        bed.run("volume", "export", "--volume", volume, device)
+        bed.run("volume", "export", "--force", "--volume", volume, device)
     assert digest_of(image, GIB) == bed.digest(volume)
     assert image.stat().st_size == GIB + more
 
@@ -590,7 +590,7 @@ def test_a_device_that_is_too_small_is_refused_before_it_is_written_to(moved, tm
     image = stale(tmp_path / "image", 64 * MIB)
     before = digest_of(image)
     with loop_device(image) as device:
-        refused = bed.run("volume", "export", "--volume", volume, device, status=1).stderr
+        refused = bed.run("volume", "export", "--force", "--volume", volume, device, status=1).stderr
     assert digest_of(image) == before, f"it was written to, and then: {refused}"
     assert str(GIB) in refused and str(64 * MIB) in refused, refused
 

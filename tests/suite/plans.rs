@@ -30,6 +30,7 @@ const ROWS_MAX: f64 = 300.0;
 
 /// Tables that stay small whatever is backed up.
 const SMALL: &[&str] = &[
+    "processes",
     "services",
     "storages",
     "volume_types",
@@ -84,6 +85,7 @@ const WHOLE_TABLE: &[(&str, &str)] = &[
         "commands beside the service, and its first start",
     ),
     ("vaults::of_project", "`vault shred`"),
+    ("volumes::named", "`volume import` and `export`"),
     (
         "vaults::maintained",
         "narrow rows, at most once in some seconds",

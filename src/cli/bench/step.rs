@@ -4,7 +4,7 @@
 use super::{Measured, service};
 use crate::cli::bench::measure::{StepArguments, Usage, source};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Variables};
 use crate::db::{self, Db, DbError};
 use crate::engine::format::keys::{Keyring, MasterKey};
 use crate::engine::format::manifest::Root;
@@ -36,7 +36,7 @@ pub(in crate::cli) fn run(arguments: &StepArguments) -> anyhow::Result<()> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let mut config = Config::load(None, std::env::vars())?;
+    let mut config = Config::load(None, Variables::of_process()?.settings.into_iter())?;
     config.jobs.backups = 1;
     config.engine.restore_compares |= arguments.compare;
     let measured = match (&arguments.backup, &arguments.restore) {

@@ -52,6 +52,15 @@ pub fn find(connection: &mut DbConnection, id: &VolumeId) -> DbResult<Option<Vol
         .optional()?)
 }
 
+/// Volumes of this name, of all projects.
+pub fn named(connection: &mut DbConnection, name: &str) -> DbResult<Vec<VolumeId>> {
+    Ok(volumes::table
+        .filter(volumes::name.eq(name))
+        .order(volumes::id)
+        .select(volumes::id)
+        .load(connection)?)
+}
+
 /// Adds a volume.
 pub fn insert(connection: &mut DbConnection, volume: &Volume) -> DbResult<()> {
     diesel::insert_into(volumes::table)

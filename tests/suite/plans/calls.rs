@@ -4,6 +4,7 @@ use crate::filled::{FIRST, RUNNING, TYPES, id, time};
 use embervault::config::Quota;
 use embervault::db::backups::Finished;
 use embervault::db::jobs::Claimer;
+use embervault::db::processes::ProcessRow;
 use embervault::db::quotas::Scope;
 use embervault::db::services::ServiceRow;
 use embervault::db::standalone::identity::{ProjectChanges, TokensMax, UserChanges};
@@ -15,8 +16,8 @@ use embervault::db::vaults::SHREDDED;
 use embervault::db::workers::WorkerRow;
 use embervault::db::{self, DbConnection, DbResult};
 use embervault::db::{
-    backups, chunks, gc, health, jobs, messages, orphans, packs, quotas, services, sessions,
-    vaults, volume_holds, workers,
+    backups, chunks, gc, health, jobs, messages, orphans, packs, processes, quotas, services,
+    sessions, vaults, volume_holds, workers,
 };
 use embervault::model::backup::{Backup, BackupEvent, COLUMNS};
 use embervault::model::column::Json;
@@ -234,6 +235,17 @@ fn worker() -> WorkerRow {
         backups: 2,
         copies: 2,
         quick: 2,
+    }
+}
+
+fn process() -> ProcessRow {
+    ProcessRow {
+        id: "p".to_owned(),
+        role: "api".to_owned(),
+        host: "h".to_owned(),
+        version: "1".to_owned(),
+        started_at: NOW,
+        seen_at: NOW,
     }
 }
 
@@ -526,6 +538,10 @@ fn of_jobs() -> Vec<Call> {
         services::find("cinder-backup");
         services::put(&disabled("cinder-backup"));
         services::is_disabled("cinder-backup");
+        processes::put(&process());
+        processes::all();
+        processes::remove("p");
+        processes::prune(NOW);
         workers::put(&worker());
         workers::all();
         workers::places(Queue::Backup, &["w"]);

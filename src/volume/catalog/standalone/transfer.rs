@@ -49,6 +49,15 @@ impl Transfer {
 }
 
 impl Standalone {
+    /// The volume of this id; without one, all volumes of this name, of all projects.
+    pub fn volumes_called(&self, id_or_name: &str) -> Result<Vec<VolumeId>, CatalogError> {
+        let id = VolumeId::new(id_or_name);
+        Ok(self.db.read(|c| match volumes::find(c, &id)? {
+            Some(_) => Ok(vec![id]),
+            None => volumes::named(c, id_or_name),
+        })?)
+    }
+
     /// Holds an available volume for a transfer.
     pub fn begin_transfer(
         &self,

@@ -44,6 +44,7 @@ pub(super) fn of_volumes() -> Vec<Call> {
         volumes::count(&theirs());
         volumes::count["of all"](&all_projects());
         volumes::find(&volume(OTHER));
+        volumes::named("volume 1");
         volumes::insert(&with(&w.volume, |row| row.id = VolumeId::random()));
         volumes::remove(&volume(OTHER));
         volumes::count_growth(&volume(OTHER), 1);

@@ -1,0 +1,2 @@
+DROP TABLE migrated_by;
+DROP TABLE processes;
