@@ -341,10 +341,11 @@ fn a_storage_that_is_not_there_is_waited_for() {
     let bed = Bed::new();
     fill(&bed);
     let (root, _) = bed.backup(None);
+    let opened = bed.store();
     let (store, away) = (bed.dir.path().join("store"), bed.dir.path().join("away"));
     std::fs::rename(&store, &away).unwrap();
     std::fs::create_dir(&store).unwrap();
-    let error = bed.vault_on(bed.store()).err().unwrap();
+    let error = bed.vault_on(opened).err().unwrap();
     assert!(matches!(error, Error::Away { .. }), "{error}");
     assert!(error.is_temporary());
     std::fs::remove_dir_all(&store).unwrap();
