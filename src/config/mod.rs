@@ -12,7 +12,7 @@ mod secret;
 mod storage;
 mod url;
 
-pub use cinder::{Cinder, Rbd, VolumesMode};
+pub use cinder::{Brick, Cinder, Rbd, VolumesMode};
 pub use engine::{Compression, Engine, META_SHARE, Share, UPKEEP_BYTES, thread_bytes};
 pub use error::{ConfigError, without_content};
 pub use identity::{ConfiguredUser, Identity, IdentityMode, KeystoneSettings, Policy};

@@ -31,6 +31,7 @@ mod reserve;
 pub mod services;
 pub mod sessions;
 pub mod standalone;
+pub mod temporaries;
 pub mod vaults;
 pub mod volume_holds;
 pub mod workers;

@@ -157,6 +157,11 @@ diesel::table! {
 diesel::table! {
     volumes_in_making (marker) { marker -> Text, volume -> Nullable<Text>, begun_at -> BigInt, unwanted -> Bool, }
 }
+diesel::table! {
+    temporaries (job) {
+        job -> Text, asked_at -> Nullable<BigInt>, volume -> Nullable<Text>, connector -> Nullable<Text>,
+    }
+}
 diesel::allow_tables_to_appear_in_same_query!(
     backups,
     noted_roots,

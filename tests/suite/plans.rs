@@ -32,6 +32,8 @@ const ROWS_MAX: f64 = 300.0;
 const SMALL: &[&str] = &[
     "services",
     "storages",
+    // Of jobs that run.
+    "temporaries",
     "volume_types",
     "workers",
     // What recursive queries call their own.
