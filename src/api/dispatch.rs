@@ -10,7 +10,7 @@ use crate::api::http::wire::{Answer, Incoming, Names, Pairs};
 use crate::api::router;
 use crate::api::routes::{Area, Route};
 use crate::config::{self, Secret};
-use crate::identity::embedded::Session;
+use crate::identity::embedded::IssuedToken;
 use crate::identity::keystone::Presented;
 use crate::identity::{Caller, RequestContext};
 use crate::model::error::Error;
@@ -42,7 +42,7 @@ pub(super) enum To {
     Identity {
         route: &'static Route,
         parts: Pairs,
-        session: Option<Box<Session>>,
+        session: Option<Box<IssuedToken>>,
     },
     BlockStorage {
         routed: Option<(&'static Route, Pairs)>,
@@ -213,7 +213,7 @@ fn identity_call(
     incoming: Incoming,
     route: &Route,
     parts: Pairs,
-    session: Option<Session>,
+    session: Option<IssuedToken>,
 ) -> Answer {
     let (id, method, path) = incoming.log_fields();
     let result = (|| {
@@ -242,7 +242,7 @@ fn identity_fault(error: &Error, incoming: &Incoming) -> Answer {
 }
 
 /// The session of an identity request, if the route needs a token.
-fn session(api: &Api, incoming: &Incoming, route: &Route) -> Result<Option<Session>, Answer> {
+fn session(api: &Api, incoming: &Incoming, route: &Route) -> Result<Option<IssuedToken>, Answer> {
     let Some(embedded) = api.identity.embedded() else {
         return Err(identity_fault(&not_found(), incoming));
     };
@@ -402,7 +402,7 @@ fn check_project(parts: &[(String, String)], ctx: Option<&RequestContext>) -> Re
 fn call(
     api: &Api,
     incoming: Incoming,
-    session: Option<Session>,
+    session: Option<IssuedToken>,
     ctx: Option<RequestContext>,
     version: Microversion,
     names: Names,

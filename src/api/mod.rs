@@ -5,12 +5,12 @@
 //! ordinary blocking functions, run on a blocking thread.
 
 mod backups;
+mod cinder_services;
 mod dispatch;
 mod gateway;
 mod http;
 mod jobs;
 mod messages;
-mod programs;
 mod quotas;
 mod router;
 pub mod routes;

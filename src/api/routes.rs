@@ -15,7 +15,7 @@ use crate::api::standalone::{
     identity_catalog, identity_credentials, identity_roles, overview, pools, qos, snapshots,
     transfers, type_encryption, types, volume_actions, volumes,
 };
-use crate::api::{backups, jobs, messages, programs, quotas, versions};
+use crate::api::{backups, cinder_services, jobs, messages, quotas, versions};
 use crate::model::error::Error;
 
 /// Parses, calls a service, shows the result. Blocks.
@@ -234,13 +234,13 @@ pub static ROUTES: &[Route] = &[
     v3("GET", "/os-quota-sets/{project}/defaults", quotas::show_defaults),
     v3("GET", "/os-quota-class-sets/{class}", quotas::show_class),
     v3("PUT", "/os-quota-class-sets/{class}", quotas::update_class),
-    v3("GET", "/os-services", programs::list),
-    since(LOG_LEVELS, v3("PUT", "/os-services/get-log", programs::get_log)),
-    since(LOG_LEVELS, v3("PUT", "/os-services/set-log", programs::set_log)),
-    v3("PUT", "/os-services/{action}", programs::change),
-    since(WORKERS_CLEANUP, v3("POST", "/workers/cleanup", programs::clean_up)),
+    v3("GET", "/os-services", cinder_services::list),
+    since(LOG_LEVELS, v3("PUT", "/os-services/get-log", cinder_services::get_log)),
+    since(LOG_LEVELS, v3("PUT", "/os-services/set-log", cinder_services::set_log)),
+    v3("PUT", "/os-services/{action}", cinder_services::change),
+    since(WORKERS_CLEANUP, v3("POST", "/workers/cleanup", cinder_services::clean_up)),
     v3("GET", "/embervault/jobs", jobs::list),
-    v3("GET", "/os-hosts", programs::hosts),
+    v3("GET", "/os-hosts", cinder_services::hosts),
     v3("GET", "/os-hosts/{host}", hosts::host),
     v3("GET", "/scheduler-stats/get_pools", pools::pools),
     v3("GET", "/capabilities/{host}", pools::capabilities),

@@ -17,7 +17,7 @@ use crate::db::standalone::{credentials as credential_rows, identity};
 pub use crate::identity::embedded::accounts::{ProjectFields, UserFields};
 use crate::identity::embedded::backoff::Backoff;
 use crate::identity::embedded::passwords::Passwords;
-pub use crate::identity::embedded::session::Session;
+pub use crate::identity::embedded::session::IssuedToken;
 use crate::model::error::Error;
 use crate::model::id::{ProjectId, UserId};
 use crate::model::role::Role;

@@ -4,9 +4,9 @@
 //! volume for a restore. Services and tasks never call each other: they meet in the table `jobs`.
 
 pub mod backups;
+pub mod cinder_services;
 pub mod jobs;
 pub mod messages;
-pub mod programs;
 pub mod quotas;
 pub mod records;
 pub mod resets;

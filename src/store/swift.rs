@@ -43,7 +43,7 @@ impl LogInError {
 }
 
 /// A transport that adds our token.
-pub(super) struct Session {
+pub(super) struct SwiftClient {
     /// URL of the account.
     pub(super) endpoint: String,
     account: Account,
@@ -78,7 +78,7 @@ pub(super) async fn log_in(
     options: &config::Swift,
     timeout: Duration,
     patience: Duration,
-) -> Result<Session, LogInError> {
+) -> Result<SwiftClient, LogInError> {
     let account = Account::new(http.clone(), options, timeout)?;
     let pauses = ExponentialBuilder::default()
         .with_jitter()
@@ -89,7 +89,7 @@ pub(super) async fn log_in(
         .when(LogInError::is_passing)
         .notify(|error, _| tracing::warn!(error = %chain(error), "the log-in failed; trying again"))
         .await?;
-    Ok(Session {
+    Ok(SwiftClient {
         endpoint: grant.endpoint,
         inner: ReqwestTransport::new(http),
         account,
@@ -106,7 +106,7 @@ fn until_refused(token: HeaderValue) -> KeptToken {
     }
 }
 
-impl Session {
+impl SwiftClient {
     async fn log_in(&self) -> Result<KeptToken, LogInError> {
         let grant = self.account.log_in().await?;
         Ok(until_refused(grant.token))
@@ -128,7 +128,7 @@ impl Session {
     }
 }
 
-impl HttpTransport for Session {
+impl HttpTransport for SwiftClient {
     async fn fetch(
         &self,
         mut request: http::Request<Buffer>,

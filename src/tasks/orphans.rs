@@ -14,7 +14,7 @@ const REASON: &str = "Its job was lost.";
 /// Something that waits for a job that is not there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Orphan {
-    Session(JobId),
+    WriteSession(JobId),
     Backup(BackupId, BackupStatus),
     Volume(HeldVolume),
     Snapshot(HeldSnapshot),
@@ -32,7 +32,7 @@ impl Tasks {
         let found = self.db.read(|c| -> Result<_, DbError> {
             let mut found: Vec<Orphan> = orphans::sessions(c)?
                 .into_iter()
-                .map(Orphan::Session)
+                .map(Orphan::WriteSession)
                 .collect();
             let backups = orphans::backups(c)?;
             // Sessions wait for the next look: a backup must be marked as failed before its packs are released. Only
@@ -69,7 +69,7 @@ impl Tasks {
         tracing::error!(?orphan, "settling an orphan: it has no job");
         let now = self.clock.now();
         match orphan {
-            Orphan::Session(job) => self.db.write(|c| db::packs::end_session(c, job))?,
+            Orphan::WriteSession(job) => self.db.write(|c| db::packs::end_session(c, job))?,
             // A deletion that was begun is done again.
             Orphan::Backup(id, BackupStatus::Deleting) => {
                 let args = JobArgs::DeleteBackup {

@@ -1,10 +1,10 @@
 //! The lists of services and of filters: what is said of backups is ours.
 
 use crate::api::backups;
+use crate::api::cinder_services;
 use crate::api::gateway::merge::{as_it_is, ask, merged, own, room, rows};
 use crate::api::http::call::Call;
 use crate::api::http::reply::Reply;
-use crate::api::programs;
 use crate::model::error::Error;
 use crate::model::service::BACKUP_SERVICE;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ fn is_for_backups(service: &Value) -> bool {
 pub(super) fn list(call: &Call<'_>) -> Result {
     merged(ask(call)?, |value| {
         let _room = room(call)?;
-        let mut own = own(call, programs::list)?;
+        let mut own = own(call, cinder_services::list)?;
         let ours = own["services"].as_array_mut().map(std::mem::take);
         let rows = rows(value, "services")?;
         rows.retain(|row| !is_for_backups(row));
@@ -39,7 +39,7 @@ pub(super) fn change(call: &Call<'_>) -> Result {
             .any(|key| body.get(*key).is_some_and(|name| name == BACKUP_SERVICE))
     });
     if is_ours && CHANGES.contains(&call.parameter("action")) {
-        return programs::change(call);
+        return cinder_services::change(call);
     }
     Ok(as_it_is(ask(call)?))
 }

@@ -5,7 +5,7 @@ use crate::api::http::microversion::Microversion;
 use crate::api::http::schema::{Fields, Schema};
 use crate::api::http::state::Api;
 use crate::identity::RequestContext;
-use crate::identity::embedded::{Embedded, Session};
+use crate::identity::embedded::{Embedded, IssuedToken};
 use crate::model::error::Error;
 use crate::service::Metadata;
 use crate::volume::cinder::Head;
@@ -19,7 +19,7 @@ pub(crate) struct Call<'a> {
     /// Who asks, in which project. Only in block storage calls.
     pub(crate) ctx: Option<RequestContext>,
     /// The session of the caller's token.
-    pub(crate) session: Option<Session>,
+    pub(crate) session: Option<IssuedToken>,
     /// The token a caller asks about (`X-Subject-Token`).
     pub(crate) subject_token: Option<String>,
     pub(crate) version: Microversion,
@@ -50,7 +50,7 @@ impl Call<'_> {
     }
 
     /// The token's session. Identity routes that are not open always have one.
-    pub(crate) fn session(&self) -> Result<&Session, Error> {
+    pub(crate) fn session(&self) -> Result<&IssuedToken, Error> {
         self.session.as_ref().ok_or(Error::Unauthenticated)
     }
 

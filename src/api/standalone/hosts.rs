@@ -13,8 +13,8 @@ type Result = std::result::Result<Reply, Error>;
 pub(crate) fn host(call: &Call<'_>) -> Result {
     let services = &call.api.services;
     let name = call.parameter("host");
-    let programs = services.list_programs(call.ctx()?, Rule::HostManage)?;
-    if !programs.iter().any(|program| program.host == name) {
+    let listed = services.list_cinder_services(call.ctx()?, Rule::HostManage)?;
+    if !listed.iter().any(|service| service.host == name) {
         return Err(Error::NotFound(format!("Host {name} could not be found.")));
     }
     let usage = services.usage_of_host(name)?;

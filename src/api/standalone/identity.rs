@@ -11,7 +11,7 @@ use crate::api::standalone::identity_views::{
     user_view,
 };
 use crate::config::Secret;
-use crate::identity::embedded::{CredentialName, Credentials, Named, Scope, Session};
+use crate::identity::embedded::{CredentialName, Credentials, IssuedToken, Named, Scope};
 use crate::model::error::Error;
 use crate::model::id::{ProjectId, UserId};
 use crate::model::role::Role;
@@ -142,7 +142,7 @@ fn scope(auth: Fields<'_>) -> std::result::Result<Scope, Error> {
     }
 }
 
-fn token_view(call: &Call<'_>, session: &Session, with_catalog: bool) -> Value {
+fn token_view(call: &Call<'_>, session: &IssuedToken, with_catalog: bool) -> Value {
     let row = &session.row;
     let mut token = json!({
         "methods": *row.methods,
@@ -179,7 +179,10 @@ fn audit_ids(row: &TokenRow) -> Vec<&str> {
 }
 
 /// The token that a caller asks about: its own one, or for administrators any.
-fn subject(call: &Call<'_>, what: &'static str) -> std::result::Result<(String, Session), Error> {
+fn subject(
+    call: &Call<'_>,
+    what: &'static str,
+) -> std::result::Result<(String, IssuedToken), Error> {
     let caller = call.session()?;
     // As in Keystone, who names no token may not do it.
     let token = call.subject_token.clone().ok_or(Error::Forbidden(what))?;

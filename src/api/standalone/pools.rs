@@ -4,7 +4,7 @@ use crate::api::http::call::Call;
 use crate::api::http::reply::Reply;
 use crate::identity::policy::Rule;
 use crate::model::error::Error;
-use crate::service::programs::BACKEND;
+use crate::service::cinder_services::BACKEND;
 use serde_json::json;
 
 type Result = std::result::Result<Reply, Error>;

@@ -79,7 +79,7 @@ fn a_lost_job_lets_go_of_its_packs_after_its_backup_is_known_as_failed() {
     bed.hook(fails_after_the_root());
     assert!(matches!(bed.run(Queue::Backup), Outcome::Retry { .. }));
     bed.tasks.db.batch_execute("DELETE FROM jobs");
-    let is_session = |orphan: &Orphan| matches!(orphan, Orphan::Session(_));
+    let is_session = |orphan: &Orphan| matches!(orphan, Orphan::WriteSession(_));
     let first = bed.orphans();
     assert!(!first.iter().any(is_session), "{first:?}");
     for orphan in &first {

@@ -6,15 +6,15 @@ use crate::model::column::Json;
 use crate::model::id::{ProjectId, RecordId};
 use crate::model::page::{Condition, Filter, Listed, Page};
 use crate::model::schema::records;
-use crate::model::standalone::stored::{Record, Resource, Stored};
+use crate::model::standalone::stored::{Document, Resource, Stored};
 use crate::model::time::Timestamp;
 use diesel::prelude::*;
 
 /// The SQL of columns whose value stands in the body, as a text under the column's name.
 pub const BODY: &str = "body";
 
-fn typed<T: Resource>(row: Record) -> DbResult<Stored<T>> {
-    let Record {
+fn typed<T: Resource>(row: Document) -> DbResult<Stored<T>> {
+    let Document {
         id,
         kind: _,
         project_id,
@@ -65,7 +65,7 @@ pub fn list<T: Resource>(
     let filter = looking_inside(filter);
     let Listed { rows, is_cut } = load_page!(
         records,
-        Record,
+        Document,
         "OCTET_LENGTH(body)",
         matching!(records, filter).filter(records::kind.eq(T::KIND)),
         page,
@@ -77,10 +77,10 @@ pub fn list<T: Resource>(
 
 /// All records of a kind, oldest first.
 pub fn all<T: Resource>(connection: &mut DbConnection) -> DbResult<Vec<Stored<T>>> {
-    let rows: Vec<Record> = records::table
+    let rows: Vec<Document> = records::table
         .filter(records::kind.eq(T::KIND))
         .order((records::created_at, records::id))
-        .select(Record::as_select())
+        .select(Document::as_select())
         .load(connection)?;
     rows.into_iter().map(typed).collect()
 }
@@ -90,11 +90,11 @@ pub fn of_project<T: Resource>(
     connection: &mut DbConnection,
     project: &ProjectId,
 ) -> DbResult<Vec<Stored<T>>> {
-    let rows: Vec<Record> = records::table
+    let rows: Vec<Document> = records::table
         .filter(records::kind.eq(T::KIND))
         .filter(records::project_id.eq(project))
         .order((records::created_at, records::id))
-        .select(Record::as_select())
+        .select(Document::as_select())
         .load(connection)?;
     rows.into_iter().map(typed).collect()
 }
@@ -104,11 +104,11 @@ pub fn in_status<T: Resource>(
     connection: &mut DbConnection,
     status: &str,
 ) -> DbResult<Vec<Stored<T>>> {
-    let rows: Vec<Record> = records::table
+    let rows: Vec<Document> = records::table
         .filter(records::kind.eq(T::KIND))
         .filter(records::status.eq(status))
         .order((records::created_at, records::id))
-        .select(Record::as_select())
+        .select(Document::as_select())
         .load(connection)?;
     rows.into_iter().map(typed).collect()
 }
@@ -127,10 +127,10 @@ pub fn find<T: Resource>(
     connection: &mut DbConnection,
     id: &RecordId,
 ) -> DbResult<Option<Stored<T>>> {
-    let row: Option<Record> = records::table
+    let row: Option<Document> = records::table
         .find(id)
         .filter(records::kind.eq(T::KIND))
-        .select(Record::as_select())
+        .select(Document::as_select())
         .first(connection)
         .optional()?;
     row.map(typed).transpose()
@@ -141,11 +141,11 @@ pub fn named<T: Resource>(
     connection: &mut DbConnection,
     name: &str,
 ) -> DbResult<Option<Stored<T>>> {
-    let row: Option<Record> = records::table
+    let row: Option<Document> = records::table
         .filter(records::kind.eq(T::KIND))
         .filter(records::name.eq(name))
         .order((records::created_at, records::id))
-        .select(Record::as_select())
+        .select(Document::as_select())
         .first(connection)
         .optional()?;
     row.map(typed).transpose()
@@ -153,7 +153,7 @@ pub fn named<T: Resource>(
 
 /// Adds a record.
 pub fn insert<T: Resource>(connection: &mut DbConnection, row: &Stored<T>) -> DbResult<()> {
-    let record = Record {
+    let record = Document {
         id: row.id.clone(),
         kind: T::KIND.to_owned(),
         project_id: row.project_id.clone(),

@@ -3,8 +3,8 @@
 use crate::config::Secret;
 use crate::db::standalone::{credentials, identity};
 use crate::db::{self, DbConnection};
-use crate::identity::embedded::session::session_now;
-use crate::identity::embedded::{Embedded, NewCredential, Session, random_text};
+use crate::identity::embedded::session::token_now;
+use crate::identity::embedded::{Embedded, IssuedToken, NewCredential, random_text};
 use crate::model::column::Json;
 use crate::model::error::Error;
 use crate::model::id::{UserId, keystone_id};
@@ -26,7 +26,7 @@ impl Embedded {
     /// answer and nowhere else.
     pub fn create_credential(
         &self,
-        session: &Session,
+        session: &IssuedToken,
         wanted: NewCredential,
     ) -> Result<(ApplicationCredential, Secret), Error> {
         let project = session.project.as_ref().ok_or_else(|| {
@@ -78,7 +78,7 @@ impl Embedded {
             }
             // A role that is taken away at this moment must not come back with the credential.
             identity::lock_roles(c)?;
-            let now = session_now(c, &session.row.hash, row.created_at)?;
+            let now = token_now(c, &session.row.hash, row.created_at)?;
             let roles = now.ok_or(Error::Unauthenticated)?.roles;
             if row.roles.iter().any(|role| !roles.contains(role)) {
                 return Err(Error::Invalid(UNASSIGNED.to_owned()));

@@ -4,9 +4,9 @@ use crate::config::Secret;
 use crate::db::DbConnection;
 use crate::db::standalone::credentials;
 use crate::db::standalone::identity::{self, Issued, TokensMax};
-use crate::identity::embedded::session::{granted, session_now};
+use crate::identity::embedded::session::{granted, token_now};
 use crate::identity::embedded::{
-    CredentialName, Credentials, Embedded, Named, Scope, Session, random_text,
+    CredentialName, Credentials, Embedded, IssuedToken, Named, Scope, random_text,
 };
 use crate::model::column::Json;
 use crate::model::error::Error;
@@ -56,7 +56,7 @@ impl Embedded {
         credentials: &Credentials,
         scope: &Scope,
         from: Option<IpAddr>,
-    ) -> Result<(Secret, Session), Error> {
+    ) -> Result<(Secret, IssuedToken), Error> {
         let proof = self.verify(credentials, from)?;
         let place = match (&proof.credential, scope) {
             (Some(_), Scope::Project(_)) => {
@@ -102,7 +102,7 @@ impl Embedded {
         methods: Vec<String>,
         proof: Proof,
         place: Option<Granted>,
-    ) -> Result<(Secret, Session), Error> {
+    ) -> Result<(Secret, IssuedToken), Error> {
         let (project, roles) = place.unzip();
         let Proof {
             user,
@@ -147,7 +147,7 @@ impl Embedded {
                 });
             }
         }
-        let session = Session {
+        let session = IssuedToken {
             row,
             user,
             project,
@@ -158,13 +158,13 @@ impl Embedded {
     }
 
     /// The session of a token; `None` if the token is not valid.
-    pub fn validate(&self, token: &str) -> Result<Option<Session>, Error> {
+    pub fn validate(&self, token: &str) -> Result<Option<IssuedToken>, Error> {
         let (hash, now) = (hash(token), self.clock.now());
-        Ok(self.db.read(|c| session_now(c, &hash, now))?)
+        Ok(self.db.read(|c| token_now(c, &hash, now))?)
     }
 
     /// Revokes a token, and all that were got with it.
-    pub fn revoke(&self, session: &Session) -> Result<(), Error> {
+    pub fn revoke(&self, session: &IssuedToken) -> Result<(), Error> {
         Ok(self.db.write(|c| identity::revoke_token(c, &session.row))?)
     }
 

@@ -8,9 +8,9 @@ use crate::model::standalone::identity::{
 };
 use crate::model::time::Timestamp;
 
-/// The session of a token.
+/// A valid token, and what it stands for.
 #[derive(Debug, Clone)]
-pub struct Session {
+pub struct IssuedToken {
     pub row: TokenRow,
     pub user: User,
     pub project: Option<Project>,
@@ -26,18 +26,18 @@ pub(super) fn granted(role: Option<Role>, credential: Option<&ApplicationCredent
         .collect()
 }
 
-/// The session of the token with this hash, as it is now.
-pub(super) fn session_now(
+/// The token with this hash and what it stands for now.
+pub(super) fn token_now(
     connection: &mut DbConnection,
     hash: &[u8],
     now: Timestamp,
-) -> DbResult<Option<Session>> {
+) -> DbResult<Option<IssuedToken>> {
     let found = identity::find_token(connection, hash, now)?;
     Ok(found.and_then(|found| session(found, now)))
 }
 
-/// The session of a token, if all that the token rests on is still as it must be.
-fn session(found: FoundToken, now: Timestamp) -> Option<Session> {
+/// What a token stands for, if all that the token rests on is still as it must be.
+fn session(found: FoundToken, now: Timestamp) -> Option<IssuedToken> {
     let (row, user, project, role, credential) = found;
     let roles = granted(role, credential.as_ref());
     let is_of_user = user.may_log_in() && row.generation == user.generation;
@@ -51,7 +51,7 @@ fn session(found: FoundToken, now: Timestamp) -> Option<Session> {
         }
         None => row.project_id.is_none(),
     };
-    (is_of_user && is_of_credential && is_of_project).then_some(Session {
+    (is_of_user && is_of_credential && is_of_project).then_some(IssuedToken {
         row,
         user,
         project,

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 /// One row of `records`.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable, Insertable)]
 #[diesel(table_name = records)]
-pub struct Record {
+pub struct Document {
     pub id: RecordId,
     pub kind: String,
     pub project_id: ProjectId,
@@ -24,7 +24,7 @@ pub struct Record {
     pub updated_at: Option<Timestamp>,
 }
 
-/// The body of one kind of record.
+/// The body of one kind of document.
 pub trait Resource: Serialize + DeserializeOwned {
     /// The word in the column `kind`.
     const KIND: &'static str;
@@ -33,7 +33,7 @@ pub trait Resource: Serialize + DeserializeOwned {
     fn missing(id: &RecordId) -> Error;
 }
 
-/// A record whose body was understood.
+/// A document whose body was understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored<T> {
     pub id: RecordId,

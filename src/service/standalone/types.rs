@@ -11,7 +11,7 @@ use crate::model::id::{RecordId, VolumeTypeId};
 use crate::model::page::{Condition, Listed, Page};
 use crate::model::standalone::group::Group;
 use crate::model::standalone::volume_type::{DEFAULT_TYPE_NAME, TypeEncryption, VolumeType};
-use crate::service::programs::BACKEND;
+use crate::service::cinder_services::BACKEND;
 use crate::service::{Metadata, Services, check_marker};
 
 /// The capabilities of the one backend of standalone volumes.

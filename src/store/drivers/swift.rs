@@ -2,7 +2,7 @@
 
 use crate::config;
 use crate::store::drivers::{OpenError, split};
-use crate::store::swift::{Session, log_in};
+use crate::store::swift::{SwiftClient, log_in};
 use opendal::services;
 use reqwest::Client;
 use tokio::runtime::Handle;
@@ -12,7 +12,7 @@ pub(in crate::store) fn session(
     settings: &config::Storage,
     client: Client,
     handle: &Handle,
-) -> Result<Session, OpenError> {
+) -> Result<SwiftClient, OpenError> {
     let options = settings.swift.clone().unwrap_or_default();
     let (timeout, patience) = (settings.timeout, settings.retry_for);
     handle
@@ -23,7 +23,7 @@ pub(in crate::store) fn session(
         })
 }
 
-pub(in crate::store) fn builder(session: &Session, place: &str) -> services::Swift {
+pub(in crate::store) fn builder(session: &SwiftClient, place: &str) -> services::Swift {
     let (container, folder) = split(place);
     services::Swift::default()
         .endpoint(&session.endpoint)

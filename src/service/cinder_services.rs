@@ -16,7 +16,7 @@ pub const BACKEND: &str = "standalone";
 
 /// One service, and what an administrator has set for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Program {
+pub struct CinderService {
     pub row: ServiceRow,
     pub host: String,
     pub is_up: bool,
@@ -33,7 +33,7 @@ pub enum ServiceChange {
     Thaw,
 }
 
-impl Program {
+impl CinderService {
     /// Whether it is on this host: its own, or that of its backend.
     pub fn is_on(&self, host: &str) -> bool {
         self.host == host || self.host.split('@').next() == Some(host)
@@ -67,7 +67,7 @@ pub struct Cleanup {
 }
 
 impl Services {
-    /// The host of a program: volumes have a backend on it.
+    /// The host of a service: volumes have a backend on it.
     pub(super) fn host_of(&self, name: &str) -> String {
         match name {
             "cinder-volume" => format!("{}@{BACKEND}", self.host),
@@ -75,7 +75,7 @@ impl Services {
         }
     }
 
-    /// The row with an administrator's settings for a program, which is kept under a name of its own.
+    /// The row with an administrator's settings for a service, which is kept under a name of its own.
     fn wish_row(
         &self,
         c: &mut DbConnection,
@@ -96,11 +96,11 @@ impl Services {
         }))
     }
 
-    fn programs(&self, c: &mut DbConnection) -> Result<Vec<Program>, DbError> {
+    fn cinder_services(&self, c: &mut DbConnection) -> Result<Vec<CinderService>, DbError> {
         let now = self.clock.now();
-        let mut programs = Vec::new();
+        let mut listed = Vec::new();
         for name in SERVICES.into_iter().filter(|name| *name != BACKUP_SERVICE) {
-            programs.push(Program {
+            listed.push(CinderService {
                 row: self.wish_row(c, name, name)?,
                 host: self.host_of(name),
                 is_up: true,
@@ -109,39 +109,43 @@ impl Services {
         }
         for worker in db::workers::all(c)? {
             let kept = db::workers::service_name(&worker.name);
-            programs.push(Program {
+            listed.push(CinderService {
                 row: self.wish_row(c, &kept, BACKUP_SERVICE)?,
                 is_up: db::workers::is_up(&worker, now),
                 host: worker.name,
                 seen_at: worker.seen_at,
             });
         }
-        Ok(programs)
+        Ok(listed)
     }
 
-    /// All programs, if the rule allows to see them.
-    pub fn list_programs(&self, ctx: &RequestContext, rule: Rule) -> Result<Vec<Program>, Error> {
+    /// All services, if the rule allows to see them.
+    pub fn list_cinder_services(
+        &self,
+        ctx: &RequestContext,
+        rule: Rule,
+    ) -> Result<Vec<CinderService>, Error> {
         ctx.authorize(rule, &ctx.project_id)?;
-        self.db.read(|c| Ok(self.programs(c)?))
+        self.db.read(|c| Ok(self.cinder_services(c)?))
     }
 
-    /// Enables, disables, freezes or thaws a program. Without a binary it is the one on that host.
-    pub fn change_program(
+    /// Enables, disables, freezes or thaws a service. Without a binary it is the one on that host.
+    pub fn change_cinder_service(
         &self,
         ctx: &RequestContext,
         binary: Option<&str>,
         host: &str,
         change: ServiceChange,
-    ) -> Result<Program, Error> {
+    ) -> Result<CinderService, Error> {
         ctx.authorize(Rule::ServiceUpdate, &ctx.project_id)?;
         let binary = binary.unwrap_or("cinder-volume");
         self.db.write(|c| {
             db::lock(c, "services")?;
             let found = self
-                .programs(c)?
+                .cinder_services(c)?
                 .into_iter()
-                .find(|program| program.row.name == binary && program.host == host);
-            let Some(mut program) = found else {
+                .find(|service| service.row.name == binary && service.host == host);
+            let Some(mut service) = found else {
                 let message = format!("Service {binary} could not be found on host {host}.");
                 // Cinder answers so, the one and the other.
                 return Err(match change {
@@ -153,32 +157,32 @@ impl Services {
             };
             match &change {
                 ServiceChange::Enable => {
-                    program.row.disabled = false;
-                    program.row.disabled_reason = None;
+                    service.row.disabled = false;
+                    service.row.disabled_reason = None;
                 }
                 ServiceChange::Disable { reason } => {
-                    program.row.disabled = true;
-                    program.row.disabled_reason = reason.clone();
+                    service.row.disabled = true;
+                    service.row.disabled_reason = reason.clone();
                 }
-                ServiceChange::Freeze => program.row.frozen = true,
-                ServiceChange::Thaw => program.row.frozen = false,
+                ServiceChange::Freeze => service.row.frozen = true,
+                ServiceChange::Thaw => service.row.frozen = false,
             }
-            program.row.updated_at = self.clock.now();
-            let kept = if program.row.name == BACKUP_SERVICE {
-                db::workers::service_name(&program.host)
+            service.row.updated_at = self.clock.now();
+            let kept = if service.row.name == BACKUP_SERVICE {
+                db::workers::service_name(&service.host)
             } else {
-                program.row.name.clone()
+                service.row.name.clone()
             };
             let row = ServiceRow {
                 name: kept,
-                ..program.row.clone()
+                ..service.row.clone()
             };
             db::services::put(c, &row)?;
-            Ok(program)
+            Ok(service)
         })
     }
 
-    /// How much each part of this process says, for each of the programs it plays that are meant.
+    /// How much each part of this process says, for each of the services it plays that are meant.
     pub fn log_levels(&self, ctx: &RequestContext, of: &LogsOf) -> Result<Vec<LogLevels>, Error> {
         let sources = self.log_sources(ctx, of)?;
         let levels = logs::levels(&of.prefix);
@@ -188,7 +192,7 @@ impl Services {
             .collect())
     }
 
-    /// Has the parts of this process say so much, if it plays one of the programs that are meant.
+    /// Has the parts of this process say so much, if it plays one of the services that are meant.
     pub fn set_log_level(
         &self,
         ctx: &RequestContext,
@@ -226,7 +230,7 @@ impl Services {
         &self,
         ctx: &RequestContext,
         wanted: &Cleanup,
-    ) -> Result<Vec<(usize, Program)>, Error> {
+    ) -> Result<Vec<(usize, CinderService)>, Error> {
         ctx.authorize(Rule::WorkersCleanup, &ctx.project_id)?;
         let has_place =
             wanted.service_id.is_some() || wanted.host.is_some() || wanted.cluster.is_some();
@@ -234,19 +238,19 @@ impl Services {
             let message = format!("There is no resource with UUID {id} pending cleanup.");
             return Err(Error::invalid("input received", message));
         }
-        let is_meant = |(number, program): &(usize, Program)| {
+        let is_meant = |(number, service): &(usize, CinderService)| {
             let number = i64::try_from(*number).ok();
-            program.row.name != BACKUP_SERVICE
+            service.row.name != BACKUP_SERVICE
                 // None of them is in a cluster.
                 && wanted.cluster.is_none()
-                && program.is_up == wanted.is_up
+                && service.is_up == wanted.is_up
                 && wanted.service_id.is_none_or(|id| Some(id) == number)
-                && wanted.host.as_ref().is_none_or(|host| program.is_on(host))
-                && wanted.binary.as_ref().is_none_or(|name| *name == program.row.name)
-                && wanted.disabled.is_none_or(|disabled| disabled == program.row.disabled)
+                && wanted.host.as_ref().is_none_or(|host| service.is_on(host))
+                && wanted.binary.as_ref().is_none_or(|name| *name == service.row.name)
+                && wanted.disabled.is_none_or(|disabled| disabled == service.row.disabled)
         };
-        let programs = self.db.read(|c| self.programs(c))?;
-        Ok((1..).zip(programs).filter(is_meant).collect())
+        let listed = self.db.read(|c| self.cinder_services(c))?;
+        Ok((1..).zip(listed).filter(is_meant).collect())
     }
 
     /// An error while an administrator has disabled the backup service.

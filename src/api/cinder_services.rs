@@ -1,4 +1,4 @@
-//! `/os-services`, `/workers/cleanup` and the list of `/os-hosts`: the programs, for administrators (Cinder
+//! `/os-services`, `/workers/cleanup` and the list of `/os-hosts`: the services, for administrators (Cinder
 //! reference, 8.5).
 
 use crate::api::http::call::Call;
@@ -9,7 +9,7 @@ use crate::api::http::schema::{Field, Fields, Rule as Must, Schema, field};
 use crate::identity::policy::Rule;
 use crate::logs::LogLevel;
 use crate::model::error::Error;
-use crate::service::programs::{Cleanup, LogsOf, Program, ServiceChange};
+use crate::service::cinder_services::{CinderService, Cleanup, LogsOf, ServiceChange};
 use serde_json::{Map, Value, json};
 
 type Result<T = Reply> = std::result::Result<T, Error>;
@@ -134,32 +134,32 @@ fn service_id(key: &str, value: &Value) -> Result<()> {
     }
 }
 
-fn status(program: &Program) -> &'static str {
-    if program.row.disabled {
+fn status(service: &CinderService) -> &'static str {
+    if service.row.disabled {
         "disabled"
     } else {
         "enabled"
     }
 }
 
-fn view(call: &Call<'_>, program: &Program) -> Value {
+fn view(call: &Call<'_>, service: &CinderService) -> Value {
     let services = &call.api.services;
     let mut view = json!({
-        "binary": program.row.name,
-        "host": program.host,
+        "binary": service.row.name,
+        "host": service.host,
         "zone": services.catalog.availability_zone(),
-        "status": status(program),
-        "state": if program.is_up { "up" } else { "down" },
-        "updated_at": program.seen_at.iso(),
-        "disabled_reason": program.row.disabled_reason,
+        "status": status(service),
+        "state": if service.is_up { "up" } else { "down" },
+        "updated_at": service.seen_at.iso(),
+        "disabled_reason": service.row.disabled_reason,
     });
     if call.version >= CLUSTERS {
         view["cluster"] = json!(null);
     }
-    if program.row.name == "cinder-volume" {
+    if service.row.name == "cinder-volume" {
         view["replication_status"] = json!("not-capable");
         view["active_backend_id"] = json!(null);
-        view["frozen"] = json!(program.row.frozen);
+        view["frozen"] = json!(service.row.frozen);
         if call.version >= BACKEND_STATE {
             view["backend_state"] = json!("up");
         }
@@ -168,19 +168,19 @@ fn view(call: &Call<'_>, program: &Program) -> Value {
 }
 
 pub(super) fn list(call: &Call<'_>) -> Result {
-    let programs = call
+    let listed = call
         .api
         .services
-        .list_programs(call.ctx()?, Rule::ServiceList)?;
-    let rows: Vec<Value> = programs
+        .list_cinder_services(call.ctx()?, Rule::ServiceList)?;
+    let rows: Vec<Value> = listed
         .iter()
-        .filter(|program| {
+        .filter(|service| {
             let binary = call.query("binary");
             let host = call.query("host");
-            binary.is_none_or(|wanted| wanted == program.row.name)
-                && host.is_none_or(|host| program.is_on(host))
+            binary.is_none_or(|wanted| wanted == service.row.name)
+                && host.is_none_or(|host| service.is_on(host))
         })
-        .map(|program| view(call, program))
+        .map(|service| view(call, service))
         .collect();
     Ok(Reply::json(200, json!({ "services": rows })))
 }
@@ -222,20 +222,20 @@ fn no_host(why: &str) -> Error {
     Error::invalid("input received", why)
 }
 
-/// Changes a program, and shows it under the names that the client gave it.
+/// Changes a service, and shows it under the names that the client gave it.
 fn changed(call: &Call<'_>, fields: &Fields<'_>, change: ServiceChange) -> Result<Value> {
     let host = fields.text("host").filter(|host| !host.is_empty());
     let host = host.ok_or_else(|| no_host("Host field is missing."))?;
     let (binary, service) = (fields.required("binary"), fields.required("service"));
     let name = if binary.is_empty() { &service } else { &binary };
     let services = &call.api.services;
-    let program = services.change_program(call.ctx()?, Some(name), &host, change)?;
+    let changed = services.change_cinder_service(call.ctx()?, Some(name), &host, change)?;
     Ok(json!({
-        "host": program.host,
+        "host": changed.host,
         "service": service,
         "binary": binary,
-        "disabled": program.row.disabled,
-        "status": status(&program),
+        "disabled": changed.row.disabled,
+        "status": status(&changed),
     }))
 }
 
@@ -252,7 +252,7 @@ fn freeze(call: &Call<'_>, change: ServiceChange) -> Result {
         });
     };
     let services = &call.api.services;
-    services.change_program(call.ctx()?, None, host, change)?;
+    services.change_cinder_service(call.ctx()?, None, host, change)?;
     Ok(Reply::empty(202))
 }
 
@@ -319,29 +319,29 @@ pub(super) fn clean_up(call: &Call<'_>) -> Result {
         resource_id: given("resource_id"),
     };
     let found = call.api.services.clean_up(call.ctx()?, &wanted)?;
-    let view = found.iter().map(|(number, program)| {
-        let (host, binary) = (&program.host, &program.row.name);
+    let view = found.iter().map(|(number, service)| {
+        let (host, binary) = (&service.host, &service.row.name);
         json!({ "id": number, "host": host, "binary": binary, "cluster_name": null })
     });
     let cleaning: Vec<Value> = view.collect();
-    // Who plays these programs is there, or would not answer.
+    // Who plays these services is there, or would not answer.
     let view = json!({ "cleaning": cleaning, "unavailable": [] });
     Ok(Reply::json(202, view))
 }
 
 pub(super) fn hosts(call: &Call<'_>) -> Result {
     let services = &call.api.services;
-    let programs = services.list_programs(call.ctx()?, Rule::HostManage)?;
-    let rows: Vec<Value> = programs
+    let listed = services.list_cinder_services(call.ctx()?, Rule::HostManage)?;
+    let rows: Vec<Value> = listed
         .iter()
-        .map(|program| {
+        .map(|service| {
             json!({
-                "host_name": program.host,
-                "service": program.row.name,
+                "host_name": service.host,
+                "service": service.row.name,
                 "zone": services.catalog.availability_zone(),
-                "service-status": if program.is_up { "available" } else { "unavailable" },
-                "service-state": status(program),
-                "last-update": program.seen_at.iso(),
+                "service-status": if service.is_up { "available" } else { "unavailable" },
+                "service-state": status(service),
+                "last-update": service.seen_at.iso(),
             })
         })
         .collect();
