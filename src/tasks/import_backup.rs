@@ -134,7 +134,7 @@ impl Tasks {
         };
         let row = self.unknown_vault(&locator.storage, &locator.vault, &found, &locator.root)?;
         if is_allowed(&row) {
-            self.adopt_vault(&row, &found)
+            self.adopt_vault(&row, &found).map(|(vault, _)| vault)
         } else {
             Err(is_absent)
         }

@@ -67,10 +67,10 @@ impl Tasks {
         found: &Found,
     ) -> Result<Rebuilt, TaskError> {
         let known = self.db.read(|c| db::vaults::find_by_id(c, id))?;
-        let vault = match known {
-            Some(row) => self.open_vault(&row)?,
+        let (vault, adopted) = match known {
+            Some(row) => (self.open_vault(&row)?, 0),
             None => match self.adopt_by_any(storage, id, found)? {
-                Some(vault) => vault,
+                Some(adopted) => adopted,
                 // Without a root there is no backup in it, and no project to which it could belong.
                 None => return Ok(Rebuilt::default()),
             },
@@ -80,7 +80,7 @@ impl Tasks {
         self.add_newer(storage, &vault, found)?;
         let (packs, refused) = rebuild::packs(&vault, found, None)?;
         let mut rebuilt = Rebuilt {
-            packs,
+            packs: adopted + packs,
             refused,
             ..Rebuilt::default()
         };
@@ -131,20 +131,20 @@ impl Tasks {
         Ok(())
     }
 
-    /// Takes a vault over with the first of its roots that can be read.
+    /// Takes a vault over with the first of its roots that can be read. Gives how many of its packs are known now.
     fn adopt_by_any(
         &self,
         storage: &StorageId,
         id: &VaultId,
         found: &Found,
-    ) -> Result<Option<Vault>, TaskError> {
+    ) -> Result<Option<(Vault, usize)>, TaskError> {
         let mut damage = None;
         for root in &found.roots {
             let adopted = self
                 .unknown_vault(storage, id, found, root)
                 .and_then(|row| self.adopt_vault(&row, found));
             match adopted {
-                Ok(vault) => return Ok(Some(vault)),
+                Ok(adopted) => return Ok(Some(adopted)),
                 Err(error @ TaskError::Engine(engine::Error::Corrupt { .. })) => {
                     damage.get_or_insert(error);
                 }
@@ -168,12 +168,16 @@ impl Tasks {
         Ok(row)
     }
 
-    /// Takes a vault over from its storage.
-    pub(super) fn adopt_vault(&self, row: &VaultRow, found: &Found) -> Result<Vault, TaskError> {
+    /// Takes a vault over from its storage. Gives how many of its packs are known now.
+    pub(super) fn adopt_vault(
+        &self,
+        row: &VaultRow,
+        found: &Found,
+    ) -> Result<(Vault, usize), TaskError> {
         let row = self.db.write(|c| db::vaults::adopt(c, row))?;
         let vault = self.open_vault(&row)?;
-        rebuild::packs(&vault, found, None)?;
-        Ok(vault)
+        let (packs, unreadable) = rebuild::packs(&vault, found, None)?;
+        Ok((vault, packs.saturating_sub(unreadable.len())))
     }
 
     fn rebuild_backup(
