@@ -89,7 +89,11 @@ fn is_host(host: &str) -> bool {
 pub(super) fn check(url: &str) -> Result<(), &'static str> {
     let (scheme, rest) = url.split_once(':').unwrap_or_default();
     if scheme == "fs" {
-        return Ok(());
+        return if rest.is_empty() {
+            Err("name the directory: fs:DIRECTORY")
+        } else {
+            Ok(())
+        };
     }
     let is_known = ["http", "https"].contains(&scheme) || Scheme::parse(scheme).is_some();
     let rest = rest.strip_prefix("//").filter(|_| is_known);
@@ -260,6 +264,7 @@ mod tests {
             "sftp://u:hunter2@h/x",
             "https://h/container?sig=hunter2",
             "https://h#hunter2",
+            "fs:",
             "ftp://u:hunter2@h",
             "hunter2",
             "",
