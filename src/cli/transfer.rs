@@ -12,7 +12,7 @@ use crate::volume::catalog::Catalog;
 use crate::volume::{VolumeReader, VolumeWriter};
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
@@ -210,20 +210,18 @@ fn export_to(
     file: &Path,
     bar: &ProgressBar,
 ) -> anyhow::Result<()> {
-    // What is there is kept until it is known to be a fit target.
-    let mut options = File::options();
-    let options = options.write(true).create(true).truncate(false);
-    let mut output = options.open(file)?;
-    let kind = output.metadata()?.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
-        return stream_out(reader, &mut output, bar);
-    }
+    let Ok(kind) = std::fs::metadata(file).map(|found| found.file_type()) else {
+        return export_to_new(reader, file, None, bar);
+    };
+    let mut output = File::options().write(true).open(file)?;
     refuse_itself(&output, volume)?;
     if kind.is_file() {
-        output.set_len(0)?;
-        output.set_len(reader.length())?;
+        let permissions = output.metadata()?.permissions();
+        return export_to_new(reader, &file.canonicalize()?, Some(permissions), bar);
     }
-    drop(output);
+    if !kind.is_block_device() {
+        return stream_out(reader, &mut output, bar);
+    }
     let writer = VolumeWriter::open(file)?;
     if writer.length() < reader.length() {
         bail!(
@@ -234,6 +232,38 @@ fn export_to(
     }
     each_piece(reader, bar, |piece, at| put(&writer, piece, at))?;
     Ok(writer.sync()?)
+}
+
+/// Writes a file beside it, which takes its name once it is whole. So what has the name is never half an image, and
+/// what had it before is there until then.
+fn export_to_new(
+    reader: &VolumeReader,
+    file: &Path,
+    permissions: Option<Permissions>,
+    bar: &ProgressBar,
+) -> anyhow::Result<()> {
+    let mut name = file.file_name().context("it is no file")?.to_owned();
+    name.push(".part");
+    let part = file.with_file_name(name);
+    let write = || {
+        // What an export left that was killed.
+        std::fs::remove_file(&part).ok();
+        let output = File::create_new(&part)?;
+        output.set_len(reader.length())?;
+        let writer = VolumeWriter::open(&part)?;
+        each_piece(reader, bar, |piece, at| put(&writer, piece, at))?;
+        writer.sync()?;
+        if let Some(permissions) = permissions {
+            output.set_permissions(permissions)?;
+        }
+        std::fs::rename(&part, file)?;
+        let folder = file.parent().filter(|folder| *folder != Path::new(""));
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+        anyhow::Ok(())
+    };
+    write().inspect_err(|_| {
+        std::fs::remove_file(&part).ok();
+    })
 }
 
 fn stream_out(

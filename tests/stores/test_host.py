@@ -575,6 +575,27 @@ def test_an_exported_image_holds_nothing_of_what_the_file_held(moved, tmp_path):
     assert read_all(image) == (bed.digest(volume), GIB)
 
 
+def test_an_export_that_is_killed_leaves_no_file_that_looks_whole(moved, tmp_path):
+    bed, _, volume = moved
+    fresh, held = tmp_path / "fresh", tmp_path / "held"
+    held.write_bytes(b"kept")
+    held.chmod(0o640)
+    bed.write(volume, 0, os.urandom(256 * MIB))
+    for image, force in [(fresh, []), (held, ["--force"])]:
+        child = subprocess.Popen([*command(bed, "export", volume, image), *force], env=bed.environment())
+        part = image.with_name(f"{image.name}.part")
+        until("it writes", lambda part=part: part.exists() and part.stat().st_blocks)
+        child.kill()
+        assert child.wait() == -signal.SIGKILL, "it was too fast for this test"
+    assert not fresh.exists() and held.read_bytes() == b"kept"
+    # The next one is not held up by what is left.
+    for image, force in [(fresh, []), (held, ["--force"])]:
+        bed.run("volume", "export", *force, "--volume", volume, image)
+        assert read_all(image) == (bed.digest(volume), GIB)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".part") == []
+    assert held.stat().st_mode & 0o777 == 0o640
+
+
 @pytest.mark.parametrize("more", [0, 4 * MIB])
 def test_a_volume_is_exported_to_a_device_with_its_zeros(moved, tmp_path, more):
     bed, _, volume = moved
