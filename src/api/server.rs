@@ -42,12 +42,12 @@ impl Api {
         let gateway = self.gateway.as_ref().filter(|_| admitted.waits_for_cinder);
         let hold = match (gateway, admitted.asks_for_list(), &admitted.to) {
             (Some(gateway), ..) => gateway.places.take(&caller, body.max(REQUEST_BYTES)).await,
-            (None, true, _) => memory.lists.take(&caller, memory.list_bytes).await,
+            (None, true, _) => memory.lists.take(&caller, memory.parts.list).await,
             (None, false, To::Identity { .. }) => {
                 memory.objects.take(&caller, body + IDENTITY_BYTES).await
             }
             (None, false, To::BlockStorage { .. }) => {
-                let bytes = body.saturating_add(memory.object_bytes);
+                let bytes = body.saturating_add(memory.parts.object);
                 memory.objects.take(&caller, bytes).await
             }
         };

@@ -5,11 +5,6 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// What the process holds besides its jobs: the program, the database's cache, requests, and the
-/// upkeep of vaults.
-const PROGRAM_BYTES: u64 = 64 << 20;
-/// What the upkeep of vaults may read at once.
-pub const UPKEEP_BYTES: u64 = 20 << 20;
 /// What a job holds besides packs, threads and what it has fetched: trailers, nodes, the index of
 /// packs on their way.
 const JOB_BYTES: u64 = 4 << 20;
@@ -67,7 +62,7 @@ impl Default for Engine {
         Self {
             compression: Compression::Zstd(3),
             chunk_bytes_average: ByteSize::kib(64),
-            pack_bytes: ByteSize::mib(32),
+            pack_bytes: ByteSize::mib(16),
             memory: ByteSize::mib(256),
             uploads: 0,
             downloads: 4,
@@ -98,9 +93,9 @@ impl Engine {
         self.chunk_bytes_average.as_u64() * 8
     }
 
-    /// Shares the memory out.
-    pub fn share(&self, jobs: &Jobs) -> Share {
-        let bytes = self.job_bytes(jobs);
+    /// Shares out what is left of the memory beside this many bytes.
+    pub(super) fn share(&self, jobs: &Jobs, besides: u64) -> Share {
+        let bytes = self.job_bytes(jobs, besides);
         let thread = thread_bytes(self.compression, self.frame_bytes());
         let uploads = match self.uploads as u64 {
             0 => {
@@ -130,8 +125,8 @@ impl Engine {
     }
 
     /// A job's part of the memory.
-    fn job_bytes(&self, jobs: &Jobs) -> u64 {
-        self.memory.as_u64().saturating_sub(PROGRAM_BYTES) / jobs.backups.max(1) as u64
+    fn job_bytes(&self, jobs: &Jobs, besides: u64) -> u64 {
+        self.memory.as_u64().saturating_sub(besides) / jobs.backups.max(1) as u64
     }
 
     /// A pack with its last frame and its trailer.
@@ -148,15 +143,15 @@ impl Engine {
     }
 
     /// The least memory with which backups and restores can work.
-    fn memory_min(&self, jobs: &Jobs) -> u64 {
+    fn memory_min(&self, jobs: &Jobs, besides: u64) -> u64 {
         let (uploads, threads) = (self.uploads.max(1) as u64, self.threads.max(1) as u64);
         let restore = SPAN_BYTES + DOWNLOAD_BYTES.max(self.frame_bytes() * 3) + JOB_BYTES;
         let job = self.backup_bytes(uploads, threads).max(restore);
-        PROGRAM_BYTES.saturating_add(job.saturating_mul(jobs.backups as u64))
+        besides.saturating_add(job.saturating_mul(jobs.backups as u64))
     }
 
-    /// The setting that is wrong, and why.
-    pub(super) fn check(&self, jobs: &Jobs) -> Result<(), (&'static str, String)> {
+    /// The setting that is wrong, and why, where the process holds this many bytes besides its jobs.
+    pub(super) fn check(&self, jobs: &Jobs, besides: u64) -> Result<(), (&'static str, String)> {
         let average = self.chunk_bytes_average.as_u64();
         if !average.is_power_of_two() || !(16 << 10..=1 << 20).contains(&average) {
             let why = "must be a power of two from 16 KiB to 1 MiB";
@@ -175,15 +170,17 @@ impl Engine {
         if self.threads > 256 {
             return Err(("engine.threads", "must be at most 256".to_owned()));
         }
-        let least = self.memory_min(jobs);
+        let least = self.memory_min(jobs, besides);
         if self.memory.as_u64() < least {
             let why = format!(
-                "must be at least {} for {} backups at once, each with packs of {}, {} uploads and {} threads",
+                "must be at least {} for {} backups at once, each with packs of {}, {} uploads and {} threads, and {} for \
+                 requests and all else",
                 ByteSize::mib(least.div_ceil(1 << 20)),
                 jobs.backups,
                 self.pack_bytes,
                 self.uploads.max(1),
                 self.threads.max(1),
+                ByteSize::mib(besides.div_ceil(1 << 20)),
             );
             return Err(("engine.memory", why));
         }
@@ -243,16 +240,21 @@ impl From<Compression> for String {
 mod tests {
     use super::*;
 
+    /// What the process holds besides its jobs, by default.
+    fn besides() -> u64 {
+        crate::config::Config::default().besides_jobs()
+    }
+
     #[test]
     fn memory_buys_uploads_and_the_least_that_is_named_is_enough() {
         let jobs = Jobs::default();
         let mut engine = Engine::default();
-        let small = engine.share(&jobs);
+        let small = engine.share(&jobs, besides());
         assert_eq!((small.uploads, small.threads_max), (1, 2));
-        // Two spans are put together at once, while two threads fetch for others.
-        assert!(small.restore_bytes >= 2 * (SPAN_BYTES + (9 << 19)) + (9 << 20));
+        // A span is put together, while two threads fetch for others.
+        assert!(small.restore_bytes >= SPAN_BYTES + (9 << 19) + (9 << 20));
         engine.memory = ByteSize::gib(1);
-        let large = engine.share(&jobs);
+        let large = engine.share(&jobs, besides());
         assert!(large.uploads > 4 && large.threads_max > 16);
         for (uploads, threads, level) in [(0, 0, 3), (6, 0, 3), (0, 12, 3), (3, 5, 19)] {
             engine = Engine {
@@ -262,24 +264,24 @@ mod tests {
                 memory: ByteSize::mib(100),
                 ..Engine::default()
             };
-            let (_, why) = engine.check(&jobs).unwrap_err();
+            let (_, why) = engine.check(&jobs, besides()).unwrap_err();
             let least = why
                 .split(" for ")
                 .next()
                 .unwrap()
                 .trim_start_matches("must be at least ");
             engine.memory = least.parse().unwrap();
-            engine.check(&jobs).unwrap();
-            let uploads = engine.share(&jobs).uploads as u64;
+            engine.check(&jobs, besides()).unwrap();
+            let uploads = engine.share(&jobs, besides()).uploads as u64;
             let backup = engine.backup_bytes(uploads, threads.max(1) as u64);
-            assert!(backup <= engine.job_bytes(&jobs), "{engine:?}");
+            assert!(backup <= engine.job_bytes(&jobs, besides()), "{engine:?}");
         }
     }
 
     #[test]
     fn all_jobs_together_stay_within_the_memory() {
-        for memory in [256, 300, 512, 1024, 4096, 65536] {
-            for (backups, pack, chunk) in [(2, 32, 64), (1, 32, 64), (2, 8, 16), (1, 64, 1024)] {
+        for memory in [256, 300, 330, 512, 1024, 4096, 65536] {
+            for (backups, pack, chunk) in [(2, 16, 64), (1, 32, 64), (2, 8, 16), (1, 64, 1024)] {
                 let jobs = Jobs {
                     backups,
                     ..Jobs::default()
@@ -290,13 +292,14 @@ mod tests {
                     chunk_bytes_average: ByteSize::kib(chunk),
                     ..Engine::default()
                 };
-                if engine.check(&jobs).is_err() {
+                if engine.check(&jobs, besides()).is_err() {
+                    assert!(memory < 512, "{engine:?}");
                     continue;
                 }
-                let share = engine.share(&jobs);
+                let share = engine.share(&jobs, besides());
                 let backup = engine.backup_bytes(share.uploads as u64, share.threads_max as u64);
                 let restore = share.restore_bytes + JOB_BYTES;
-                let all = PROGRAM_BYTES + backup.max(restore) * backups as u64;
+                let all = besides() + backup.max(restore) * backups as u64;
                 assert!(all <= memory << 20, "{engine:?} {share:?}");
             }
         }

@@ -10,18 +10,20 @@ mod hidden;
 mod identity;
 mod jobs;
 mod maintenance;
+mod memory;
 mod secret;
 mod storage;
 mod url;
 
 pub use cinder::{Cinder, Rbd, VolumesMode};
-pub use engine::{Compression, Engine, META_SHARE, Share, UPKEEP_BYTES, thread_bytes};
+pub use engine::{Compression, Engine, META_SHARE, Share, thread_bytes};
 pub use environment::{ENVIRONMENT_PREFIX, Variables};
 pub use error::{ConfigError, without_content};
 pub use hidden::without_passwords;
 pub use identity::{ConfiguredUser, Identity, IdentityMode, KeystoneSettings, Policy};
 pub use jobs::Jobs;
 pub use maintenance::Maintenance;
+pub use memory::{PASSWORDS_AT_ONCE, RequestMemory, UPKEEP_BYTES};
 pub use secret::Secret;
 pub use storage::{Azblob, Gcs, S3, Scheme, Sftp, Storage, Swift, Webdav};
 pub use url::DatabaseUrl;
@@ -91,16 +93,16 @@ pub struct Api {
     /// after this time, one that has had an answer after 5 seconds.
     #[serde(with = "humantime_serde")]
     pub client_timeout: Duration,
-    /// Largest request body. All bodies that are on their way take at most 64 times as much memory.
+    /// Largest request body. All bodies that are on their way take at most 32 times as much memory.
     pub body_bytes_max: ByteSize,
     /// Largest page of a list, and its default.
     pub page_items_max: usize,
     /// A page of a list ends early, with a link to the next one, where its metadata would take more. All lists that are made
-    /// or wait for their clients take at most 48 times as much memory, and 512 KiB count at least.
+    /// or wait for their clients take at most 36 times as much memory, and 512 KiB count at least.
     pub page_bytes_max: ByteSize,
     /// Most keys in the metadata of one object, in the specs of a type, and in the properties of an image.
     pub metadata_items_max: usize,
-    /// Most bytes of these keys and values together. All other requests and their answers take at most 256 times as much
+    /// Most bytes of these keys and values together. All other requests and their answers take at most 128 times as much
     /// memory, and 64 KiB count at least.
     pub metadata_bytes_max: ByteSize,
 }
@@ -310,6 +312,21 @@ impl Config {
         Ok(config)
     }
 
+    /// What each job may use of the memory.
+    pub fn share(&self) -> Share {
+        self.engine.share(&self.jobs, self.besides_jobs())
+    }
+
+    /// Bytes of `engine.memory` that are not for jobs.
+    fn besides_jobs(&self) -> u64 {
+        let passwords = match self.identity.mode {
+            IdentityMode::Embedded => memory::PASSWORD_BYTES * PASSWORDS_AT_ONCE as u64,
+            IdentityMode::Keystone => 0,
+        };
+        let fixed = memory::PROGRAM_BYTES + memory::UPKEEP_BYTES + passwords;
+        self.api.memory().all().saturating_add(fixed)
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let refuse = |origin: &str, message: &str| {
             Err(ConfigError::Setting {
@@ -326,7 +343,7 @@ impl Config {
         if let Err((key, why)) = self.jobs.check() {
             return refuse(key, why);
         }
-        if let Err((key, why)) = self.engine.check(&self.jobs) {
+        if let Err((key, why)) = self.engine.check(&self.jobs, self.besides_jobs()) {
             return refuse(key, &why);
         }
         if self.maintenance.compact_percent > 100 {

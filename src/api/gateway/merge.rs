@@ -84,7 +84,7 @@ fn not_understood(source: Option<Cause>) -> Error {
 /// for Cinder keeps none of it from others. Blocks.
 pub(super) fn room(call: &Call<'_>) -> Result<Hold, Error> {
     let (memory, callers) = (&call.api.memory, call.ctx()?.names());
-    let taking = memory.lists.take(&callers, memory.list_bytes);
+    let taking = memory.lists.take(&callers, memory.parts.list);
     let room = Handle::current().block_on(taking);
     room.ok_or(Error::TooMany {
         retry_after: RETRY_SECONDS,

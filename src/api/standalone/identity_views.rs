@@ -56,7 +56,7 @@ pub(crate) fn list_all<T>(
     mut page: impl FnMut(Option<&T>) -> std::result::Result<Vec<T>, Error>,
     views: impl Fn(&T) -> Vec<Value>,
 ) -> std::result::Result<Reply, Error> {
-    let most = call.api.memory.list_text_bytes();
+    let most = call.api.memory.parts.list_text();
     let (mut items, mut bytes) = (Vec::new(), 0);
     let mut last: Option<T> = None;
     loop {

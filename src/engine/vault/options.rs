@@ -28,9 +28,9 @@ pub struct Options {
 impl Options {
     /// Resolves the settings on this machine, for so many backups at once.
     pub fn from_settings(config: &config::Config) -> Self {
-        let (engine, jobs) = (&config.engine, &config.jobs);
+        let engine = &config.engine;
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-        let share = engine.share(jobs);
+        let share = config.share();
         Self {
             compression: engine.compression,
             // A limit, and refused in the settings long before that.

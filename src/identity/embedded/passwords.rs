@@ -2,7 +2,7 @@
 //! that without an account. So only a few run at once, a short queue waits, one after the other, and the rest is refused.
 //! Each client has a share of the queue, so that other clients always find a place.
 
-use crate::config::Secret;
+use crate::config::{PASSWORDS_AT_ONCE, Secret};
 use crate::model::error::Error;
 use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
@@ -38,9 +38,9 @@ pub(super) struct Passwords {
 
 impl Passwords {
     pub(super) fn new() -> Self {
-        let at_once = available_parallelism().map_or(1, usize::from);
+        let cores = available_parallelism().map_or(1, usize::from);
         Self {
-            gate: Gate::new(at_once),
+            gate: Gate::new(cores.min(PASSWORDS_AT_ONCE)),
             verified: Mutex::default(),
             verified_key: random(),
             nobody: written(Salt::generate(), &random()),
