@@ -125,7 +125,7 @@ def test_a_backup_outlasts_its_keystone_token(park, tmp_path, keystone_beside):
     storage, log_ins = keystone_beside(token_seconds=8)
     # A pack every eleven seconds, so each is refused with all of its body under way.
     # A root is stored within the lease or put off, so that is long enough for a log-in too.
-    settings = {"engine": {"pack_bytes": "32 MiB"}, "jobs": {"lease": "60s"}}
+    settings = {"engine": {"pack_bytes": "32 MiB", "memory": "512 MiB"}, "jobs": {"lease": "60s"}}
     with Bed(tmp_path, {**storage, "timeout": "60s", "upload_limit": "3 MiB"}, **settings) as bed:
         demo = Client(bed, bed.start())
         volume = demo.create_volume()

@@ -13,7 +13,7 @@ from bed import MIB, PROGRAM, Bed, Client, noise, until
 
 BLOCK = 4096
 #: The least that is taken for so many jobs with packs of this size.
-JOBS, PACK, MEMORY = 3, 16, 220
+JOBS, PACK, MEMORY = 3, 8, 250
 #: Of each volume, so that each job has more spans than may lie in memory at once.
 DATA = 3 * 32 * MIB
 

@@ -682,7 +682,8 @@ def test_a_full_disk_is_told_and_everything_goes_on_when_there_is_room(tmp_path,
 
 def test_a_thousand_small_backups_are_rebuilt(park, tmp_path):
     count = 1000
-    with Bed(tmp_path, park.storage("ceph-s3"), jobs={"backups": 4, "reserve": False}) as bed:
+    with Bed(tmp_path, park.storage("ceph-s3"), jobs={"backups": 4, "reserve": False},
+             engine={"memory": "320 MiB"}) as bed:
         demo = Client(bed, bed.start())
         volumes = [demo.create_volume() for _ in range(4)]
         chance = random.Random(4)
