@@ -127,8 +127,8 @@
 //!
 //! # Memory
 //!
-//! The settings name what the process may hold ([`crate::config::Engine::share`]). A fixed part is for the
-//! program, the database's cache, requests and the upkeep of vaults; the rest is shared out among the jobs
+//! The settings name what the process may hold ([`crate::config::Config::share`]). A fixed part is for the
+//! program, the database's cache, requests, passwords and the upkeep of vaults; the rest is shared out among the jobs
 //! that may run at once. A backup holds as many packs and threads as fit into its part. The threads of a
 //! restore, and those that verify packs, take what they are about to fetch out of a budget (`budget.rs`)
 //! and give it back when it is written: where the target is slow they wait before they fetch. Objects are
