@@ -1,6 +1,6 @@
 //! What the process holds beside its jobs, part by part. What is left of `engine.memory` belongs to the jobs.
 
-use super::Api;
+use crate::config::api::Api;
 use bytesize::ByteSize;
 
 /// The program's own pages, the database's cache, connections with their heads, and small answers.
