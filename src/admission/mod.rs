@@ -121,6 +121,8 @@ impl From<CatalogError> for Error {
             | CatalogError::Volume(_)
             | CatalogError::Stopped
             | CatalogError::Overdue
+            | CatalogError::NotCopied(..)
+            | CatalogError::Brick(_)
             | CatalogError::NotOurs
             | CatalogError::NoCinder => Error::internal(error),
             CatalogError::NotMadeYet => Error::Unavailable {

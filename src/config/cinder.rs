@@ -1,7 +1,8 @@
 //! Settings of a Cinder that keeps the volumes.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ pub struct Cinder {
     /// The pools of Ceph clusters, by the names of Cinder's backends: what stands between `@` and `#` in
     /// `os-vol-host-attr:host`.
     pub rbd: BTreeMap<String, Rbd>,
+    pub brick: Brick,
     /// Serve all of block storage, as the catalogue's endpoint for it: what is not about backups is passed on to Cinder.
     pub gateway: bool,
     /// How long Cinder may take until its answer to a request that is passed on begins, and then for each part of it. Cinder
@@ -53,6 +55,7 @@ impl Default for Cinder {
             cacert: None,
             timeout: Duration::from_secs(30),
             rbd: BTreeMap::new(),
+            brick: Brick::default(),
             gateway: false,
             gateway_timeout: Duration::from_secs(120),
             gateway_requests_max: 64,
@@ -75,6 +78,44 @@ pub struct Rbd {
     /// Longest time of one request to the cluster.
     #[serde(default = "timeout", with = "humantime_serde")]
     pub timeout: Duration,
+}
+
+/// Backends that os-brick, the library of Nova and Cinder, connects to this machine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Brick {
+    /// Cinder's backends, by the names that stand between `@` and `#` in `os-vol-host-attr:host`.
+    pub backends: BTreeSet<String>,
+    /// A Python that has os-brick.
+    pub python: PathBuf,
+    /// What os-brick puts before commands that need rights, such as `sudo`. Without it this service needs these rights.
+    pub root_helper: Option<String>,
+    pub multipath: bool,
+    /// The address of this machine in the network of the storage. Default: the one of its default route.
+    pub address: Option<IpAddr>,
+    /// Where os-brick mounts shares and has its locks. Default: `brick` in the data directory.
+    pub dir: Option<PathBuf>,
+    /// Longest time to connect or disconnect a volume.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// Longest time that Cinder may take for the snapshot and the copy of a volume from which a backup is made.
+    #[serde(with = "humantime_serde")]
+    pub copy_timeout: Duration,
+}
+
+impl Default for Brick {
+    fn default() -> Self {
+        Self {
+            backends: BTreeSet::new(),
+            python: PathBuf::from("/usr/bin/python3"),
+            root_helper: None,
+            multipath: false,
+            address: None,
+            dir: None,
+            timeout: Duration::from_secs(120),
+            copy_timeout: Duration::from_secs(24 * 3600),
+        }
+    }
 }
 
 fn conf() -> PathBuf {
@@ -101,9 +142,27 @@ impl Cinder {
             let why = format!("must be from 1 to {REQUESTS_MAX}");
             return Err(("cinder.gateway_requests_max".to_owned(), why));
         }
-        if self.rbd.is_empty() {
-            let why = "the mode cinder needs a section [cinder.rbd.BACKEND] for each of Cinder's backends whose volumes are to be backed up";
+        let brick = &self.brick;
+        if self.rbd.is_empty() && brick.backends.is_empty() {
+            let why = "the mode cinder needs a section [cinder.rbd.BACKEND] for each of Cinder's backends in Ceph whose volumes are to be backed up, and `cinder.brick.backends` for others";
             return Err(("cinder.rbd".to_owned(), why.to_owned()));
+        }
+        if let Some(name) = brick
+            .backends
+            .iter()
+            .find(|name| self.rbd.contains_key(*name))
+        {
+            let why = format!(
+                "the backend {name} has a section [cinder.rbd.{name}] too; remove one of them"
+            );
+            return Err(("cinder.brick.backends".to_owned(), why));
+        }
+        if !brick.backends.is_empty() && !brick.python.is_file() {
+            let why = format!(
+                "there is no file {}; name the interpreter that has os-brick",
+                brick.python.display()
+            );
+            return Err(("cinder.brick.python".to_owned(), why));
         }
         for (name, rbd) in &self.rbd {
             let missing = [Some(&rbd.conf), rbd.keyring.as_ref()]

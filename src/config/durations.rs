@@ -49,6 +49,13 @@ impl Config {
         settings.push(("cinder.timeout".to_owned(), cinder.timeout, MOMENT, DAY));
         let gateway = "cinder.gateway_timeout".to_owned();
         settings.push((gateway, cinder.gateway_timeout, MOMENT, DAY));
+        let brick = &cinder.brick;
+        for (key, value) in [
+            ("timeout", brick.timeout),
+            ("copy_timeout", brick.copy_timeout),
+        ] {
+            settings.push((format!("cinder.brick.{key}"), value, MOMENT * 1000, MONTH));
+        }
         for (name, rbd) in &cinder.rbd {
             let key = format!("cinder.rbd.{name}.timeout");
             settings.push((key, rbd.timeout, MOMENT * 1000, DAY));

@@ -15,7 +15,7 @@ mod secret;
 mod storage;
 mod url;
 
-pub use cinder::{Cinder, Rbd, VolumesMode};
+pub use cinder::{Brick, Cinder, Rbd, VolumesMode};
 pub use engine::{Compression, Engine, META_SHARE, Share, thread_bytes};
 pub use environment::{ENVIRONMENT_PREFIX, Variables};
 pub use error::{ConfigError, without_content};

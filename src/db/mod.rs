@@ -33,6 +33,7 @@ mod reserve;
 pub mod services;
 pub mod sessions;
 pub mod standalone;
+pub mod temporaries;
 pub mod vaults;
 mod versions;
 pub mod volume_holds;

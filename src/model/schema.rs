@@ -163,6 +163,11 @@ diesel::table! {
     }
 }
 diesel::table! { migrated_by (migration) { migration -> Text, program -> Text, } }
+diesel::table! {
+    temporaries (job) {
+        job -> Text, asked_at -> Nullable<BigInt>, volume -> Nullable<Text>, connector -> Nullable<Text>,
+    }
+}
 diesel::allow_tables_to_appear_in_same_query!(
     backups,
     noted_roots,

@@ -6,6 +6,7 @@
 //! Paths leave this floor in two places of standalone mode: the attachments API names the file of a volume, as
 //! its clients are on the same machine, and `embervault volume import` and `export` open it.
 
+pub mod brick;
 pub mod catalog;
 pub mod cinder;
 mod extent_map;

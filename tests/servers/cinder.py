@@ -22,7 +22,7 @@ state_path = {data}/state
 api_paste_config = {etc}/api-paste.ini
 resource_query_filters_file = {etc}/resource_filters.json
 rootwrap_config = {data}/rootwrap.conf
-enabled_backends = ceph,other
+enabled_backends = ceph,other,nfs
 default_volume_type = ceph
 use_stderr = false
 log_file = {log}/cinder-app.log
@@ -49,6 +49,14 @@ rbd_pool = other
 rbd_user = cinder
 rbd_ceph_conf = {ceph}
 rbd_exclusive_cinder_pool = true
+[nfs]
+volume_driver = cinder.volume.drivers.nfs.NfsDriver
+volume_backend_name = nfs
+nfs_shares_config = {data}/shares
+nfs_mount_point_base = {data}/mounts
+nfs_snapshot_support = true
+nas_secure_file_operations = false
+nas_secure_file_permissions = true
 [database]
 connection = sqlite:///{data}/cinder.db
 [keystone_authtoken]
@@ -70,6 +78,14 @@ backend_url = file://{data}/state
 backend = cinder.keymgr.conf_key_mgr.ConfKeyManager
 fixed_key = 0000000000000000000000000000000000000000000000000000000000000000
 """
+#: No kernel here need have NFS, nor a test the rights to mount: what is mounted is a link to the share.
+MOUNT = """\
+#!/bin/sh
+for last; do share=$place place=$last; done
+[ -L "$place" ] || { rmdir "$place" && ln -s "${share#*:}" "$place"; }
+"""
+#: `sudo cinder-rootwrap CONF COMMAND...`, where no command needs rights.
+SUDO = '#!/bin/sh\nshift 2\nexec "$@"\n'
 # Cinder's own backups, for comparisons with them.
 BACKUPS = """\
 [DEFAULT]
@@ -85,7 +101,8 @@ quota_backup_gigabytes = 100000
 class Cinder(Server):
     """The API answers when Cinder's services are up. `ceph`, `keystone` and `cloud` are its neighbours."""
 
-    programs = {**Ceph.programs, "rbd": "ceph-common", "nginx": "nginx-light", "haproxy": "haproxy"}
+    programs = {**Ceph.programs, "rbd": "ceph-common", "nginx": "nginx-light", "haproxy": "haproxy",
+                "qemu-img": "qemu-utils"}
     port_names = ("api", "keystone")
     limit = 180
 
@@ -96,12 +113,20 @@ class Cinder(Server):
         self.python = pathlib.Path(os.environ["CINDER_PYTHON"])
         self.ceph = Ceph(self.dir / "ceph", size=ceph_size, with_gateway=False)
         self.url = f"http://127.0.0.1:{self.ports['api']}/v3"
+        #: What is shared by NFS, and programs that come first in the path of who mounts it.
+        self.share, self.programs_dir = self.data / "share", self.data / "programs"
+        self.path = f"{self.programs_dir}:{self.python.parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
         self.keystone = None
         self.cloud = None
 
     def make(self):
-        for part in ("state", "lock"):
+        for part in ("state", "lock", "share", "mounts"):
             (self.data / part).mkdir()
+        (self.data / "shares").write_text(f"127.0.0.1:{self.share}\n")
+        self.programs_dir.mkdir()
+        for name, text in (("mount", MOUNT), ("mount.nfs", "#!/bin/sh\n"), ("sudo", SUDO)):
+            (self.programs_dir / name).write_text(text)
+            (self.programs_dir / name).chmod(0o755)
         (self.data / "rootwrap.conf").write_text("[DEFAULT]\nfilters_path=\nexec_dirs=/usr/bin,/bin,/usr/sbin,/sbin\n")
 
     def run(self):
@@ -170,10 +195,10 @@ class Cinder(Server):
         # -I keeps this directory off the module path, where a file of it would pass for Cinder's own package.
         more = ["--with-backups"] if self.with_backups else []
         self.spawn("cinder", [self.python, "-I", script, *more, "--config-file", conf],
-                   env={"PATH": f"{self.python.parent}:{os.environ['PATH']}:/usr/sbin:/sbin"})
+                   env={"PATH": self.path})
         self.until(lambda: ports.open_at(self.ports["api"]), "the API answers")
         self.until(self._services_are_up, "the services are up")
-        for name in ("ceph", "other"):
+        for name in ("ceph", "other", "nfs"):
             self.ensure_type(name)
 
     def _services_are_up(self):

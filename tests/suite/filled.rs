@@ -322,6 +322,7 @@ fn statements(size: Size, bytes: impl Fn(&str) -> String) -> Vec<String> {
             &format!("{i}, {i}, {created} + 604800000000"),
             backups,
         ),
+        insert("temporaries", "job, volume", &format!("{i}, {i}"), 50),
         insert("noted_roots", "backup", &i, backups),
         insert(
             "tokens",

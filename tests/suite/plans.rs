@@ -33,6 +33,8 @@ const SMALL: &[&str] = &[
     "processes",
     "services",
     "storages",
+    // Of jobs that run.
+    "temporaries",
     "volume_types",
     "workers",
     // What recursive queries call their own.

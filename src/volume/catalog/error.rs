@@ -6,6 +6,7 @@ use crate::model::id::VolumeId;
 use crate::model::number::ImpossibleNumber;
 use crate::model::volume::VolumeStatus;
 use crate::volume::VolumeError;
+use crate::volume::brick::BrickError;
 use crate::volume::cinder::CinderError;
 
 /// Why the catalogue did not do as asked.
@@ -48,6 +49,11 @@ pub enum CatalogError {
     Cinder(#[from] CinderError),
     #[error("cinder has not made the volume yet")]
     NotMadeYet,
+    /// A copy of the source that Cinder was to make for a backup.
+    #[error("cinder has not made a {0} to back up from: it is {1}")]
+    NotCopied(&'static str, String),
+    #[error("cinder.brick")]
+    Brick(#[from] BrickError),
     /// Another service keeps the volumes, and makes and deletes them.
     #[error("the volumes are kept by a Cinder (volumes.mode), not by this service")]
     NotOurs,
@@ -62,6 +68,7 @@ impl CatalogError {
             Self::Db(error) => !error.is_lasting(),
             Self::Cinder(error) => error.is_temporary(),
             Self::Volume(error) => error.is_temporary(),
+            Self::Brick(error) => error.is_temporary(),
             Self::NotMadeYet | Self::Overdue => true,
             Self::NoVolume
             | Self::NoSnapshot
@@ -72,6 +79,7 @@ impl CatalogError {
             | Self::SnapshotState(_)
             | Self::Size { .. }
             | Self::Refused(_)
+            | Self::NotCopied(..)
             | Self::NotOurs
             | Self::NoCinder => false,
         }

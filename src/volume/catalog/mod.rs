@@ -247,7 +247,7 @@ impl Catalog {
                 standalone.open_source(lease, volume, snapshot, size_gib, since, progress)
             }
             Self::Cinder(cinder) => {
-                cinder.open_source(&lease.job_id, volume, snapshot, size_gib, since)
+                cinder.open_source(lease, volume, snapshot, size_gib, since, progress)
             }
             #[cfg(test)]
             Self::Memory(memory) => memory.open_source(lease, volume),
@@ -345,7 +345,7 @@ impl Catalog {
             Self::Standalone(standalone) => standalone
                 .open_target(lease, volume, bytes, data_bytes)
                 .map(Target::untracked),
-            Self::Cinder(cinder) => cinder.open_target(volume, since),
+            Self::Cinder(cinder) => cinder.open_target(lease, volume, since),
             #[cfg(test)]
             Self::Memory(memory) => memory
                 .open_target(lease, volume, bytes)

@@ -17,7 +17,7 @@ use embervault::db::workers::WorkerRow;
 use embervault::db::{self, DbConnection, DbResult};
 use embervault::db::{
     backups, chunks, gc, health, jobs, messages, orphans, packs, processes, quotas, services,
-    sessions, vaults, volume_holds, workers,
+    sessions, temporaries, vaults, volume_holds, workers,
 };
 use embervault::model::backup::{Backup, BackupEvent, COLUMNS};
 use embervault::model::column::Json;
@@ -532,6 +532,13 @@ fn of_jobs() -> Vec<Call> {
         volume_holds::marker_of(&volume(THEIRS));
         volume_holds::take_made(&volume(THEIRS));
         volume_holds::making(NOW);
+        temporaries::ask(&lease(), NOW);
+        temporaries::answered(&job(THEIRS));
+        temporaries::connect(&lease(), &volume(THEIRS), "{}");
+        temporaries::find(&job(THEIRS));
+        temporaries::disconnected(&job(THEIRS));
+        temporaries::end(&job(OTHER));
+        temporaries::all();
         orphans::sessions();
         orphans::backups();
         orphans::live();

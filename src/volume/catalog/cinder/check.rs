@@ -3,7 +3,7 @@
 use crate::model::check::Verdict;
 use crate::model::error::chain;
 use crate::model::id::JobId;
-use crate::volume::catalog::cinder::Cinder;
+use crate::volume::catalog::cinder::{Cinder, Place};
 use crate::volume::cinder::CinderError;
 use serde::Serialize;
 use std::error::Error;
@@ -63,14 +63,23 @@ impl Cinder {
                 ));
             }
         }
+        if let Some(brick) = &self.brick {
+            let usable = brick.look().map(|version| format!("version {version}"));
+            let usable = usable.and_then(|version| brick.connector().map(|_| version));
+            let usable = usable.map_err(|error| {
+                advice(&error, "install os-brick for the interpreter in cinder.brick.python, and what its connectors need, such as nfs-common or open-iscsi")
+            });
+            steps.push(Step::new("use os-brick", usable));
+        }
+        let is_brick = |name: &str| self.brick.as_ref().is_some_and(|brick| brick.serves(name));
         let left_out = known
             .iter()
-            .filter(|name| !self.backends.contains_key(*name));
+            .filter(|name| !self.backends.contains_key(*name) && !is_brick(name));
         steps.extend(left_out.map(|name| Step {
             name: format!("backend {name}"),
             verdict: Verdict::Absent,
             detail: format!(
-                "its volumes cannot be backed up: there is no section [cinder.rbd.{name}]"
+                "its volumes cannot be backed up: there is no section [cinder.rbd.{name}], and it is not in cinder.brick.backends"
             ),
         }));
         if let Some(id) = volume {
@@ -98,7 +107,13 @@ impl Cinder {
     fn rehearse(&self, id: &str) -> Result<String, String> {
         let found = self.client.volume(id).map_err(|error| chain(&error))?;
         let found = found.ok_or("there is no such volume: give its id, not its name")?;
-        let (backend, image) = self.place(&found).map_err(|error| chain(&error))?;
+        let (backend, image) = match self.place(&found).map_err(|error| chain(&error))? {
+            Place::Ceph(backend, image) => (backend, image),
+            Place::Connected(_) => return Ok(
+                "it is served by os-brick; only a backup shows whether its copy can be made and read"
+                    .to_owned(),
+            ),
+        };
         let job = JobId::random();
         let rehearsed = backend
             .keep(&image, &job, self.clock.now(), None)

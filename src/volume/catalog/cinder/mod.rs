@@ -1,25 +1,29 @@
-//! The catalogue of a real Cinder, whose volumes lie in Ceph.
+//! The catalogue of a real Cinder, whose volumes lie in Ceph or in backends that os-brick knows.
 //!
-//! Cinder says whose a volume is and where it lies; the bytes are read from Ceph. What a job holds stands in our
+//! Cinder says whose a volume is and where it lies; the bytes are read from Ceph, or from a copy that is connected to this
+//! machine (`temporary`). What a job holds stands in our
 //! database before anything is changed at Cinder or in Ceph, and is ended there last.
 //!
 //! A backup changes nothing at Cinder: it reads a snapshot in Ceph of its own, so the volume stays free. A restore puts
 //! its target into `restoring-backup`, so that no user attaches or deletes it meanwhile.
 
 pub mod check;
+mod temporary;
 
 use crate::clock::Clock;
 use crate::config::{self, Secret};
 use crate::db::volume_holds::{self, Holding, VolumeHold};
-use crate::db::{self, Db, DbConnection, DbError};
+use crate::db::{self, Db, DbConnection, DbError, temporaries};
 use crate::model::error::{Error, chain};
 use crate::model::id::{JobId, ProjectId, SnapshotId, VolumeId};
 use crate::model::job::{JobState, Lease, NewTarget, RestoreTarget, RestoreVolume};
+use crate::model::progress::Progress;
 use crate::model::snapshot::{SnapshotStatus, SourceSnapshot};
 use crate::model::time::Timestamp;
 use crate::model::volume::{
     HeldVolume, RestoredFrom, SavedVolume, SourceVolume, VolumeStatus, bytes_of,
 };
+use crate::volume::brick::{Brick, BrickError};
 use crate::volume::catalog::{CatalogError, Hold};
 use crate::volume::cinder::{CinderError, CinderSnapshot, CinderVolume, Client, NewVolume};
 use crate::volume::rbd::Backend;
@@ -43,6 +47,8 @@ pub struct Cinder {
     clock: Clock,
     client: Client,
     backends: BTreeMap<String, Backend>,
+    /// For backends that are not in Ceph, if there are any.
+    brick: Option<Brick>,
     pub(super) availability_zone: String,
 }
 
@@ -57,10 +63,12 @@ impl Cinder {
         let client = Client::new(settings, &config.identity.keystone, clock.clone(), handle)?;
         let backend =
             |(name, rbd): (&String, &config::Rbd)| (name.clone(), Backend::new(rbd.clone()));
+        let brick = open_brick(config, &client)?;
         Ok(Self {
             db,
             clock,
             client,
+            brick,
             backends: settings.rbd.iter().map(backend).collect(),
             availability_zone: config.volumes.availability_zone.clone(),
         })
@@ -90,7 +98,12 @@ impl Cinder {
             return Some("encrypted volumes cannot be backed up or restored to".to_owned());
         }
         let backend = found.backend().unwrap_or_default();
-        (!self.backends.contains_key(backend)).then(|| {
+        let is_known = self.backends.contains_key(backend)
+            || self
+                .brick
+                .as_ref()
+                .is_some_and(|brick| brick.serves(backend));
+        (!is_known).then(|| {
             format!(
                 "its backend {backend:?} is not one of those that the backup service is set up for"
             )
@@ -108,13 +121,17 @@ impl Cinder {
         found.ok_or(CatalogError::NoVolume)
     }
 
-    /// The pool and the image of a volume.
-    fn place(&self, volume: &CinderVolume) -> Result<(&Backend, String), CatalogError> {
+    /// Where a volume lies.
+    fn place(&self, volume: &CinderVolume) -> Result<Place<'_>, CatalogError> {
         if let Some(why) = self.unsupported(volume) {
             return Err(CatalogError::Refused(Error::invalid("volume", why)));
         }
         let backend = volume.backend().and_then(|name| self.backends.get(name));
-        Ok((backend.ok_or(CatalogError::NoVolume)?, volume.image()))
+        match (backend, &self.brick) {
+            (Some(backend), _) => Ok(Place::Ceph(backend, volume.image())),
+            (None, Some(brick)) => Ok(Place::Connected(brick)),
+            (None, None) => Err(CatalogError::NoVolume),
+        }
     }
 
     pub(super) fn saved(&self, volume: &VolumeId) -> Result<SavedVolume, CatalogError> {
@@ -152,23 +169,32 @@ impl Cinder {
 
     pub(super) fn has_copy(&self, job: &JobId, volume: &VolumeId) -> Result<bool, CatalogError> {
         let found = self.existing(volume)?;
-        let (backend, image) = self.place(&found)?;
-        Ok(backend.has_snapshot(&image, job)?)
+        match self.place(&found)? {
+            Place::Ceph(backend, image) => Ok(backend.has_snapshot(&image, job)?),
+            Place::Connected(_) => self.has_temporary(job),
+        }
     }
 
     pub(super) fn open_source(
         &self,
-        job: &JobId,
+        lease: &Lease,
         volume: &VolumeId,
         snapshot: Option<&SnapshotId>,
         size_gib: i64,
         since: Option<&str>,
+        progress: &Progress,
     ) -> Result<Source, CatalogError> {
         let found = self.existing(volume)?;
-        let (backend, image) = self.place(&found)?;
-        let source = match snapshot {
-            Some(snapshot) => backend.open_at(&image, &format!("snapshot-{snapshot}"), since)?,
-            None => backend.keep(&image, job, self.clock.now(), since)?,
+        let source = match (self.place(&found)?, snapshot) {
+            (Place::Ceph(backend, image), Some(snapshot)) => {
+                backend.open_at(&image, &format!("snapshot-{snapshot}"), since)?
+            }
+            (Place::Ceph(backend, image), None) => {
+                backend.keep(&image, &lease.job_id, self.clock.now(), since)?
+            }
+            (Place::Connected(brick), _) => {
+                self.open_copy(brick, lease, volume, snapshot, progress)?
+            }
         };
         let length = bytes_of(size_gib).map_err(|source| CatalogError::Size {
             volume: volume.clone(),
@@ -187,6 +213,7 @@ impl Cinder {
         snapshot: Option<&SnapshotId>,
         succeeded: bool,
     ) -> Result<(), CatalogError> {
+        self.clear(lease);
         // A snapshot that stays takes room, and the next backup of the volume removes it. A hold that stays is worse.
         if snapshot.is_none()
             && let Err(error) = self.sort_out_snapshots(lease, volume, succeeded)
@@ -210,7 +237,9 @@ impl Cinder {
         let Some(found) = self.client.volume(volume.as_str())? else {
             return Ok(());
         };
-        let (backend, image) = self.place(&found)?;
+        let Place::Ceph(backend, image) = self.place(&found)? else {
+            return Ok(());
+        };
         let ours = self.db.read(|c| db::jobs::find(c, &lease.job_id))?;
         // A worker that was overtaken must not take the snapshot of its successor.
         let is_overtaken = ours.is_some_and(|job| job.attempt != lease.attempt);
@@ -479,12 +508,15 @@ impl Cinder {
 
     pub(super) fn open_target(
         &self,
+        lease: &Lease,
         volume: &VolumeId,
         since: Option<&str>,
     ) -> Result<Target, CatalogError> {
         let found = self.existing(volume)?;
-        let (backend, image) = self.place(&found)?;
-        Ok(backend.open_target(&image, since)?)
+        match self.place(&found)? {
+            Place::Ceph(backend, image) => Ok(backend.open_target(&image, since)?),
+            Place::Connected(brick) => self.open_connected(brick, lease, volume),
+        }
     }
 
     pub(super) fn end_restore(
@@ -497,6 +529,7 @@ impl Cinder {
         let Some(hold) = hold.filter(|hold| hold.is_held_by(lease)) else {
             return Ok(());
         };
+        self.clear(lease);
         if let Some(found) = self.client.volume(volume.as_str())? {
             self.leave_target(&hold, &found, result)?;
         }
@@ -559,9 +592,20 @@ impl Cinder {
 
     pub(super) fn held(&self) -> Result<Vec<HeldVolume>, CatalogError> {
         let now = self.clock.now();
-        let (held, making) = self.db.read(|c| -> Result<_, DbError> {
-            Ok((volume_holds::held(c)?, volume_holds::making(c, now)?))
+        let (held, making, left) = self.db.read(|c| -> Result<_, DbError> {
+            let held = volume_holds::held(c)?;
+            Ok((held, volume_holds::making(c, now)?, temporaries::all(c)?))
         })?;
+        let is_held = |job: &JobId| held.iter().any(|hold| hold.job == *job);
+        let left: Vec<HeldVolume> = left
+            .into_iter()
+            .filter(|job| !is_held(job))
+            .map(|job| HeldVolume {
+                id: VolumeId::new(job.as_str()),
+                status: VolumeStatus::Deleting,
+                job: Some(job),
+            })
+            .collect();
         let of_hold = held.into_iter().map(|hold| HeldVolume {
             id: hold.volume,
             status: match hold.is_new {
@@ -575,13 +619,16 @@ impl Cinder {
             status: VolumeStatus::Creating,
             job: None,
         });
-        Ok(of_hold.chain(of_making).collect())
+        Ok(of_hold.chain(of_making).chain(left).collect())
     }
 
     pub(super) fn give_back(&self, held: &HeldVolume) -> Result<(), CatalogError> {
         let Some(job) = &held.job else {
             return self.remove_made(held.id.as_str());
         };
+        if held.status == VolumeStatus::Deleting {
+            return self.remove_temporaries(job);
+        }
         let Some(hold) = self.db.read(|c| volume_holds::find(c, job))? else {
             return Ok(());
         };
@@ -607,11 +654,52 @@ impl Cinder {
     pub(super) fn open_volume(&self, volume: &VolumeId) -> Option<VolumeReader> {
         let open = || -> Result<VolumeReader, CatalogError> {
             let found = self.existing(volume)?;
-            let (backend, image) = self.place(&found)?;
-            Ok(backend.open_now(&image)?)
+            match self.place(&found)? {
+                Place::Ceph(backend, image) => Ok(backend.open_now(&image)?),
+                Place::Connected(_) => Err(CatalogError::NoVolume),
+            }
         };
         open().ok()
     }
+}
+
+/// Where a volume's bytes are reached.
+enum Place<'a> {
+    /// In Ceph, with the name of the image.
+    Ceph(&'a Backend, String),
+    /// On this machine, once it is connected.
+    Connected(&'a Brick),
+}
+
+/// The connectors, if the settings name backends for them; an error if they cannot be used, or if Cinder has no such
+/// backend. A Cinder that does not answer yet is no reason to refuse.
+fn open_brick(config: &config::Config, client: &Client) -> Result<Option<Brick>, CatalogError> {
+    let settings = config.cinder.brick.clone();
+    if settings.backends.is_empty() {
+        return Ok(None);
+    }
+    let dir = settings.dir.clone();
+    let dir = dir.unwrap_or_else(|| config.data_dir().join("brick"));
+    let dir = std::path::absolute(&dir).unwrap_or(dir);
+    let brick = Brick::new(settings, dir);
+    let version = brick.look()?;
+    tracing::info!(version, "os-brick connects volumes");
+    match client.backends() {
+        Ok(known) => {
+            if let Some(backend) = brick.backends().find(|name| !known.contains(name)) {
+                let (backend, known) = (backend.clone(), known.join(", "));
+                return Err(BrickError::Unknown { backend, known }.into());
+            }
+        }
+        Err(error) => {
+            let error = chain(&error);
+            tracing::warn!(
+                error,
+                "the backends of os-brick could not be looked for in Cinder"
+            );
+        }
+    }
+    Ok(Some(brick))
 }
 
 /// The metadata that the volume's owner has set.
