@@ -123,6 +123,7 @@ impl From<CatalogError> for Error {
             | CatalogError::Overdue
             | CatalogError::NotCopied(..)
             | CatalogError::Brick(_)
+            | CatalogError::NotConnected
             | CatalogError::NotOurs
             | CatalogError::NoCinder => Error::internal(error),
             CatalogError::NotMadeYet => Error::Unavailable {

@@ -277,6 +277,9 @@ fn assemble(
     let (storages, default_storage) =
         storages::open(config, &db, &clock, &masters, &handle, &stop, metrics)?;
     let catalog = Catalog::open(db.clone(), clock.clone(), config, handle.clone())?;
+    if role != Role::Api {
+        catalog.check_connectors()?;
+    }
     let (identity, users) = open_identity(config, role, data_dir, &db, &clock, &handle)?;
     if role != Role::Worker
         && identity.embedded().is_some()

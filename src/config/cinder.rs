@@ -164,6 +164,14 @@ impl Cinder {
             );
             return Err(("cinder.brick.python".to_owned(), why));
         }
+        if brick
+            .root_helper
+            .as_deref()
+            .is_some_and(|words| words.trim().is_empty())
+        {
+            let why = "must be a command, such as sudo; leave it out to do without one";
+            return Err(("cinder.brick.root_helper".to_owned(), why.to_owned()));
+        }
         for (name, rbd) in &self.rbd {
             let missing = [Some(&rbd.conf), rbd.keyring.as_ref()]
                 .into_iter()

@@ -16,7 +16,7 @@ const MAKING: Duration = Duration::from_secs(10 * 60);
 #[diesel(table_name = temporaries)]
 pub struct Temporary {
     pub job: JobId,
-    /// When something was last asked for, until the answer is there.
+    /// When something was last asked for, until all answers are there.
     pub asked_at: Option<Timestamp>,
     /// The volume that is connected, or about to be.
     pub volume: Option<VolumeId>,
@@ -31,15 +31,27 @@ impl Temporary {
     }
 }
 
-/// Notes that something is about to be made. `false`: the run does not hold its volume any more.
-pub fn ask(c: &mut DbConnection, lease: &Lease, now: Timestamp) -> DbResult<bool> {
+/// Whether a run may have something made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asking {
+    /// Yes, and nothing else that was asked for is without an answer.
+    Alone,
+    /// Yes, and what was asked for before may come too.
+    Again,
+    /// The run does not hold its volume any more.
+    Over,
+}
+
+/// Notes that something is about to be made.
+pub fn ask(c: &mut DbConnection, lease: &Lease, now: Timestamp) -> DbResult<Asking> {
     if !begin(c, lease)? {
-        return Ok(false);
+        return Ok(Asking::Over);
     }
+    let before = find(c, &lease.job_id)?.and_then(|of| of.asked_at);
     diesel::update(temporaries::table.find(&lease.job_id))
         .set(temporaries::asked_at.eq(now))
         .execute(c)?;
-    Ok(true)
+    Ok(before.map_or(Asking::Alone, |_| Asking::Again))
 }
 
 /// Makes the row of a job, unless there is one. `false`: the run does not hold its volume any more.
@@ -59,7 +71,7 @@ fn begin(c: &mut DbConnection, lease: &Lease) -> DbResult<bool> {
     Ok(true)
 }
 
-/// Notes that the answer is there.
+/// Notes that the answer is there to all that was asked for.
 pub fn answered(c: &mut DbConnection, job: &JobId) -> DbResult<()> {
     diesel::update(temporaries::table.find(job))
         .set(temporaries::asked_at.eq(None::<Timestamp>))

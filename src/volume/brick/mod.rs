@@ -23,6 +23,10 @@ pub enum BrickError {
         "{python} has no os-brick that works: install os-brick for it, or name another interpreter in cinder.brick.python"
     )]
     Unusable { python: String, source: HelperError },
+    #[error(
+        "os-brick has its mounts and locks in {dir}, which cannot be made: name another directory in cinder.brick.dir"
+    )]
+    Dir { dir: String, source: io::Error },
     #[error("{backend:?} in cinder.brick.backends is not one of Cinder's backends: {known}")]
     Unknown { backend: String, known: String },
     #[error("to {action} the volume failed")]
@@ -38,15 +42,9 @@ pub enum BrickError {
 }
 
 impl BrickError {
-    /// Whether the same may succeed later.
+    /// Whether the same may succeed later: storages come back.
     pub fn is_temporary(&self) -> bool {
-        matches!(
-            self,
-            Self::Failed {
-                source: HelperError::Late(_),
-                ..
-            }
-        )
+        matches!(self, Self::Failed { .. })
     }
 }
 
@@ -81,8 +79,24 @@ impl Brick {
         self.0.settings.copy_timeout
     }
 
+    /// An error if one of the backends is not among those that Cinder has.
+    pub fn check_backends(&self, known: &[String]) -> Result<(), BrickError> {
+        match self.backends().find(|name| !known.contains(name)) {
+            None => Ok(()),
+            Some(backend) => Err(BrickError::Unknown {
+                backend: backend.clone(),
+                known: known.join(", "),
+            }),
+        }
+    }
+
     /// The version of os-brick; an error if it cannot be used.
     pub fn look(&self) -> Result<String, BrickError> {
+        let dir = &self.0.dir;
+        std::fs::create_dir_all(dir).map_err(|source| BrickError::Dir {
+            dir: dir.display().to_string(),
+            source,
+        })?;
         let looked = self.ask("look", &Value::Null);
         let python = || self.0.settings.python.display().to_string();
         let answer = looked.map_err(|source| BrickError::Unusable {
@@ -134,6 +148,13 @@ impl Brick {
         let mut command = Command::new(&settings.python);
         // Nothing of the user's own, or of the current directory, is imported.
         command.args(["-I", "-B", "-c", HELPER]);
+        // There may be secrets in settings that came by the environment.
+        for (name, _) in std::env::vars_os() {
+            let name_text = name.to_string_lossy();
+            if name_text.starts_with(config::ENVIRONMENT_PREFIX) || name_text.starts_with("OS_") {
+                command.env_remove(&name);
+            }
+        }
         process::run(command, &asked, settings.timeout)
     }
 }
@@ -154,14 +175,13 @@ pub(super) fn writer(path: &Path) -> Result<VolumeWriter, VolumeError> {
     VolumeWriter::open(path).map_err(|error| with_advice(error, path))
 }
 
+/// Where the file lies is for the log; the error goes to the volume's owner too.
 fn with_advice(error: VolumeError, path: &Path) -> VolumeError {
     if error.source.kind() != io::ErrorKind::PermissionDenied {
         return error;
     }
-    let why = format!(
-        "the user of this service may not open {}: run it as a user that may, such as root, or a member of the group of Cinder's files",
-        path.display()
-    );
+    tracing::error!(path = %path.display(), "the user of this service may not open a connected volume: run it as a user that may, such as root, or a member of the group of Cinder's files");
+    let why = "the backup service has no right to; its log has the remedy";
     VolumeError {
         source: io::Error::new(io::ErrorKind::PermissionDenied, why),
         ..error

@@ -6,12 +6,14 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest answer.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 /// So much of the end of what it says beside its answer is kept.
 const COMPLAINT_BYTES: usize = 4096;
+/// How long one that was killed is waited for, and what it says at its end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Longest text of an error.
 const WORDS_MAX: usize = 600;
 
@@ -31,14 +33,25 @@ pub enum HelperError {
 
 /// A helper that is ended, with all that it has started, whatever happens. If this process is killed, its input ends,
 /// and it ends itself.
-struct Helper(Child);
+struct Helper(Option<Child>);
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        if let Some(group) = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw) {
+        let Some(mut child) = self.0.take() else {
+            return;
+        };
+        if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
             kill_process_group(group, Signal::KILL).ok();
         }
-        self.0.wait().ok();
+        let began = Instant::now();
+        while began.elapsed() < LAST_WORDS {
+            if !matches!(child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(LAST_WORDS / 100);
+        }
+        // One that waits for a storage within a system call ends when the storage answers.
+        std::thread::spawn(move || child.wait());
     }
 }
 
@@ -53,48 +66,52 @@ pub(super) fn run(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
-    let mut helper = Helper(command.spawn().map_err(HelperError::Start)?);
-    let input = helper.0.stdin.take();
-    let output = helper.0.stdout.take();
-    let complaints = helper.0.stderr.take();
+    let mut child = command.spawn().map_err(HelperError::Start)?;
+    let input = child.stdin.take();
+    let output = child.stdout.take();
+    let complaints = child.stderr.take();
+    let helper = Helper(Some(child));
     let (answer, answered) = mpsc::channel();
+    let (complaint, complained) = mpsc::channel();
     let line = format!("{asked}\n");
-    std::thread::scope(|scope| {
-        let complaint = scope.spawn(move || complaints.map(end_of).unwrap_or_default());
-        scope.spawn(move || {
-            let mut input = input;
-            // One that does not read has no answer either.
-            if let Some(input) = &mut input {
-                input.write_all(line.as_bytes()).ok();
-            }
-            let mut read = String::new();
-            if let Some(output) = output {
-                let mut output = BufReader::new(output.take(ANSWER_BYTES_MAX));
-                output.read_line(&mut read).ok();
-            }
-            answer.send(read).ok();
-            // Its input stays open until the answer is there.
-            drop(input);
-        });
-        let answered = answered.recv_timeout(timeout);
-        drop(helper);
-        let complaint = complaint.join().unwrap_or_default();
-        match answered {
-            Err(RecvTimeoutError::Timeout) => Err(HelperError::Late(timeout)),
-            Err(RecvTimeoutError::Disconnected) => Err(HelperError::NoAnswer(complaint)),
-            Ok(line) => understand(&line, complaint),
+    // Nobody waits for these threads: what the helper has started may keep its pipes open for longer than it lives.
+    std::thread::spawn(move || complaint.send(complaints.map(end_of).unwrap_or_default()));
+    std::thread::spawn(move || {
+        let mut input = input;
+        // One that does not read has no answer either.
+        if let Some(input) = &mut input {
+            input.write_all(line.as_bytes()).ok();
         }
-    })
-}
-
-fn understand(line: &str, complaint: String) -> Result<Value, HelperError> {
-    let answer = serde_json::from_str::<Value>(line).ok();
-    let answer = answer.filter(Value::is_object);
-    let answer = answer.ok_or(HelperError::NoAnswer(complaint))?;
+        let mut read = String::new();
+        if let Some(output) = output {
+            let mut output = BufReader::new(output.take(ANSWER_BYTES_MAX));
+            output.read_line(&mut read).ok();
+        }
+        answer.send(read).ok();
+        // Its input stays open until the answer is there.
+        drop(input);
+    });
+    let answered = answered.recv_timeout(timeout);
+    drop(helper);
+    let line = match answered {
+        Err(RecvTimeoutError::Timeout) => return Err(HelperError::Late(timeout)),
+        Err(RecvTimeoutError::Disconnected) => String::new(),
+        Ok(line) => line,
+    };
+    let answer = serde_json::from_str::<Value>(&line).ok();
+    let Some(answer) = answer.filter(Value::is_object) else {
+        let complaint = complained.recv_timeout(LAST_WORDS).unwrap_or_default();
+        return Err(HelperError::NoAnswer(last_words(&without_secrets(
+            complaint, asked,
+        ))));
+    };
     match answer["error"].as_str() {
-        Some(words) => Err(HelperError::Refused(
-            words.chars().take(WORDS_MAX).collect(),
-        )),
+        Some(words) => {
+            let words = without_secrets(words.to_owned(), asked);
+            Err(HelperError::Refused(
+                words.chars().take(WORDS_MAX).collect(),
+            ))
+        }
         None => Ok(answer),
     }
 }
@@ -109,18 +126,47 @@ fn end_of(mut pipe: impl Read) -> String {
         kept.extend_from_slice(&piece[..count]);
         kept.drain(..kept.len().saturating_sub(COMPLAINT_BYTES));
     }
-    let text = String::from_utf8_lossy(&kept);
-    let text: Vec<char> = text.trim().chars().collect();
-    text[text.len().saturating_sub(WORDS_MAX)..]
+    String::from_utf8_lossy(&kept).trim().to_owned()
+}
+
+fn last_words(text: &str) -> String {
+    let count = text.chars().count();
+    text.chars().skip(count.saturating_sub(WORDS_MAX)).collect()
+}
+
+/// A text without what a storage calls a secret, such as the password of a target. Commands that fail are quoted in errors.
+fn without_secrets(mut text: String, asked: &Value) -> String {
+    let mut parts = vec![&asked["connection"]];
+    while let Some(part) = parts.pop() {
+        match part {
+            Value::Array(items) => parts.extend(items),
+            Value::Object(entries) => {
+                for (key, value) in entries {
+                    match value.as_str() {
+                        Some(secret) if !secret.is_empty() && names_a_secret(key) => {
+                            text = text.replace(secret, "***");
+                        }
+                        _ => parts.push(value),
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    text
+}
+
+fn names_a_secret(key: &str) -> bool {
+    let key = key.to_lowercase();
+    ["password", "secret", "key", "token"]
         .iter()
-        .collect()
+        .any(|word| key.contains(word))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
-    use std::time::Instant;
 
     /// A shell plays the helper.
     fn played(script: &str, timeout: Duration) -> Result<Value, HelperError> {
@@ -173,6 +219,36 @@ mod tests {
         assert!(matches!(error, HelperError::Late(_)), "{error}");
         assert!(error.to_string().contains("0.3 s"), "{error}");
         assert!(began.elapsed() < LONG);
+    }
+
+    #[test]
+    fn what_leaves_its_group_and_keeps_its_pipes_is_not_waited_for() {
+        let began = Instant::now();
+        let error = played(
+            "setsid sleep 30 & exit 1",
+            LONG.min(Duration::from_millis(300)),
+        );
+        assert!(error.is_err());
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+
+    #[test]
+    fn secrets_of_the_storage_are_in_no_error() {
+        let asked = json!({ "connection": { "data": { "auth_password": "hunter2", "target_lun": 1,
+            "targets": [{ "encryption_key": "cafe" }] } } });
+        for script in [
+            "echo '{\"error\": \"iscsiadm -v hunter2: cafe\"}'",
+            "echo 'iscsiadm -v hunter2: cafe' >&2; exit 1",
+        ] {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", script]);
+            let error = run(command, &asked, LONG).unwrap_err().to_string();
+            assert!(error.ends_with("iscsiadm -v ***: ***"), "{error}");
+        }
     }
 
     #[test]

@@ -54,6 +54,11 @@ pub enum CatalogError {
     NotCopied(&'static str, String),
     #[error("cinder.brick")]
     Brick(#[from] BrickError),
+    /// What failed names files and machines of the operator, so only the log says it.
+    #[error(
+        "the volume could not be connected to the backup service; the service's log has the reason"
+    )]
+    NotConnected,
     /// Another service keeps the volumes, and makes and deletes them.
     #[error("the volumes are kept by a Cinder (volumes.mode), not by this service")]
     NotOurs,
@@ -69,7 +74,7 @@ impl CatalogError {
             Self::Cinder(error) => error.is_temporary(),
             Self::Volume(error) => error.is_temporary(),
             Self::Brick(error) => error.is_temporary(),
-            Self::NotMadeYet | Self::Overdue => true,
+            Self::NotMadeYet | Self::NotConnected | Self::Overdue => true,
             Self::NoVolume
             | Self::NoSnapshot
             | Self::VolumeState(_)

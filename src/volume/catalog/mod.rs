@@ -101,6 +101,14 @@ impl Catalog {
         }
     }
 
+    /// An error if volumes that have to be connected to this machine cannot be. For processes that run jobs.
+    pub fn check_connectors(&self) -> Result<(), CatalogError> {
+        match self {
+            Self::Cinder(cinder) => cinder.check_connectors(),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether volumes are made and deleted here.
     pub fn is_standalone(&self) -> bool {
         matches!(self, Self::Standalone(_))

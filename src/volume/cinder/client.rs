@@ -18,6 +18,11 @@ const MICROVERSION: &str = "volume 3.44";
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// Longest part of an answer that is shown in errors.
 const MESSAGE_CHARS_MAX: usize = 300;
+/// What lists call the project of a volume, and of a snapshot.
+const PROJECT_KEYS: [&str; 2] = [
+    "os-vol-tenant-attr:tenant_id",
+    "os-extended-snapshot-attributes:project_id",
+];
 
 /// A volume that is made for a tenant.
 #[derive(Debug, Clone)]
@@ -226,23 +231,24 @@ impl Client {
         id.ok_or_else(|| CinderError::Unreadable(format!("POST {path}")))
     }
 
-    /// The snapshots or volumes of all projects with an entry in their metadata: ids and states.
+    /// The snapshots or volumes of this service's own project with an entry in their metadata: ids and states. Anyone may
+    /// give a volume of another project the same entry.
     pub fn found_by(
         &self,
         kind: &str,
         marker: (&str, &str),
     ) -> Result<Vec<(String, String)>, CinderError> {
         let wanted = json!({ marker.0: marker.1 }).to_string().replace('"', "'");
-        let path = format!(
-            "/{kind}s/detail?all_tenants=1&metadata={}",
-            segment(&wanted)
-        );
+        let path = format!("/{kind}s/detail?metadata={}", segment(&wanted));
+        let own = self.log_in()?;
         let answer = self.send(As::Service, Method::GET, &path, None)?;
         let listed = answer[format!("{kind}s")].as_array();
         let listed = listed.ok_or_else(|| CinderError::Unreadable(format!("GET {path}")))?;
         let found = |one: &Value| {
             // A Cinder that passes over the filter lists others too.
             (one["metadata"][marker.0].as_str() == Some(marker.1)).then_some(())?;
+            let project = PROJECT_KEYS.iter().find_map(|key| one[*key].as_str());
+            (project == Some(own.as_str())).then_some(())?;
             Some((
                 one["id"].as_str()?.to_owned(),
                 one["status"].as_str()?.to_owned(),

@@ -70,6 +70,12 @@ impl Cinder {
                 advice(&error, "install os-brick for the interpreter in cinder.brick.python, and what its connectors need, such as nfs-common or open-iscsi")
             });
             steps.push(Step::new("use os-brick", usable));
+            for name in brick.backends().filter(|_| !known.is_empty()) {
+                steps.push(Step::new(
+                    format!("find the backend {name} in Cinder"),
+                    is_known(&known, name),
+                ));
+            }
         }
         let is_brick = |name: &str| self.brick.as_ref().is_some_and(|brick| brick.serves(name));
         let left_out = known

@@ -1,24 +1,26 @@
 //! What a job makes at Cinder, and connects to this machine, for itself alone: for volumes that are not in Ceph.
 //!
 //! A backup reads a volume of its own, which Cinder makes from a snapshot: the tenant's, or one of its own that goes as
-//! soon as the volume is there. A restore connects its target. Each is noted before it is made, and found by the job's id
-//! in its metadata, so a later run goes on with it, and whoever ends the job or finds it without one removes it.
+//! soon as the volume is there. Both are in the service's own project. A restore connects its target. Each is noted before
+//! it is made, and found by the job's id in its metadata, so a later run goes on with it, and whoever ends the job or finds
+//! it without one removes it.
 //!
 //! Volumes are connected in whatever state they are, without an attachment: that is how Cinder's own backups do it. A
 //! target stays in `restoring-backup` meanwhile, so nobody else attaches it. Cinder does not keep what it was told of the
 //! machine, so that is noted too. How the volume is reached is asked again when it is needed, as there may be a password
 //! in it.
 
-use crate::db::temporaries::{self, Temporary};
+use crate::db::temporaries::{self, Asking, Temporary};
 use crate::db::volume_holds;
 use crate::model::error::chain;
 use crate::model::id::{JobId, SnapshotId, VolumeId};
 use crate::model::job::Lease;
 use crate::model::progress::Progress;
 use crate::model::volume::VolumeStatus;
-use crate::volume::brick::{self, Brick};
+use crate::volume::brick::{self, Brick, BrickError};
 use crate::volume::catalog::CatalogError;
-use crate::volume::catalog::cinder::{Cinder, is_at_a_machine};
+use crate::volume::catalog::cinder::Cinder;
+use crate::volume::catalog::cinder::restore::is_at_a_machine;
 use crate::volume::cinder::CinderError;
 use crate::volume::{Source, Target};
 use serde_json::Value;
@@ -100,7 +102,8 @@ impl Cinder {
             Some((id, _)) => id,
             None => {
                 let now = self.clock.now();
-                if !self.db.write(|c| temporaries::ask(c, lease, now))? {
+                let asking = self.db.write(|c| temporaries::ask(c, lease, now))?;
+                if asking == Asking::Over {
                     return Err(CatalogError::HoldEnded);
                 }
                 let marker = (JOB_KEY, lease.job_id.as_str());
@@ -113,7 +116,7 @@ impl Cinder {
                             ..
                         })
                 );
-                if is_answer {
+                if is_answer && asking == Asking::Alone {
                     self.db.write(|c| temporaries::answered(c, &lease.job_id))?;
                 }
                 made?
@@ -151,7 +154,7 @@ impl Cinder {
         lease: &Lease,
         volume: &VolumeId,
     ) -> Result<PathBuf, CatalogError> {
-        let connector = brick.connector()?;
+        let connector = brick.connector().map_err(|e| not_connected(volume, e))?;
         if let Some(earlier) = self.db.read(|c| temporaries::find(c, &lease.job_id))? {
             let is_elsewhere = earlier.connector.as_deref().is_some_and(|earlier| {
                 serde_json::from_str::<Value>(earlier).ok().as_ref() != Some(&connector)
@@ -170,7 +173,8 @@ impl Cinder {
         let connection = self
             .client
             .initialize_connection(volume.as_str(), &connector)?;
-        Ok(brick.connect(&connection)?)
+        let connected = brick.connect(&connection);
+        connected.map_err(|error| not_connected(volume, error))
     }
 
     /// Connects the target of a restore, and opens it.
@@ -200,7 +204,8 @@ impl Cinder {
                 let connection = self
                     .client
                     .initialize_connection(volume.as_str(), &connector)?;
-                brick.disconnect(&connection)?;
+                let done = brick.disconnect(&connection);
+                done.map_err(|error| not_connected(volume, error))?;
             }
             self.client
                 .terminate_connection(volume.as_str(), &connector)?;
@@ -260,6 +265,17 @@ impl Cinder {
             tracing::warn!(job.id = %lease.job_id, error, "what was made for a job could not be removed yet");
         }
     }
+}
+
+/// Says to the log why a volume could not be connected or disconnected; its owner gets to know only what concerns the
+/// volume itself.
+fn not_connected(volume: &VolumeId, error: BrickError) -> CatalogError {
+    if let BrickError::Format(_) = error {
+        return error.into();
+    }
+    let error = chain(&error);
+    tracing::error!(volume.id = %volume, error, "os-brick failed: check that this machine reaches the storage, and run `embervault cloud check`");
+    CatalogError::NotConnected
 }
 
 /// The state of what could not be made, and the beginning of others.
