@@ -85,7 +85,8 @@ def test_restores_to_a_slow_disk_keep_to_the_memory_and_give_it_back(tmp_path):
         all_available(demo, backups)
         for pair in zip(volumes, restored):
             assert len({start_of(bed.volume_path(volume)) for volume in pair}) == 1
-        assert resident(process, "VmHWM") <= MEMORY
+        # Clients and passwords, which have their own parts of it, take next to nothing here.
+        assert resident(process, "VmHWM") <= MEMORY - 30
         # What lies freed between pieces in use goes back every 20 seconds.
         until("the memory is given back", lambda: resident(process) <= MEMORY / 2, 60)
 
